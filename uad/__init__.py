@@ -1,0 +1,1 @@
+"""What every method of unsupervised anomaly detection here shares: data, training loop, results, scores."""

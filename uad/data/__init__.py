@@ -1,0 +1,1 @@
+"""Slices: reading, checking, preparing, synthesising."""

@@ -1,0 +1,42 @@
+"""Errors that a user can act on: what was found, where, what was expected, what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_LISTED = 25
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with the input.
+
+    where: file, folder or flag; found: what is there; expected: what should be; remedy: what to do about it.
+    """
+
+    where: str
+    found: str
+    expected: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}\n    found:    {self.found}\n    expected: {self.expected}\n    remedy:   {self.remedy}"
+
+
+class InputError(Exception):
+    """The input cannot be used; carries every problem found, so that all can be mended at once."""
+
+    def __init__(self, problems: Problem | Sequence[Problem]):
+        self.problems = [problems] if isinstance(problems, Problem) else list(problems)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        listed = [f"{i}. {p}" for i, p in enumerate(self.problems[:MAX_LISTED], 1)]
+        if count > MAX_LISTED:
+            listed.append(f"... and {count - MAX_LISTED} more")
+        return f"{count} problem{'s' if count != 1 else ''} with the input:\n" + "\n".join(listed)
+
+
+def input_error(where, found: str, expected: str, remedy: str) -> InputError:
+    """An InputError with a single problem."""
+    return InputError(Problem(str(where), found, expected, remedy))

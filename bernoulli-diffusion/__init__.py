@@ -1,0 +1,1 @@
+"""Bernoulli diffusion on binary codes."""

@@ -1,0 +1,1 @@
+"""The binarizing autoencoder: image <-> bits."""

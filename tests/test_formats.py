@@ -1,0 +1,324 @@
+"""Reading and writing slices: layouts, types, geometry, and files that are damaged in every way."""
+
+import gzip
+import math
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from uad.data.decoding import PLANE_AFFINE
+from uad.data.formats import patient_of, read_mask, read_slice, slice_stem, write_slice
+from uad.errors import InputError
+
+AFFINE = np.array([[-1.2, 0.1, 0, 30], [0, 0.9, -0.2, -12], [0, 0.3, 2.5, 7], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def save_nifti(path, array, affine=AFFINE):
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+def save_npy(path, array):
+    np.save(path, array)
+    return path
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 5, 7), (4, 5, 7)])
+def test_written_slices_are_read_back_with_their_geometry(tmp_path, rng, shape):
+    image = rng.standard_normal(shape).astype(np.float32)
+    write_slice(tmp_path / "a.nii.gz", image, AFFINE)
+    read = read_slice(tmp_path / "a.nii.gz", shape[0] if len(shape) == 3 else 1)
+    np.testing.assert_array_equal(read.image, image.reshape(-1, 5, 7))
+    np.testing.assert_allclose(read.affine, AFFINE, atol=1e-6)
+    assert read.label is None
+    stored = nib.load(tmp_path / "a.nii.gz").shape
+    assert stored == ((5, 7) if len(shape) == 2 else (5, 7, 1, shape[0])), "viewers need the spatial axes first"
+
+
+def test_writing_keeps_masks_as_bytes_and_is_reproducible(tmp_path, rng):
+    mask = rng.random((6, 5)) > 0.5
+    write_slice(tmp_path / "a.nii.gz", mask, AFFINE)
+    first = (tmp_path / "a.nii.gz").read_bytes()
+    time.sleep(1.1)  # a time stamp in the gzip header counts seconds
+    write_slice(tmp_path / "b.nii.gz", mask.astype(np.uint8), AFFINE)
+    assert first == (tmp_path / "b.nii.gz").read_bytes()
+    assert nib.load(tmp_path / "a.nii.gz").get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.nii.gz"), mask)
+
+
+def test_writing_refuses_other_shapes_and_extensions(tmp_path):
+    with pytest.raises(ValueError, match="neither"):
+        write_slice(tmp_path / "a.nii.gz", np.zeros((2, 3, 4, 5)), AFFINE)
+    with pytest.raises(ValueError, match=r"\.nii\.gz"):
+        write_slice(tmp_path / "a.png", np.zeros((3, 4)), AFFINE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("with_label", [False, True])
+@pytest.mark.parametrize("axes", ["HWC", "HW1C", "CHW"])
+@pytest.mark.parametrize("save", [save_nifti, save_npy])
+def test_every_layout_gives_the_same_slice(tmp_path, rng, save, axes, with_label):
+    image = rng.random((4, 6, 9)).astype(np.float32)
+    label = (rng.random((6, 9)) > 0.5).astype(np.float32)
+    stored = np.concatenate([image, label[None]]) if with_label else image
+    stored = {"CHW": stored, "HWC": np.moveaxis(stored, 0, 2), "HW1C": np.moveaxis(stored, 0, 2)[:, :, None]}[axes]
+    path = save(tmp_path / ("a.nii.gz" if save is save_nifti else "a.npy"), stored)
+    read = read_slice(path, 4)
+    np.testing.assert_array_equal(read.image, image)
+    assert (read.label is not None) == with_label
+    if with_label:
+        np.testing.assert_array_equal(read.label, label)
+    np.testing.assert_allclose(read.affine, AFFINE if save is save_nifti else PLANE_AFFINE, atol=1e-6)
+
+
+def test_ambiguous_layout_takes_the_last_axis_for_the_channels(tmp_path, rng):
+    array = rng.random((4, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(read_slice(save_npy(tmp_path / "a.npy", array), 4).image, np.moveaxis(array, 2, 0))
+
+
+def test_plain_nifti_and_nifti2_and_scaled_integers(tmp_path):
+    stored = np.arange(12, dtype=np.int16).reshape(3, 4)
+    header = nib.Nifti1Image(stored, AFFINE).header
+    header["scl_slope"], header["scl_inter"], header["vox_offset"] = 0.5, -1, 352
+    (tmp_path / "scaled.nii").write_bytes(header.binaryblock + b"\0" * 4 + stored.tobytes(order="F"))
+    np.testing.assert_allclose(read_slice(tmp_path / "scaled.nii", 1).image[0], stored * 0.5 - 1)
+    nib.save(nib.Nifti2Image(stored, AFFINE), tmp_path / "two.nii.gz")
+    np.testing.assert_array_equal(read_slice(tmp_path / "two.nii.gz", 1).image[0], stored)
+
+
+@pytest.mark.parametrize("extension", ["png", "tif", "TIFF"])
+@pytest.mark.parametrize(("dtype", "full_scale"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_grey_images_keep_their_depth(tmp_path, rng, extension, dtype, full_scale):
+    stored = rng.integers(0, full_scale + 1, (6, 9)).astype(dtype)
+    Image.fromarray(stored).save(tmp_path / f"a.{extension}")
+    read = read_slice(tmp_path / f"a.{extension}", 1)
+    np.testing.assert_array_equal(read.image[0], stored)
+    assert read.full_scale == full_scale
+    np.testing.assert_array_equal(read.affine, PLANE_AFFINE)
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_full_scale_does_not_depend_on_byte_order(tmp_path, order):
+    stored = np.array([[1, 2], [3, 40000]], dtype=order)
+    read = read_slice(save_npy(tmp_path / "a.npy", stored), 1)
+    assert read.full_scale == 65535
+    assert read.image.max() == 40000
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64, np.int32])
+def test_physical_values_have_no_full_scale(tmp_path, dtype):
+    stored = (100 * np.eye(4)).astype(dtype)
+    assert read_slice(save_npy(tmp_path / "a.npy", stored), 1).full_scale == 1
+    assert read_slice(save_nifti(tmp_path / "a.nii.gz", stored.astype(np.int16)), 1).full_scale == 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_grey_stored_as_colour_is_one_channel(tmp_path, rng, mode):
+    grey = rng.integers(0, 256, (6, 9)).astype(np.uint8)
+    Image.fromarray(grey).convert(mode).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_slice(tmp_path / "a.png", 1).image[0], grey)
+
+
+def test_colour_channels_are_modalities(tmp_path, rng):
+    colour = rng.integers(0, 256, (6, 9, 4)).astype(np.uint8)
+    Image.fromarray(colour[..., :3]).save(tmp_path / "rgb.png")
+    np.testing.assert_array_equal(read_slice(tmp_path / "rgb.png", 3).image, colour[..., :3].transpose(2, 0, 1))
+    Image.fromarray(colour).save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(read_slice(tmp_path / "rgba.png", 4).image, colour.transpose(2, 0, 1))
+
+
+def test_wrong_channel_counts_are_named(tmp_path, rng):
+    colour = Image.fromarray(rng.integers(0, 256, (6, 9, 3)).astype(np.uint8))
+    colour.save(tmp_path / "colour.png")
+    colour.convert("L").save(tmp_path / "grey.png")
+    cases = [
+        (tmp_path / "colour.png", 1, "colour image"),
+        (tmp_path / "grey.png", 3, "--n_channels 1"),
+        (tmp_path / "colour.png", 4, "--n_channels 3"),
+        (save_nifti(tmp_path / "two.nii.gz", np.ones((6, 9, 1, 2))), 4, "2 channels"),
+        (save_nifti(tmp_path / "one.nii.gz", np.ones((6, 9))), 4, "one channel"),
+        (save_nifti(tmp_path / "volume.nii.gz", np.ones((20, 21, 22))), 1, "volume"),
+        (save_nifti(tmp_path / "volumes.nii.gz", np.ones((20, 21, 22, 4))), 4, "volume"),
+        # Four modalities read as three: the fourth is no label.
+        (save_npy(tmp_path / "four.npy", rng.random((6, 9, 4))), 3, "--n_channels 4"),
+    ]
+    for path, n_channels, words in cases:
+        with pytest.raises(InputError, match=words) as caught:
+            read_slice(path, n_channels)
+        assert caught.value.problems[0].where == str(path)
+
+
+def test_transparency_is_not_guessed_at(tmp_path):
+    image = np.full((4, 4, 4), 255, dtype=np.uint8)
+    image[0, 0, 3] = 10
+    Image.fromarray(image).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="alpha"):
+        read_slice(tmp_path / "a.png", 3)
+
+
+@pytest.mark.parametrize("value", [1, 255, 7])
+def test_masks_are_binary_whatever_their_positive_value(tmp_path, value):
+    truth = np.eye(5, 8, dtype=np.uint8)
+    Image.fromarray(truth * np.uint8(value)).save(tmp_path / "a.png")
+    save_nifti(tmp_path / "a.nii.gz", truth[:, :, None, None] * float(value))
+    Image.fromarray(truth > 0).save(tmp_path / "bits.png")
+    for name in ("a.png", "a.nii.gz", "bits.png"):
+        read = read_mask(tmp_path / name)
+        np.testing.assert_array_equal(read, truth)
+        assert read.dtype == np.uint8
+
+
+def test_mask_regions_are_united_and_palette_colours_count(tmp_path):
+    regions = np.array([[0, 1, 2], [4, 0, 0]], dtype=np.uint8)
+    np.testing.assert_array_equal(read_mask(save_npy(tmp_path / "a.npy", regions)), regions > 0)
+    palette = Image.fromarray((regions > 0).astype(np.uint8), mode="L").convert("P")
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), regions > 0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[0.0, 0.5, 1.0]],
+        [[0.0, 37.0, 255.0]],
+        [[-1.0, 1.0, 0.0]],
+        [[-1.0, -1.0]],
+        [[0.0, math.nan, 1.0]],
+        [[3.0, 200.0, 3.0]],
+    ],
+)
+def test_masks_with_other_values_are_refused(tmp_path, values):
+    with pytest.raises(InputError, match="mask"):
+        read_mask(save_npy(tmp_path / "a.npy", np.array(values)))
+
+
+def test_non_finite_values_are_read_for_the_checks_to_judge(tmp_path):
+    stored = np.array([[0, np.nan], [np.inf, 1e300]])
+    read = read_slice(save_npy(tmp_path / "a.npy", stored), 1).image[0]
+    assert np.isnan(read[0, 1])
+    assert np.isinf(read[1]).all(), "what float32 cannot hold is infinite, not a large number"
+
+
+def test_names():
+    assert slice_stem("x/BraTS20_Training_001_080.nii.gz") == "BraTS20_Training_001_080"
+    assert slice_stem("scan.v2.PNG") == "scan.v2"
+    assert patient_of("BraTS20_Training_001_080") == "BraTS20_Training_001"
+    assert patient_of("NORMAL-4872585-1") == "4872585"
+    assert patient_of("TCGA_CS_4941_19960909_012") == "TCGA_CS_4941_19960909"
+    assert patient_of("NORMAL_1000") == "NORMAL_1000", "an image number is no slice of a patient NORMAL"
+    assert patient_of("scan") == "scan"
+
+
+def valid_files(folder):
+    """One valid file of each kind, as (path, n_channels)."""
+    rng = np.random.default_rng(1)
+    smooth = np.add.outer(np.arange(24), np.arange(20)).astype(np.uint8)
+    write_slice(folder / "a.nii.gz", rng.random((2, 24, 20)), AFFINE)
+    save_nifti(folder / "b.nii", rng.random((24, 20)).astype(np.float32))
+    Image.fromarray(smooth).save(folder / "c.png")
+    Image.fromarray(np.stack([smooth] * 3, axis=2)).save(folder / "d.jpg")
+    Image.fromarray(smooth).save(folder / "e.tif", compression="tiff_lzw")
+    np.save(folder / "f.npy", rng.random((24, 20)))
+    return [(folder / name, 2 if name == "a.nii.gz" else 1) for name in sorted(p.name for p in folder.iterdir())]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_truncated_files_are_refused(tmp_path):
+    for path, n_channels in valid_files(tmp_path):
+        read_slice(path, n_channels)
+        content = path.read_bytes()
+        for share in (0, 0.01, 0.3, 0.6, 0.9):
+            path.write_bytes(content[: int(len(content) * share)])
+            with pytest.raises(InputError, match="cannot be decoded") as caught:
+                read_slice(path, n_channels)
+            assert caught.value.problems[0].where == str(path)
+
+
+def test_gzip_checksum_is_verified(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    write_slice(path, np.random.default_rng(0).random((64, 64)), AFFINE)
+    path.write_bytes(path.read_bytes()[:-1])  # all pixels are there, one byte of the trailer is not
+    with pytest.raises(InputError, match="EOFError"):
+        read_slice(path, 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", range(6))
+def test_flipped_bytes_never_end_in_another_error(tmp_path, kind):
+    path, n_channels = valid_files(tmp_path)[kind]
+    content = path.read_bytes()
+    rng = np.random.default_rng(kind)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        # Headers decide most: half of the flips fall there.
+        reach = len(content) if rng.random() < 0.5 else min(400, len(content))
+        for position in rng.integers(0, reach, rng.integers(1, 5)):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        for read in (lambda: read_slice(path, n_channels), lambda: read_mask(path)):
+            try:
+                read()
+            except InputError:
+                refused += 1
+    assert refused > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_flipped_bytes_inside_the_compressed_nifti(tmp_path):
+    write_slice(tmp_path / "a.nii.gz", np.random.default_rng(0).random((24, 20)), AFFINE)
+    content = gzip.decompress((tmp_path / "a.nii.gz").read_bytes())
+    rng = np.random.default_rng(7)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        for position in rng.integers(0, 352, rng.integers(1, 6)):
+            damaged[position] = rng.integers(0, 256)
+        (tmp_path / "a.nii.gz").write_bytes(gzip.compress(damaged, 1))
+        try:
+            read_slice(tmp_path / "a.nii.gz", 1)
+        except InputError:
+            refused += 1
+    assert refused > 0
+
+
+def test_huge_claims_are_refused_before_memory_is_used(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((30000, 30000))
+    header.set_data_dtype(np.float32)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\0" * 2000))
+    with (tmp_path / "b.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (30000, 30000)})
+        file.truncate(30000 * 30000 * 4 + 1000)  # a sparse file that really has this length
+    Image.new("1", (9000, 9000)).save(tmp_path / "c.png")
+    for name in ("a.nii.gz", "b.npy", "c.png"):
+        with pytest.raises(InputError, match="at most 67108864 values"):
+            read_slice(tmp_path / name, 1)
+
+
+def test_what_is_not_an_image_is_refused(tmp_path):
+    (tmp_path / "text.png").write_text("not an image")
+    np.savez(tmp_path / "archive.npz", a=np.ones(3))
+    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
+    np.save(tmp_path / "object.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "complex.npy", np.ones((3, 3), dtype=complex))
+    np.save(tmp_path / "empty.npy", np.ones((0, 3)))
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "plain.nii.gz").write_bytes(nib.Nifti1Image(np.ones((3, 3)), AFFINE).to_bytes())
+    Image.new("L", (4, 4)).save(tmp_path / "pages.tif", save_all=True, append_images=[Image.new("L", (4, 4))])
+    (tmp_path / "folder.png").mkdir()
+    for path in [*tmp_path.iterdir(), tmp_path / "missing.png"]:
+        with pytest.raises(InputError) as caught:
+            read_slice(path, 1)
+        (problem,) = caught.value.problems
+        assert problem.where == str(path)
+        assert problem.remedy

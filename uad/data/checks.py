@@ -1,0 +1,221 @@
+"""Checks of a folder of slices before anything is computed; all problems are reported together."""
+
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from uad.data.folder import find_slices, labels_folder, normalised, pair_masks, read_labelled
+from uad.data.formats import RawSlice, patient_of
+from uad.errors import InputError, Problem
+
+
+@dataclass
+class FolderSummary:
+    """What a folder holds.
+
+    sizes: images per (H, W); minimum, maximum: of the raw intensities; resized: images of another size than
+    img_size x img_size; distorted: those that are not square; labelled, with_lesion: images with a mask,
+    and with a lesion in it; flat_channel: images in which a modality is constant, as edge slices may be.
+    """
+
+    folder: Path
+    channels: int
+    images: int = 0
+    labelled: int = 0
+    with_lesion: int = 0
+    resized: int = 0
+    distorted: int = 0
+    flat_channel: int = 0
+    patients: int = 0
+    minimum: float = float("inf")
+    maximum: float = float("-inf")
+    sizes: Counter = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{h} x {w} ({count})" for (h, w), count in self.sizes.most_common(3))
+        more = f" and {len(self.sizes) - 3} other sizes" if len(self.sizes) > 3 else ""
+        lines = [
+            f"{self.folder}: {self.images} images of {self.patients} patients, {self.channels} channel(s), "
+            f"intensities {self.minimum:g} to {self.maximum:g}",
+            f"    sizes {sizes}{more}; {self.resized} to be resized, {self.distorted} not square",
+            f"    {self.labelled} with a mask, {self.with_lesion} with a lesion, {self.flat_channel} with a "
+            "constant channel",
+        ]
+        return "\n".join(lines)
+
+
+class _Report(NamedTuple):
+    """What one file was found to be: no image is kept."""
+
+    problems: list[Problem]
+    size: tuple[int, int] | None = None
+    minimum: float = float("inf")
+    maximum: float = float("-inf")
+    labelled: bool = False
+    lesion: bool = False
+    flat_channel: bool = False
+
+
+@dataclass(frozen=True)
+class _Expected:
+    n_channels: int
+    img_size: int
+    normalise: str
+    healthy: bool
+    need_labels: bool
+
+
+def check_folder(
+    folder: Path | str,
+    n_channels: int,
+    img_size: int,
+    normalise: str,
+    batch_size: int | None = None,
+    healthy: bool = False,
+    workers: int = 2,
+    need_labels: bool = False,
+) -> FolderSummary:
+    """Read every slice and mask of a folder and raise one InputError with all that is wrong.
+
+    Found are: a missing or empty folder, two files of one name, fewer images than `batch_size`, unreadable
+    or damaged files, volumes, another number of channels, a side shorter than img_size / 2 (any other size
+    is resized, which the summary counts), NaN and infinity, constant images, values outside 0..1 where
+    `normalise` is "none", masks without images and images without masks where `<folder>_labels` exists,
+    masks that are not binary or of another size, with `healthy` a lesion, with `need_labels` an image
+    without mask.
+
+    Each of the `workers` threads holds one image at a time.
+    """
+    folder = Path(folder)
+    slices, problems = find_slices(folder)
+    masks, unmatched = pair_masks(folder, slices)
+    problems += unmatched
+    if batch_size is not None and len(slices) < batch_size:
+        problems.append(_too_few(folder, len(slices), batch_size))
+    expected = _Expected(n_channels, img_size, normalise, healthy, need_labels)
+    check = partial(_check_file, expected=expected)
+    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+        reports = list(pool.map(check, slices.values(), [masks.get(stem) for stem in slices]))
+    problems += [problem for report in reports for problem in report.problems]
+    if problems:
+        raise InputError(problems)
+    return _summary(folder, slices, reports, expected)
+
+
+def check_disjoint(train_folder: Path | str, test_folder: Path | str) -> None:
+    """Raise InputError when slices of a patient lie in both folders; file names alone are read."""
+    train, test = (Counter(map(patient_of, find_slices(folder)[0])) for folder in (train_folder, test_folder))
+    problems = [
+        Problem(
+            str(test_folder),
+            f"patient {patient}: {test[patient]} slice(s) here and {train[patient]} in {train_folder}",
+            "no patient in both training and test data, or the scores are too good",
+            "move all slices of the patient to one folder; the patient is what stands before the last _<number> "
+            "of the name (between the hyphens in CLASS-<patient>-<number>)",
+        )
+        for patient in sorted(train.keys() & test.keys())
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _too_few(folder: Path, count: int, batch_size: int) -> Problem:
+    return Problem(
+        str(folder),
+        f"{count} image{'s' if count != 1 else ''}",
+        f"at least one batch of {batch_size}",
+        f"lower --batch_size to {count} or less, or add images",
+    )
+
+
+def _check_file(path: Path, mask: Path | None, expected: _Expected) -> _Report:
+    try:
+        raw = read_labelled(path, mask, expected.n_channels)
+    except InputError as error:
+        return _Report(error.problems)
+    problems = [*_size_problems(path, raw, expected), *_label_problems(path, mask, raw, expected)]
+    problems += _intensity_problems(path, raw, expected.normalise)
+    return _Report(
+        problems,
+        raw.image.shape[1:],
+        float(raw.image.min()),
+        float(raw.image.max()),
+        raw.label is not None,
+        raw.label is not None and bool(raw.label.any()),
+        _has_flat_channel(raw.image),
+    )
+
+
+def _size_problems(path: Path, raw: RawSlice, expected: _Expected) -> Iterable[Problem]:
+    height, width = raw.image.shape[1:]
+    if 2 * min(height, width) < expected.img_size:
+        yield Problem(
+            str(path),
+            f"an image of {height} x {width}",
+            f"sides of at least {-(-expected.img_size // 2)}, half of --img_size {expected.img_size}",
+            f"use --img_size {min(height, width)} or less, or images of higher resolution",
+        )
+
+
+def _label_problems(path: Path, mask: Path | None, raw: RawSlice, expected: _Expected) -> Iterable[Problem]:
+    if raw.label is None:
+        if expected.need_labels and not labels_folder(path.parent).is_dir():
+            yield Problem(
+                str(path),
+                "an image without a mask",
+                f"a mask of the same name in {labels_folder(path.parent)}, or the label as one more channel",
+                "add the masks; pixel scores cannot be computed without them",
+            )
+    elif expected.healthy and raw.label.any():
+        yield Problem(
+            str(mask or path),
+            f"{int(raw.label.sum())} lesion pixels in a folder of healthy images",
+            "no lesion: only healthy slices train the model or set its thresholds",
+            "move the image and its mask to the diseased folder; correct the mask if the slice is healthy",
+        )
+
+
+def _intensity_problems(path: Path, raw: RawSlice, how: str) -> list[Problem]:
+    try:
+        normalised(path, raw, how)
+    except InputError as error:
+        return error.problems
+    if raw.image.max() > raw.image.min():
+        return []
+    return [
+        Problem(
+            str(path),
+            f"a constant image, {raw.image.flat[0]:g} everywhere",
+            "an image with contrast",
+            "remove the slice (it may lie outside the body), or export it again",
+        )
+    ]
+
+
+def _has_flat_channel(image: np.ndarray) -> bool:
+    channels = image.reshape(len(image), -1)
+    return bool((channels.min(axis=1) == channels.max(axis=1)).any())
+
+
+def _summary(folder: Path, slices: dict[str, Path], reports: list[_Report], expected: _Expected) -> FolderSummary:
+    square = (expected.img_size, expected.img_size)
+    return FolderSummary(
+        folder=folder,
+        channels=expected.n_channels,
+        images=len(reports),
+        labelled=sum(report.labelled for report in reports),
+        with_lesion=sum(report.lesion for report in reports),
+        flat_channel=sum(report.flat_channel for report in reports),
+        resized=sum(report.size != square for report in reports),
+        distorted=sum(report.size[0] != report.size[1] for report in reports),
+        patients=len(set(map(patient_of, slices))),
+        minimum=min(report.minimum for report in reports),
+        maximum=max(report.maximum for report in reports),
+        sizes=Counter(report.size for report in reports),
+    )

@@ -1,0 +1,178 @@
+"""The bytes of a slice file as an array in the file's own layout; a damaged file ends as an InputError.
+
+NIfTI through nibabel, PNG, JPEG and TIFF through Pillow, NPY through NumPy. Headers are read first, so that
+a claim of a huge image is refused before memory is used.
+"""
+
+import gzip
+import io
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from uad.errors import InputError, input_error
+
+NIFTI_EXTENSIONS = (".nii.gz", ".nii")
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+EXTENSIONS = (*NIFTI_EXTENSIONS, *IMAGE_EXTENSIONS, ".npy")
+
+# A slice has some 10^5 values; a header that claims more than this is damaged or belongs to something else.
+MAX_VALUES = 2**26
+# Images without geometry are shown as a radiologist sees them: columns run to the patient's left (-x in
+# RAS+ coordinates), rows run downwards (-y), one millimetre a pixel.
+PLANE_AFFINE = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
+
+_IMAGE_FORMATS = ("PNG", "JPEG", "TIFF")
+_DIRECT_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F", "RGB", "RGBA"}
+_CONVERTED_MODES = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB", "CMYK": "RGB"}
+_MAX_NIFTI_OFFSET = 2**24
+
+
+class Decoded(NamedTuple):
+    """File content in the file's own layout.
+
+    values: real numbers, any shape; affine: (4, 4) float64, finite; full_scale: the intensity that stands
+    for 1 in a normalised file (255 and 65535 for unsigned 8- and 16-bit integers, 1 for all others, which
+    hold physical values); colour: an image file, (H, W) or (H, W, grey or RGB, maybe with alpha).
+    """
+
+    values: np.ndarray
+    affine: np.ndarray
+    full_scale: float
+    colour: bool
+
+
+def extension_of(path: Path | str) -> str | None:
+    """The slice extension of a file name, in lower case, or None when it is not one of EXTENSIONS."""
+    name = Path(path).name.lower()
+    return next((extension for extension in EXTENSIONS if name.endswith(extension)), None)
+
+
+def decode(path: Path | str) -> Decoded:
+    """Decode a slice file, by its extension; InputError for a missing, damaged, huge or non-numeric file."""
+    path = Path(path)
+    extension = extension_of(path)
+    if extension is None:
+        raise input_error(
+            path,
+            f"a file of unknown type ({path.suffix or 'no extension'})",
+            f"one of {', '.join(EXTENSIONS)}",
+            "convert it to one of these formats",
+        )
+    try:
+        decoded = _decode_as(extension, path)
+    except Exception as error:
+        # Damaged bytes surface from nibabel, Pillow, zlib and NumPy as a dozen unrelated exception types
+        # (EOFError, zlib.error, SyntaxError, struct.error, OverflowError, ...); here all of them mean that
+        # the file is unusable.
+        raise _unreadable(path, extension, error) from error
+    return _checked_values(decoded, path)
+
+
+def _decode_as(extension: str, path: Path) -> Decoded:
+    if extension in NIFTI_EXTENSIONS:
+        return _decode_nifti(path)
+    return _decode_npy(path) if extension == ".npy" else _decode_image(path)
+
+
+def _unreadable(path: Path, extension: str, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return input_error(
+            path,
+            f"cannot be opened: {error.strerror}",
+            "a readable file",
+            "check the path and the read permission",
+        )
+    return input_error(
+        path,
+        f"cannot be decoded ({type(error).__name__}: {error})",
+        f"a complete, valid {extension} file",
+        "the file is damaged, truncated or of another type than its name says: copy or create it again, or remove it",
+    )
+
+
+def _checked_values(decoded: Decoded, path: Path) -> Decoded:
+    values = decoded.values
+    if values.dtype.kind not in "buif":
+        raise input_error(
+            path,
+            f"values of type {values.dtype}",
+            "real numbers (integers or floats)",
+            "convert the intensities to float32",
+        )
+    if values.size == 0:
+        raise input_error(path, f"an empty array of shape {values.shape}", "an image", "create the file again")
+    if not np.isfinite(decoded.affine).all():
+        raise input_error(
+            path,
+            "an affine with NaN or infinite entries",
+            "a finite 4 x 4 affine",
+            "write the file again with a valid affine (sform or qform)",
+        )
+    return decoded
+
+
+def _refuse_large(shape) -> None:
+    count = math.prod(int(n) for n in shape)
+    if count > MAX_VALUES or any(n < 0 for n in shape):
+        raise ValueError(f"its header claims the shape {tuple(shape)}; at most {MAX_VALUES} values are read")
+
+
+def _full_scale(values: np.ndarray) -> float:
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        return float(np.iinfo(values.dtype).max)
+    return 1.0
+
+
+def _decode_nifti(path: Path) -> Decoded:
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+        head = stream.read(1024)
+        kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(head) else nib.Nifti1Image
+        header = kind.header_class.from_fileobj(io.BytesIO(head))
+        _refuse_large(header.get_data_shape())
+        offset = int(header.get_data_offset())
+        if not 0 <= offset <= _MAX_NIFTI_OFFSET:
+            raise ValueError(f"its header claims that the data start at byte {offset}")
+        length = offset + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        content = head + stream.read(max(length - len(head), 0))
+        if len(content) < length:
+            raise EOFError(f"{len(content)} bytes where the header promises {length}")
+        while stream.read(2**20):  # gzip verifies its checksum only at the end of the stream
+            pass
+    nifti = kind.from_bytes(content)
+    values = np.asanyarray(nifti.dataobj)
+    affine = np.asarray(nifti.affine, dtype=np.float64)
+    return Decoded(values, affine, _full_scale(values), colour=False)
+
+
+def _decode_npy(path: Path) -> Decoded:
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # reads the header only
+    if not isinstance(mapped, np.ndarray):
+        raise TypeError("an archive of several arrays, not one array")
+    _refuse_large(mapped.shape)
+    values = np.array(mapped)
+    return Decoded(values, PLANE_AFFINE.copy(), _full_scale(values), colour=False)
+
+
+def _decode_image(path: Path) -> Decoded:
+    with Image.open(path, formats=_IMAGE_FORMATS) as image:
+        if image.format == "PNG":
+            image.verify()  # the checksums of all chunks, which decoding alone ignores; it uses the file up
+    with Image.open(path, formats=_IMAGE_FORMATS) as image:  # reads the header only
+        _refuse_large((image.height, image.width))
+        if getattr(image, "n_frames", 1) > 1 and image.format == "TIFF":
+            raise ValueError(f"{image.n_frames} pages: a stack, not one slice")
+        # Some versions of the decoder give 16-bit grey PNG as 32-bit integers.
+        sixteen_bits = image.mode == "I" and image.format == "PNG"
+        if image.mode in _CONVERTED_MODES:
+            values = np.asarray(image.convert(_CONVERTED_MODES[image.mode]))
+        elif image.mode in _DIRECT_MODES:
+            values = np.asarray(image)
+        else:
+            raise ValueError(f"the colour mode {image.mode} is not supported")
+    full_scale = 65535.0 if sixteen_bits else _full_scale(values)
+    return Decoded(values, PLANE_AFFINE.copy(), full_scale, colour=True)

@@ -1,0 +1,233 @@
+"""A folder of slices as a data set: the same for every method, format and stage."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+
+from uad.data.formats import EXTENSIONS, RawSlice, extension_of, patient_of, read_mask, read_slice, slice_stem
+from uad.data.normalise import normalise
+from uad.errors import InputError, Problem, input_error
+
+EXPECTED_TREE = (
+    "a folder of slices, e.g. data/brats/{train_healthy,val_healthy,val_diseased,val_diseased_labels}/"
+    "<patient>_<slice>.nii.gz or data/OCT/{NORMAL,val_NORMAL,DRUSEN}/CLASS-<patient>-<number>.jpeg"
+)
+
+
+def labels_folder(folder: Path | str) -> Path:
+    """Where the masks of a folder of slices lie: `<folder>_labels` beside it."""
+    folder = Path(folder) if Path(folder).name else Path.cwd() / folder
+    return folder.with_name(f"{folder.name}_labels")
+
+
+def find_slices(folder: Path | str) -> tuple[dict[str, Path], list[Problem]]:
+    """The slices of a folder, stem -> path, sorted by stem, and the files that have a stem twice.
+
+    Hidden files and subfolders are left out. Raises InputError when the folder is missing or holds no
+    slice.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise input_error(folder, found, EXPECTED_TREE, f"create or correct the path; it is resolved from {Path.cwd()}")
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = [path for path in entries if extension_of(path) and path.is_file()]
+    if not files:
+        raise _nothing_found(folder, entries)
+    slices: dict[str, Path] = {}
+    problems = []
+    for path in sorted(files, key=lambda path: (slice_stem(path), path.name)):
+        first = slices.setdefault(slice_stem(path), path)
+        if first != path:
+            problems.append(
+                Problem(
+                    str(path),
+                    f"the same name as {first.name}",
+                    "one file a slice",
+                    "remove or rename one of the two",
+                )
+            )
+    return slices, problems
+
+
+def _nothing_found(folder: Path, entries: Sequence[Path]) -> InputError:
+    there = ", ".join(path.name + ("/" if path.is_dir() else "") for path in entries[:5]) or "nothing"
+    subfolders = [path.name for path in entries if path.is_dir()]
+    remedy = f"name one of its subfolders, e.g. {subfolders[0]}" if subfolders else "put the slices there"
+    return input_error(
+        folder,
+        f"no slices; it holds {there}{', ...' if len(entries) > 5 else ''}",
+        f"files ending in {', '.join(EXTENSIONS)} directly in this folder",
+        f"{remedy}; raw releases are prepared by scripts/prepare_brats.py and scripts/prepare_oct.py",
+    )
+
+
+def pair_masks(folder: Path | str, slices: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:
+    """The masks of the slices, stem -> path, and what does not match; no masks without `<folder>_labels`."""
+    masks_in = labels_folder(folder)
+    if not masks_in.is_dir():
+        return {}, []
+    try:
+        masks, problems = find_slices(masks_in)
+    except InputError as error:
+        return {}, error.problems
+    problems += [
+        Problem(
+            str(masks[stem]),
+            "a mask without an image",
+            f"an image {stem} in {folder}",
+            "add the image or remove the mask",
+        )
+        for stem in masks.keys() - slices.keys()
+    ]
+    problems += [
+        Problem(
+            str(slices[stem]),
+            "an image without a mask",
+            f"a mask {stem} in {masks_in}, which exists",
+            "add the mask (all zero for an image without lesion), or move the image elsewhere",
+        )
+        for stem in slices.keys() - masks.keys()
+    ]
+    return masks, sorted(problems, key=lambda problem: problem.where)
+
+
+def read_labelled(path: Path, mask: Path | None, n_channels: int) -> RawSlice:
+    """A slice with the label that it carries or that the mask file gives.
+
+    Raises InputError as `read_slice` and `read_mask` do, for two labels, and for a mask of another size.
+    """
+    raw = read_slice(path, n_channels)
+    if mask is None:
+        return raw
+    if raw.label is not None:
+        raise input_error(
+            path,
+            f"a label as its last channel, and a mask file {mask}",
+            "one label an image",
+            "remove the mask file or the last channel",
+        )
+    label = read_mask(mask)
+    if label.shape != raw.image.shape[1:]:
+        raise input_error(
+            mask,
+            f"a mask of size {label.shape}",
+            f"{raw.image.shape[1:]}, the size of {path}",
+            "resample the mask to its image (nearest neighbour); check that the two are not transposed",
+        )
+    return raw._replace(label=label)
+
+
+def normalised(path: Path, raw: RawSlice, how: str) -> np.ndarray:
+    """`normalise` for a slice that was read from `path`; InputError where the values do not allow it."""
+    try:
+        return normalise(raw.image, how, raw.full_scale)
+    except ValueError as error:
+        raise input_error(
+            path,
+            str(error),
+            "finite intensities, in [0, 1] (or the full range of 8- or 16-bit integers) for --normalise none",
+            "repair or remove the file; for intensities in another range choose another --normalise",
+        ) from error
+
+
+def resized_affine(affine: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """The affine after resampling an (H, W) image from size `old` to `new` over the same field of view.
+
+    The centre of new pixel i lies at old index (i + 1/2) s - 1/2 with s = old / new.
+    """
+    step_h, step_w = old[0] / new[0], old[1] / new[1]
+    to_old = np.diag([step_h, step_w, 1.0, 1.0])
+    to_old[:2, 3] = (step_h - 1) / 2, (step_w - 1) / 2
+    return affine @ to_old
+
+
+def left_right_axis(affine: np.ndarray) -> int | None:
+    """The spatial axis (0 = H, 1 = W) nearest to the patient's left-right direction, or None."""
+    along_x = np.abs(affine[0, :3])
+    axis = int(along_x.argmax())
+    return axis if axis < 2 and along_x[axis] > 0 else None
+
+
+def resize_image(image: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize (C, H, W) to (C, size, size): bilinear with antialiasing; the aspect ratio is not kept."""
+    if image.shape[1:] == (size, size):
+        return image
+    size_2d = (size, size)
+    resized = F.interpolate(image[None], size_2d, mode="bilinear", antialias=True, align_corners=False)[0]
+    return resized.clamp(0, 1)
+
+
+def resize_mask(mask: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize (H, W) to (size, size): the old pixel at the centre of the new one."""
+    rows, columns = (((torch.arange(size) + 0.5) * n / size).long() for n in mask.shape)
+    return mask[rows][:, columns]
+
+
+class SliceFolder(Dataset):
+    """The slices of a folder in the order of their names, normalised and resized to a square.
+
+    Item `i` is a dict: image (C, S, S) float32 in [0, 1]; label (S, S) uint8 where the slice has one (as
+    its last channel or in `<folder>_labels`); name and patient, str; index, int; affine (4, 4) float64 of
+    the resized image.
+
+    limit: keep only so many slices, spread evenly over the folder.
+    Raises InputError for an unusable folder at once, and for an unusable file when it is read.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        n_channels: int,
+        img_size: int,
+        normalise: str,
+        limit: int | None = None,
+    ):
+        self.folder, self.n_channels, self.img_size = Path(folder), n_channels, img_size
+        self.normalise = normalise
+        slices, duplicates = find_slices(folder)
+        self._masks, unmatched = pair_masks(folder, slices)
+        if duplicates or unmatched:
+            raise InputError(duplicates + unmatched)
+        if limit is not None and limit < len(slices):
+            chosen = [list(slices)[i * len(slices) // limit] for i in range(limit)]
+            slices = {stem: slices[stem] for stem in chosen}
+        self.names: list[str] = list(slices)
+        self.paths: list[Path] = list(slices.values())
+        self.patients: list[str] = [patient_of(name) for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict:
+        name, path = self.names[index], self.paths[index]
+        raw = read_labelled(path, self._masks.get(name), self.n_channels)
+        size = raw.image.shape[1:]
+        item = {
+            "image": resize_image(torch.from_numpy(normalised(path, raw, self.normalise)), self.img_size),
+            "name": name,
+            "patient": self.patients[index],
+            "index": index,
+            "affine": torch.from_numpy(resized_affine(raw.affine, size, (self.img_size, self.img_size))),
+        }
+        if raw.label is not None:
+            item["label"] = resize_mask(torch.from_numpy(raw.label), self.img_size)
+        return item
+
+
+def collate_slices(items: Sequence[dict]) -> dict:
+    """Items of SliceFolder as one batch.
+
+    image (N, C, S, S), affine (N, 4, 4) and index (N,) int64 are tensors, name and patient lists; label (N,
+    S, S) is there only if every item has one.
+    """
+    batch = {key: torch.stack([item[key] for item in items]) for key in ("image", "affine")}
+    batch["index"] = torch.tensor([item["index"] for item in items])
+    batch |= {key: [item[key] for item in items] for key in ("name", "patient")}
+    if all("label" in item for item in items):
+        batch["label"] = torch.stack([item["label"] for item in items])
+    return batch

@@ -1,0 +1,223 @@
+"""Single slices: NIfTI, PNG, JPEG, TIFF and NPY files are read as (C, H, W) arrays, NIfTI is written.
+
+The spatial axes keep the order of the file: NIfTI and NPY axis 0 -> H, axis 1 -> W; image row -> H, column
+-> W.
+"""
+
+import gzip
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from uad.data.decoding import EXTENSIONS, decode, extension_of
+from uad.errors import input_error
+from uad.files import written_whole
+
+__all__ = ["EXTENSIONS", "RawSlice", "patient_of", "read_mask", "read_slice", "slice_stem", "write_slice"]
+
+# An axis of at most this many entries is taken for channels when an error explains what was found.
+MAX_CHANNELS = 16
+# BraTS numbers its tumour regions 1, 2, 3 or 4; their union is the whole tumour.
+MAX_REGION = 4
+
+
+class RawSlice(NamedTuple):
+    """One slice as stored.
+
+    image: (C, H, W) float32, raw intensities; label: (H, W) uint8, 0 or 1, or None; affine: (4, 4) float64,
+    indices (h, w, 0) to millimetres in RAS+; full_scale: the intensity that stands for 1 where a file is
+    declared to be normalised already, 255 and 65535 for unsigned 8- and 16-bit integers, 1 for all others.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    affine: np.ndarray
+    full_scale: float = 1.0
+
+
+def slice_stem(path: Path | str) -> str:
+    """The file name without its slice extension (".nii.gz" counts as one extension)."""
+    name = Path(path).name
+    return name[: len(name) - len(extension_of(name) or "")]
+
+
+def patient_of(name: str) -> str:
+    """The patient that a slice belongs to, from its name (without extension).
+
+    OCT2017's `CLASS-<patient>-<number>` and `<patient>_<slice digits>`, with a digit in <patient>, name the
+    patient. Any other name is taken for a patient with a single slice: `img_012` or `NORMAL_1000` count
+    images, not slices of a patient "img" or "NORMAL".
+    """
+    for pattern in (r"[A-Za-z]+-(\d+)-\d+", r"(.*\d.*)_\d+"):
+        match = re.fullmatch(pattern, name)
+        if match:
+            return match.group(1)
+    return name
+
+
+def read_slice(path: Path | str, n_channels: int) -> RawSlice:
+    """Read one slice with `n_channels` image channels.
+
+    NIfTI and NPY arrays may be (H, W), (H, W, C), (H, W, 1, C) or (C, H, W); with one channel more than
+    `n_channels` the last one is the label. Where the first and the last of three axes could both be the
+    channels (4 x 4 x 4), the last one is taken, which is how this project writes. The affine of a
+    channel-first file cannot describe its axes as they are, so it is taken to describe (H, W).
+
+    Image files: grey is one channel, RGB three, RGBA four; RGB with three equal channels is one grey
+    channel where `n_channels` is 1, and an opaque alpha channel is dropped unless it is asked for. The
+    decoder reduces RGB of 16 bits a channel to 8 bits; 16-bit grey is kept.
+
+    Values may be non-finite: that is for the caller to judge. Raises InputError for a file that is missing,
+    damaged, too large, a volume, or has another number of channels.
+    """
+    decoded = decode(path)
+    arrange = _colour_channels if decoded.colour else _array_channels
+    channels = arrange(decoded.values, n_channels, path)
+    label = None
+    if len(channels) > n_channels:
+        label = _binary(
+            channels[n_channels],
+            path,
+            f"the last of {n_channels + 1} channels, taken for the label because n_channels is {n_channels},",
+            f"if all {n_channels + 1} channels are image channels, pass --n_channels {n_channels + 1}",
+        )
+    image = _as_float32(channels[:n_channels])
+    return RawSlice(image, label, decoded.affine, decoded.full_scale)
+
+
+def read_mask(path: Path | str) -> np.ndarray:
+    """Read a lesion mask as (H, W) uint8, 1 = lesion.
+
+    The file holds 0 and one positive value (1, 255, a colour on black, ...), or whole-number regions up to
+    4 as in BraTS, whose union is the lesion. Raises InputError for anything else, e.g. the grey fringes of
+    a JPEG.
+    """
+    decoded = decode(path)
+    if decoded.colour and decoded.values.ndim == 3:
+        values = _without_alpha(decoded.values, path).max(axis=2)
+    else:
+        values = _array_channels(decoded.values, 1, path, label_allowed=False)[0]
+    return _binary(
+        values, path, "the mask", "save the mask losslessly (PNG or NIfTI, not JPEG) with the values 0 and 1"
+    )
+
+
+def write_slice(path: Path | str, array: np.ndarray, affine: np.ndarray) -> None:
+    """Write (H, W) or (C, H, W) as `.nii.gz`, stored as (H, W) or (H, W, 1, C), so that viewers open it as
+    an image.
+
+    uint8 and bool are stored as uint8, all else as float32. The file is written whole, and equal content
+    gives equal bytes (no time stamp). Raises ValueError for another extension or number of axes.
+    """
+    if not str(path).endswith(".nii.gz"):
+        raise ValueError(f"{path}: slices are written as .nii.gz")
+    array = np.asarray(array)
+    array = array.astype(np.uint8 if array.dtype in (np.uint8, np.bool_) else np.float32)
+    if array.ndim == 3:
+        array = array.transpose(1, 2, 0)[:, :, None, :]
+    elif array.ndim != 2:
+        raise ValueError(f"{path}: an array of shape {array.shape} is neither (H, W) nor (C, H, W)")
+    nifti = nib.Nifti1Image(np.ascontiguousarray(array), np.asarray(affine, dtype=np.float64))
+    nifti.header.set_xyzt_units("mm")
+    with (
+        written_whole(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=4, mtime=0) as stream,
+    ):
+        stream.write(nifti.to_bytes())
+
+
+def _array_channels(values: np.ndarray, n_channels: int, path, label_allowed: bool = True) -> np.ndarray:
+    """Bring an array of an accepted layout to (C, H, W), C = n_channels or, with the label, one more."""
+    counts = (n_channels, n_channels + 1) if label_allowed else (n_channels,)
+    shape = values.shape
+    if values.ndim == 2 and n_channels == 1:
+        return values[None]
+    if values.ndim == 4 and shape[2] == 1 and shape[3] in counts:
+        return values[:, :, 0].transpose(2, 0, 1)
+    if values.ndim == 3 and shape[2] in counts:
+        return values.transpose(2, 0, 1)
+    if values.ndim == 3 and shape[0] in counts:
+        return values
+    wanted = " or ".join(str(count) for count in counts)
+    raise input_error(
+        path,
+        _describe_shape(shape),
+        f"one slice with {wanted} channel(s): (H, W), (H, W, C), (H, W, 1, C) or (C, H, W)",
+        "cut volumes into axial slices (scripts/prepare_brats.py does it for BraTS); for another number of "
+        "channels pass the right --n_channels",
+    )
+
+
+def _describe_shape(shape) -> str:
+    if len(shape) == 2:
+        return f"one channel, shape {shape}"
+    if len(shape) == 3 and min(shape[0], shape[2]) <= MAX_CHANNELS:
+        return f"{shape[2] if shape[2] <= MAX_CHANNELS else shape[0]} channels, shape {shape}"
+    if len(shape) == 4 and shape[2] == 1:
+        return f"{shape[3]} channels, shape {shape}"
+    if len(shape) in (3, 4):
+        return f"a {len(shape)}-D volume of shape {shape}"
+    return f"an array with {len(shape)} axes, shape {shape}"
+
+
+def _colour_channels(values: np.ndarray, n_channels: int, path) -> np.ndarray:
+    """Bring (H, W) or (H, W, grey/RGB[A]) to (n_channels, H, W)."""
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.shape[2] in (2, 4) and values.shape[2] != n_channels:
+        values = _without_alpha(values, path)
+    if n_channels == 1 and values.shape[2] == 3:
+        if (values != values[:, :, :1]).any():
+            raise input_error(
+                path,
+                "a colour image (red, green and blue differ)",
+                "a grey image, for n_channels is 1",
+                "convert it to grey, or pass --n_channels 3 if the three channels are modalities",
+            )
+        values = values[:, :, :1]
+    if values.shape[2] != n_channels:
+        found = values.shape[2]
+        raise input_error(
+            path,
+            f"{found} channel{'s' if found != 1 else ''}",
+            f"{n_channels} channels",
+            f"pass --n_channels {found}, or store the modalities as the channels of one NIfTI or NPY file",
+        )
+    return values.transpose(2, 0, 1)
+
+
+def _without_alpha(values: np.ndarray, path) -> np.ndarray:
+    if values.shape[2] not in (2, 4):
+        return values
+    alpha = values[:, :, -1]
+    if (alpha != alpha.flat[0]).any():
+        raise input_error(
+            path,
+            "an alpha channel that varies (partly transparent image)",
+            "an opaque image",
+            "save the image without transparency",
+        )
+    return values[:, :, :-1]
+
+
+def _binary(values: np.ndarray, path, what: str, remedy: str) -> np.ndarray:
+    levels = np.unique(values)
+    two_levels = len(levels) <= 2 and levels[0] >= 0 and (len(levels) == 1 or levels[0] == 0)
+    regions = levels[0] >= 0 and levels[-1] <= MAX_REGION and (levels == np.round(levels)).all()
+    if not (two_levels or regions):  # NaN fails both
+        raise input_error(
+            path,
+            f"{what} has {len(levels)} different values from {levels[0]:g} to {levels[-1]:g}",
+            f"0 and one positive value, or whole-number regions from 0 to {MAX_REGION}",
+            remedy,
+        )
+    return (values > 0).astype(np.uint8)
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which the checks report
+        return np.ascontiguousarray(values, dtype=np.float32)

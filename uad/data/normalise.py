@@ -1,0 +1,97 @@
+"""Raw intensities of one slice to [0, 1]; every rule uses the slice alone, so that training and test agree.
+
+Where nothing differs (the slice for `joint`, a channel's foreground for `percentile` and `foreground`) the
+result is zeros, never NaN.
+"""
+
+import numpy as np
+
+NORMALISATIONS = ("joint", "percentile", "foreground", "none")
+
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
+# 0.5 +- 3 interquartile ranges fill [0, 1]; each is 1.35 standard deviations of a normal distribution.
+SPREADS_TO_EDGE = 3.0
+# Skull stripping leaves at least the corners around an ellipse at 0, 1 - pi / 4 = 21 % of its bounding box.
+# Slices with skull have noise there, or fewer zeros, where their own scaling clipped the noise.
+MIN_BACKGROUND_SHARE = 0.2
+# Interpolation may overshoot [0, 1] by rounding; more than this is another range.
+RANGE_TOLERANCE = 1e-4
+
+
+def foreground_mask(image: np.ndarray) -> np.ndarray:
+    """The tissue of a slice: (H, W) bool for a (C, H, W) image.
+
+    Background is where all channels are exactly 0, as skull stripping and padding leave it. Where less than
+    MIN_BACKGROUND_SHARE of the slice is so, or all of it, nothing was stripped and every pixel is
+    foreground.
+    """
+    background = (image == 0).all(axis=0)
+    if background.mean() < MIN_BACKGROUND_SHARE or background.all():
+        return np.ones(background.shape, dtype=bool)
+    return ~background
+
+
+def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarray:
+    """Scale a raw slice (C, H, W) to float32 in [0, 1].
+
+    joint: minimum..maximum over all channels together, which keeps the ratio of the modalities;
+    percentile: per channel, from intensity 0 to the 99.5 percentile of the foreground, clipped, background 0;
+    where the foreground has negative values its 0.5 percentile takes the place of 0;
+    foreground: per channel, 0.5 + (x - median) / (6 IQR) of the foreground, clipped, background 0; the range
+    takes the place of an IQR of 0;
+    none: the values are in [0, 1] once they are divided by `full_scale` (see RawSlice).
+
+    Raises ValueError for an unknown rule, for non-finite values, and with `none` for values outside [0, 1].
+    """
+    if how not in NORMALISATIONS:
+        raise ValueError(f"unknown normalisation {how!r}; there are {', '.join(NORMALISATIONS)}")
+    if not np.isfinite(image).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(image))} values are NaN or infinite")
+    image = image.astype(np.float64)
+    if how == "none":
+        return _unit_range(image / full_scale)
+    if how == "joint":
+        return _stretch(image, image.min(), image.max())
+    foreground = foreground_mask(image)
+    rule = _percentile if how == "percentile" else _foreground
+    scaled = np.zeros(image.shape, dtype=np.float32)
+    for channel, out in zip(image, scaled, strict=True):
+        tissue = channel[foreground]
+        if tissue.max() > tissue.min():
+            out[foreground] = rule(tissue)
+    return scaled
+
+
+def _unit_range(image: np.ndarray) -> np.ndarray:
+    low, high = image.min(), image.max()
+    if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        raise ValueError(f"values from {low:.6g} to {high:.6g} are not in [0, 1]")
+    return image.clip(0, 1).astype(np.float32)
+
+
+def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    if not high > low:
+        return np.zeros(values.shape, dtype=np.float32)
+    return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
+
+
+def _percentile(tissue: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(tissue, (LOW_PERCENTILE, HIGH_PERCENTILE))
+    if tissue.min() >= 0:
+        # Intensity 0 means "no signal" in a magnitude image, for every slice alike. The foreground's low
+        # percentile moves with the share of fluid or air in the slice: with it the median of brain tissue
+        # in FLAIR varied by 24 % between slices of real glioma patients, with 0 by 18 %, and the darkest
+        # tissue fell to the background.
+        low = 0.0
+    if not high > low:
+        low, high = tissue.min(), tissue.max()
+    return _stretch(tissue, low, high)
+
+
+def _foreground(tissue: np.ndarray) -> np.ndarray:
+    lower_quartile, median, upper_quartile = np.percentile(tissue, (25, 50, 75))
+    spread = upper_quartile - lower_quartile
+    if not spread > 0:
+        spread = tissue.max() - tissue.min()
+    half_width = SPREADS_TO_EDGE * spread
+    return _stretch(tissue, median - half_width, median + half_width)

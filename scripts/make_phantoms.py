@@ -1,0 +1,82 @@
+"""Make phantoms in the layout and names of a raw release, for the real preparation to run on.
+
+    python scripts/make_phantoms.py --dataset brats --out demo/raw --patients 32 --seed 0 --workers 2
+    python scripts/prepare_brats.py --data_dir demo/raw --out demo/brats --img_size 128
+
+Brain phantoms (--dataset brats) are warped MNI152 brains with tumours of several kinds, written as
+MICCAI_BraTS2020_TrainingData; name_mapping.csv there says which kind each patient has. Retinal phantoms
+(--dataset OCT) are written as OCT2017, with masks. Patients that are complete are left as they are, so the
+same command continues what was interrupted, and a larger --patients adds to what is there.
+"""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from uad.command import run_command
+from uad.errors import InputError, Problem
+from uad.files import read_json, write_json
+
+# Raised when the phantoms of a seed change, so that old and new ones are never mixed in one folder.
+GENERATION = 1
+MAX_PATIENTS = 999
+CONFIGURATION = "phantoms_{dataset}.json"
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The flags, apart from main so that they can be tested."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--dataset", choices=("brats", "OCT"), required=True, help="which release to imitate")
+    parser.add_argument("--out", type=Path, required=True, help="folder in which the release appears")
+    parser.add_argument("--patients", type=int, required=True, help="number of patients")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="patient i depends on the seed and i only (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing, and a folder that holds the phantoms of another seed."""
+    wrong = [
+        ("--patients", args.patients, f"1 to {MAX_PATIENTS}", not 1 <= args.patients <= MAX_PATIENTS),
+        ("--seed", args.seed, "0 or more", args.seed < 0),
+        ("--workers", args.workers, "at least 1", args.workers < 1),
+    ]
+    problems = [Problem(flag, str(found), expected, "correct the flag") for flag, found, expected, bad in wrong if bad]
+    if problems:
+        raise InputError(problems)
+    path = args.out / CONFIGURATION.format(dataset=args.dataset)
+    wanted = {"dataset": args.dataset, "seed": args.seed, "generation": GENERATION}
+    there = read_json(path) if path.is_file() else wanted
+    problems = [
+        Problem(f"{path}: {key}", f"now {value!r}", f"{there.get(key)!r} as begun", "choose another --out")
+        for key, value in wanted.items()
+        if there.get(key) != value
+    ]
+    if problems:
+        raise InputError(problems)
+    write_json(path, wanted)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Make the phantoms with a progress bar."""
+    check(args)
+    if args.dataset == "OCT":
+        from uad.data.phantom_oct import make_oct_release
+
+        make_oct_release(args.out, args.patients, args.seed, args.workers)
+    else:
+        from uad.data.phantom_brain import make_brain_release
+
+        made = make_brain_release(args.out, args.patients, args.seed, args.workers)
+        for _ in tqdm(made, total=args.patients, desc="brain phantoms", unit="patient"):
+            pass
+    print(f"{args.patients} patients in {args.out}")
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(get_args_parser().parse_args()))

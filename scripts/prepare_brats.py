@@ -1,0 +1,107 @@
+"""Prepare a BraTS release: folders of axial slices, split by patient.
+
+    python scripts/prepare_brats.py --data_dir MICCAI_BraTS2020_TrainingData --out data/brats
+    python scripts/prepare_brats.py --data_dir RAW --out DIR --img_size 128 --every 2 --workers 8
+
+RAW holds patient folders as downloaded (BraTS20_Training_001, BraTS2021_00000 or BraTS-GLI-00000-000), at
+any depth. Below --out appear train_healthy, val_healthy, val_diseased and val_diseased_labels with slices
+<patient>_<slice>.nii.gz (channels t1, t1ce, t2, flair; raw intensities), manifest.csv with a row per slice,
+and prepare_brats.json with the configuration. Run the same command again to finish what was interrupted.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from uad.command import run_command
+from uad.data.brats import LEFT_OUT, PLANE, SPLITS, Choice, find_patients, prepare
+from uad.errors import InputError, Problem
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The flags, apart from main so that they can be tested."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--data_dir", type=Path, required=True, help="the release, or a folder that holds it")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--val_patients",
+        type=float,
+        default=0.2,
+        help="patients for validation: a share of all if below 1, else their number (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of patients (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--img_size",
+        type=int,
+        default=PLANE,
+        help="side of the slices: 256 pads by 8 pixels on each side, 128 then takes the mean of 2 x 2 "
+        "pixels (default: %(default)s)",
+    )
+    parser.add_argument("--skip_low", type=int, default=80, help="lowest slices left out (default: %(default)s)")
+    parser.add_argument("--skip_high", type=int, default=26, help="highest slices left out (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=1, help="keep each K-th slice of the rest (default: all)")
+    parser.add_argument(
+        "--min_brain",
+        type=float,
+        default=0.02,
+        help="slices with a smaller share of brain pixels are left out and counted (default: %(default)s)",
+    )
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing, all at once."""
+    wrong = [
+        (
+            "--val_patients",
+            args.val_patients,
+            "a share between 0 and 1, or a whole number",
+            args.val_patients <= 0,
+        ),
+        ("--workers", args.workers, "at least 1", args.workers < 1),
+        (
+            "--img_size",
+            args.img_size,
+            "256 or 256 divided by a whole number, at least 16",
+            args.img_size < 16 or PLANE % args.img_size != 0,
+        ),
+        ("--skip_low", args.skip_low, "0 or more", args.skip_low < 0),
+        ("--skip_high", args.skip_high, "0 or more", args.skip_high < 0),
+        ("--every", args.every, "at least 1", args.every < 1),
+        ("--min_brain", args.min_brain, "a share from 0 to 1", not 0 <= args.min_brain < 1),
+        ("--seed", args.seed, "0 or more", args.seed < 0),
+    ]
+    if args.val_patients > 1 and args.val_patients % 1:
+        wrong.append(("--val_patients", args.val_patients, "a whole number of patients", True))
+    problems = [Problem(flag, str(found), expected, "correct the flag") for flag, found, expected, bad in wrong if bad]
+    if problems:
+        raise InputError(problems)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare, then say how many slices of what there are."""
+    check(args)
+    choice = Choice(
+        args.val_patients,
+        args.seed,
+        args.img_size,
+        args.skip_low,
+        args.skip_high,
+        args.every,
+        args.min_brain,
+    )
+    patients = find_patients(args.data_dir)
+    counts = Counter()
+    progress = prepare(patients, args.out, choice, args.workers)
+    for _, rows, _ in tqdm(progress, total=len(patients), desc="preparing", unit="patient"):
+        counts.update(row[3] for row in rows)
+    print(f"{args.out}: " + ", ".join(f"{name} {counts[name]}" for name in (*SPLITS, *LEFT_OUT)))
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(get_args_parser().parse_args()))

@@ -1,0 +1,80 @@
+"""Prepare the OCT2017 release: flat folders of slices, split by patient.
+
+    python scripts/prepare_oct.py --data_dir RAW --out prepared/OCT --img_size 256 --workers 8
+
+RAW holds OCT2017/{train,test,val}/{NORMAL,DRUSEN,CNV,DME}/CLASS-<patient>-<n>.jpeg, as downloaded, or is
+OCT2017 itself. Below --out appear NORMAL (training), val_NORMAL, DRUSEN, CNV, DME, their `_labels` where the
+raw tree has masks, and manifest.csv with a row per file of the release. The release's train, test and val are
+pooled and split anew, for they do not keep patients apart: all diseased images are for testing, and a patient
+in NORMAL is in no other folder. Run the same command again to finish what was interrupted.
+"""
+
+import argparse
+from pathlib import Path
+
+from uad.command import run_command
+from uad.data.oct import Choice, prepare
+from uad.errors import InputError, Problem
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The flags, apart from main so that they can be tested."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--data_dir", type=Path, required=True, help="OCT2017 or the folder that holds it")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    validation = parser.add_mutually_exclusive_group()
+    validation.add_argument(
+        "--val_fraction",
+        type=float,
+        default=0.1,
+        help="part of the patients who are healthy only that goes to val_NORMAL (default: %(default)s)",
+    )
+    validation.add_argument("--val_patients", type=int, help="number of such patients instead of a part")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of patients (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=4, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--img_size",
+        type=int,
+        default=256,
+        help="side of the PNG images, stretched to a square; 0 keeps the files (default: %(default)s)",
+    )
+    parser.add_argument("--max_per_class", type=int, help="most images of each output folder (default: no limit)")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing, all at once."""
+    wrong = [
+        ("--workers", args.workers, "at least 1", args.workers < 1),
+        (
+            "--img_size",
+            args.img_size,
+            "a size of at least 16, or 0",
+            args.img_size != 0 and args.img_size < 16,
+        ),
+        ("--max_per_class", args.max_per_class, "at least 1", (args.max_per_class or 1) < 1),
+        ("--val_fraction", args.val_fraction, "between 0 and 1", not 0 < args.val_fraction < 1),
+    ]
+    problems = [Problem(flag, str(found), expected, "correct the flag") for flag, found, expected, bad in wrong if bad]
+    if problems:
+        raise InputError(problems)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare, then say how much there is of what."""
+    check(args)
+    choice = Choice(
+        args.val_fraction if args.val_patients is None else None,
+        args.val_patients,
+        args.seed,
+        args.img_size,
+        args.max_per_class,
+    )
+    counts = prepare(args.data_dir, args.out, choice, args.workers)
+    print(f"{args.out}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(get_args_parser().parse_args()))

@@ -1,0 +1,280 @@
+"""Preparation of BraTS releases: names, geometry, split by patient, rerunning, and what bad input is
+answered with.
+"""
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from uad.data.brats import CHANNELS, Choice, find_patients, fit_plane, prepare
+from uad.data.formats import patient_of, read_mask, read_slice, slice_stem
+from uad.errors import InputError
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SHAPE = (20, 24, 10)
+AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
+CHOICE = Choice(val_patients=2, seed=0, img_size=256, skip_low=2, skip_high=1, min_brain=0.1)
+VOLUMES = (*CHANNELS, "seg")
+NAMES_2020 = {name: f"_{name}.nii.gz" for name in VOLUMES}
+NAMES_2023 = {
+    name: f"-{later}.nii.gz" for name, later in zip(VOLUMES, ("t1n", "t1c", "t2w", "t2f", "seg"), strict=True)
+}
+
+
+def volumes_of(number: int) -> dict[str, np.ndarray]:
+    """Brain in the middle with values that tell patient and channel; tumour in slices 4 and 5."""
+    volumes = {}
+    for channel, name in enumerate(CHANNELS):
+        volumes[name] = np.zeros(SHAPE, np.int16)
+        volumes[name][4:16, 4:20, 1:] = 100 * number + 10 * channel + np.arange(12)[:, None, None]
+    volumes["seg"] = np.zeros(SHAPE, np.int16)
+    volumes["seg"][6:10, 8:12, 4:6] = [2, 4]
+    return volumes
+
+
+def write_patient(root: Path, name: str, number: int, endings=NAMES_2020, **changed) -> Path:
+    folder = root / name
+    folder.mkdir(parents=True)
+    for volume, values in (volumes_of(number) | changed).items():
+        nib.save(nib.Nifti1Image(values, AFFINE), folder / f"{name}{endings[volume]}")
+    return folder
+
+
+@pytest.fixture
+def release(tmp_path) -> Path:
+    root = tmp_path / "raw" / "MICCAI_BraTS2020_TrainingData"
+    for number in range(1, 6):
+        write_patient(root, f"BraTS20_Training_{number:03d}", number)
+    return root
+
+
+def run(data_dir: Path, out: Path, choice: Choice = CHOICE, workers: int = 1) -> list:
+    return list(prepare(find_patients(data_dir), out, choice, workers))
+
+
+def stems(folder: Path) -> set[str]:
+    return {slice_stem(path) for path in folder.iterdir()}
+
+
+def table(out: Path) -> list[dict]:
+    with (out / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_slices_are_split_by_patient_and_by_tumour(release, tmp_path):
+    out = tmp_path / "out"
+    run(release.parent, out)
+    training, validation = (
+        {patient_of(stem) for stem in stems(out / name)} for name in ("train_healthy", "val_healthy")
+    )
+    assert len(training) == 3 and len(validation) == 2
+    assert not training & validation
+    assert {patient_of(stem) for stem in stems(out / "val_diseased")} == validation
+    assert stems(out / "val_diseased") == stems(out / "val_diseased_labels")
+    assert {stem[-3:] for stem in stems(out / "val_diseased")} == {"004", "005"}
+    assert {stem[-3:] for stem in stems(out / "train_healthy")} == {"002", "003", "006", "007", "008"}
+    rows = table(out)
+    assert len(rows) == 5 * 7
+    for split in ("train_healthy", "val_healthy", "val_diseased"):
+        assert {row["name"] for row in rows if row["split"] == split} == stems(out / split)
+    unused = [row for row in rows if row["split"] == "unused_diseased"]
+    assert len(unused) == 3 * 2 and {row["patient"] for row in unused} == training
+    assert {row["tumour_pixels"] for row in unused} == {"16"}
+
+
+@pytest.mark.parametrize(("size", "factor"), [(256, 1), (128, 2)])
+def test_values_and_affine_follow_the_voxels(release, tmp_path, size, factor):
+    """A voxel's value and place in millimetres are found again at the prepared size."""
+    out = tmp_path / "out"
+    run(release, out, CHOICE._replace(img_size=size))
+    name = sorted(stems(out / "val_diseased"))[0]
+    number, level = int(patient_of(name)[-3:]), int(name[-3:])
+    prepared = read_slice(out / "val_diseased" / f"{name}.nii.gz", 4)
+    assert prepared.image.shape == (4, size, size) and prepared.image.dtype == np.float32
+    mask = read_mask(out / "val_diseased_labels" / f"{name}.nii.gz")
+    truth = volumes_of(number)
+    raw_place = AFFINE @ [*np.argwhere(truth["seg"][..., level]).mean(0), level, 1]
+    assert np.allclose(prepared.affine @ [*np.argwhere(mask).mean(0), 0, 1], raw_place)
+    assert mask.sum() * factor**2 == (truth["seg"][..., level] > 0).sum()
+    for channel, modality in enumerate(CHANNELS):
+        total = truth[modality][..., level].sum(dtype=float)
+        assert prepared.image[channel].sum(dtype=float) * factor**2 == pytest.approx(total)
+
+
+def test_padding_is_eight_pixels_for_the_release():
+    image = np.ones((4, 240, 240), np.float32)
+    padded, _, affine = fit_plane(image, np.zeros((240, 240)), np.eye(4), 80, 256)
+    assert padded[:, 8:248, 8:248].all() and padded.sum() == image.sum()
+    assert np.array_equal(affine[:3, 3], [-8, -8, 80])
+
+
+def test_a_block_is_tumour_where_half_of_it_is():
+    label = np.zeros((256, 256))
+    label[0, 0:2] = 1
+    label[10, 10] = 4
+    reduced = fit_plane(np.zeros((4, 256, 256)), label, np.eye(4), 0, 128)[1]
+    assert reduced[0, 0] == 1 and reduced.sum() == 1
+
+
+def test_slices_that_fit_nowhere_are_counted(tmp_path):
+    speck = np.zeros(SHAPE, np.int16)
+    speck[7, 9, 4] = 1
+    for number in (1, 2):
+        write_patient(tmp_path / "raw", f"BraTS2021_0000{number}", number, seg=speck)
+    out = tmp_path / "out"
+    run(tmp_path / "raw", out, CHOICE._replace(val_patients=0.5, img_size=128, skip_low=0))
+    rows = table(out)
+    assert [row["split"] for row in rows if row["slice"] == "0"] == ["unused_little_brain"] * 2
+    assert {row["split"] for row in rows if row["slice"] == "4"} == {
+        "unused_diseased",
+        "unused_tumour_vanishes",
+    }
+
+
+def test_names_of_other_releases_are_read(tmp_path):
+    root = tmp_path / "raw"
+    write_patient(root / "deeper", "BraTS-GLI-00005-000", 1, NAMES_2023)
+    write_patient(root, "BraTS20_Training_356", 2, {n: f"_{n}.nii" for n in NAMES_2020})
+    folder = write_patient(root, "BraTS20_Training_355", 3)
+    (folder / "BraTS20_Training_355_seg.nii.gz").rename(folder / "W39_1998.09.19_Segm.nii.gz")
+    patients = find_patients(root)
+    assert [patient.name for patient in patients] == [
+        "BraTS-GLI-00005-000", "BraTS20_Training_355", "BraTS20_Training_356",
+    ]  # fmt: skip
+    assert all(set(patient.files) == {*CHANNELS, "seg"} for patient in patients)
+    assert patients[0].files["flair"].name.endswith("t2f.nii.gz")
+
+
+def test_rerunning_changes_nothing_and_finishes_what_is_missing(release, tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(release, whole, workers=2)
+    before = contents(whole)
+    stamps = {path: path.stat().st_mtime_ns for path in (whole / "train_healthy").iterdir()}
+    run(release, whole)
+    assert stamps == {path: path.stat().st_mtime_ns for path in (whole / "train_healthy").iterdir()}
+    # Interrupted after three of five patients, then a slice of a complete patient is lost.
+    steps = prepare(find_patients(release), broken, CHOICE)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    assert not (broken / "manifest.csv").exists()
+    next((broken / "train_healthy").iterdir()).unlink()
+    run(release, broken)
+    assert contents(broken) == before
+
+
+def test_a_replaced_patient_is_prepared_anew(release, tmp_path):
+    out = tmp_path / "out"
+    run(release, out)
+    name = sorted(patient_of(stem) for stem in stems(out / "val_diseased"))[0]
+    healthy = nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE)
+    nib.save(healthy, release / name / f"{name}_seg.nii.gz")
+    run(release, out)
+    for folder in ("val_diseased", "val_diseased_labels"):
+        assert name not in {patient_of(stem) for stem in stems(out / folder)}
+    assert {f"{name}_004", f"{name}_005"} <= stems(out / "val_healthy")
+    assert {row["split"] for row in table(out) if row["patient"] == name} == {"val_healthy"}
+
+
+def test_another_configuration_in_the_same_folder_is_refused(release, tmp_path):
+    out = tmp_path / "out"
+    run(release, out)
+    with pytest.raises(InputError) as caught:
+        run(release, out, CHOICE._replace(seed=1, img_size=128))
+    assert {problem.where.split(": ")[1] for problem in caught.value.problems} == {"seed", "img_size"}
+    write_patient(release, "BraTS20_Training_009", 9)
+    with pytest.raises(InputError, match="6 patients"):
+        run(release, out)
+
+
+def test_a_folder_with_other_slices_is_refused(release, tmp_path):
+    (tmp_path / "out" / "train_healthy").mkdir(parents=True)
+    (tmp_path / "out" / "train_healthy" / "other_001.png").touch()
+    with pytest.raises(InputError, match="train_healthy with files"):
+        run(release, tmp_path / "out")
+
+
+def test_missing_files_are_listed_together(release, tmp_path):
+    (release / "BraTS20_Training_001" / "BraTS20_Training_001_t2.nii.gz").unlink()
+    (release / "BraTS20_Training_002" / "BraTS20_Training_002_seg.nii.gz").unlink()
+    (release / "BraTS20_Training_007").mkdir()
+    with pytest.raises(InputError) as caught:
+        find_patients(release)
+    found = [(Path(p.where).name[-3:], p.found) for p in caught.value.problems]
+    assert ("001", "no t2 volume") in found and ("002", "no seg volume") in found
+    assert sum(patient == "007" for patient, _ in found) == 5 and len(found) == 7
+
+
+def test_bad_headers_are_listed_before_anything_is_written(release, tmp_path):
+    write_patient(release, "BraTS20_Training_010", 1, t2=np.ones((20, 24, 9), np.int16))
+    (release / "BraTS20_Training_003" / "BraTS20_Training_003_t1.nii.gz").write_bytes(b"no gzip")
+    with pytest.raises(InputError) as caught:
+        run(release, tmp_path / "out")
+    assert {Path(p.where).name for p in caught.value.problems} == {
+        "BraTS20_Training_010_t2.nii.gz", "BraTS20_Training_003_t1.nii.gz",
+    }  # fmt: skip
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="skip_low"):
+        run(release.parent, tmp_path / "out", CHOICE._replace(skip_low=80, skip_high=26))
+
+
+def test_damaged_contents_of_all_patients_are_reported_by_file(release, tmp_path):
+    nan = volumes_of(1)["t1"].astype(np.float32)
+    nan[5, 5, 5] = np.nan
+    seven = volumes_of(1)["seg"]
+    seven[0, 0, 0] = 7
+    write_patient(release, "BraTS20_Training_011", 1, t1=nan)
+    write_patient(release, "BraTS20_Training_012", 1, seg=seven, flair=np.zeros(SHAPE, np.int16))
+    cut = release / "BraTS20_Training_004" / "BraTS20_Training_004_flair.nii.gz"
+    noise = np.random.default_rng(0).integers(0, 30000, SHAPE).astype(np.int16)
+    nib.save(nib.Nifti1Image(noise, AFFINE), cut)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    with pytest.raises(InputError) as caught:
+        run(release, tmp_path / "out")
+    found = {Path(p.where).name: p.found for p in caught.value.problems}
+    assert set(found) == {
+        cut.name, "BraTS20_Training_011_t1.nii.gz", "BraTS20_Training_012_seg.nii.gz",
+        "BraTS20_Training_012_flair.nii.gz",
+    }  # fmt: skip
+    assert found["BraTS20_Training_012_seg.nii.gz"] == "labels 7"
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+    # Once the files are mended, the same command finishes.
+    for number in (4, 11, 12):
+        shutil.rmtree(release / f"BraTS20_Training_{number:03d}")
+        write_patient(release, f"BraTS20_Training_{number:03d}", number)
+    run(release, tmp_path / "out")
+    assert len(table(tmp_path / "out")) == 7 * 7
+
+
+@pytest.mark.parametrize("count", [0.01, 5, 7])
+def test_both_sides_of_the_split_have_patients(release, tmp_path, count):
+    if count < 1:
+        run(release, tmp_path / "out", CHOICE._replace(val_patients=count))
+        assert len({row["patient"] for row in table(tmp_path / "out") if row["split"] == "val_healthy"}) == 1
+    else:
+        with pytest.raises(InputError, match="val_patients"):
+            run(release, tmp_path / "out", CHOICE._replace(val_patients=count))
+
+
+def test_commands_end_with_2_and_name_every_wrong_flag(tmp_path):
+    def stderr_of(script, *flags):
+        done = subprocess.run([sys.executable, SCRIPTS / script, *flags], capture_output=True, text=True)
+        assert done.returncode == 2
+        return done.stderr
+
+    folders = ("--data_dir", tmp_path, "--out", tmp_path / "out")
+    said = stderr_of("prepare_brats.py", *folders, "--img_size", "100", "--every", "0")
+    assert "--img_size" in said and "--every" in said
+    assert "no patient folder" in stderr_of("prepare_brats.py", *folders)
+    said = stderr_of("make_phantoms.py", "--dataset", "brats", "--out", tmp_path, "--patients", "0")
+    assert "--patients" in said

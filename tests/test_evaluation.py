@@ -1,0 +1,258 @@
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from result_folders import AFFINE, SIZE, run_info, slice_with_lesion, write_folder
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from uad.command import run_command
+from uad.data.formats import write_slice
+from uad.errors import InputError
+from uad.evaluation.clinical import METRICS, difference, evaluate
+from uad.evaluation.display import for_display
+from uad.evaluation.study import check_comparable, mapping, open_study
+from uad.results import ResultFolder, ResultWriter
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluation.py"
+FILES = ["panels.png", "per_image.csv", "per_patient.csv", "report.html", "scores.png", "summary.json", "tables.md"]
+CURVES = ["dice_vs_threshold.png", "pr.png", "roc.png"]
+
+
+class Done(NamedTuple):
+    """How a command ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run_evaluation(tmp_path, monkeypatch, capsys):
+    """Runs the command's main function in tmp_path: without the seconds that a fresh interpreter takes."""
+    spec = importlib.util.spec_from_file_location("evaluation_command", SCRIPT)
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments) -> Done:
+        code = 0
+        try:
+            run_command(lambda: command.main(command.get_args_parser().parse_args([str(a) for a in arguments])))
+        except SystemExit as ended:
+            code = ended.code
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def clinical(folder, healthy=None, n_resamples=50, seed=0, workers=0):
+    study = open_study(folder, "saved")
+    with mapping(workers) as mapper:
+        return evaluate(study, healthy and open_study(healthy, "saved"), n_resamples, seed, mapper)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    return write_folder(root / "diseased"), write_folder(root / "healthy", lesion=False)
+
+
+def test_a_planted_lesion_is_found(folders):
+    found = clinical(*folders).rows["planted"]
+    for metric in ("auroc", "ap", "best_dice", "aupro", "image_auroc", "image_ap"):
+        assert found.estimates[metric].value > 0.9, metric
+    assert found.estimates["dice_at_fpr1%"].value > 0.7
+    assert 0.04 < found.estimates["healthy_false_positive_rate_at_fpr5%"].value <= 0.05
+    assert found.lesion_sensitivity["sensitivity"] == 1
+
+
+def test_pooled_metrics_equal_scikit_learn(folders):
+    """On the stored float32 maps: rounding to 11 significant bits may cost no more than 1e-4."""
+    results = [ResultFolder(folders[0]).load(name) for name in ResultFolder(folders[0]).names]
+    labels = np.concatenate([result.label.ravel() for result in results])
+    scores = np.concatenate([result.anomaly_map.ravel() for result in results])
+    found = clinical(folders[0]).rows["planted"].estimates
+    assert found["auroc"].value == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
+    assert found["ap"].value == pytest.approx(average_precision_score(labels, scores), abs=1e-4)
+
+
+def test_results_do_not_depend_on_workers_or_on_the_order_of_writing(folders, tmp_path):
+    first = clinical(*folders)
+    source = ResultFolder(folders[0])
+    writer = ResultWriter(tmp_path / "reversed", run_info())
+    for name in source.names[::-1]:
+        result = source.load(name, ("autoencoder",))
+        arrays = result.image, result.reconstruction, result.anomaly_map, result.label, result.extras
+        writer.save(name, result.patient, result.affine, *arrays)
+    second = clinical(tmp_path / "reversed", folders[1], workers=2)
+    for name, row in first.rows.items():
+        assert row.estimates == second.rows[name].estimates
+        for metric in METRICS:
+            np.testing.assert_array_equal(row.samples[metric], second.rows[name].samples[metric])
+
+
+def test_a_method_differs_from_itself_by_exactly_nothing(folders):
+    row = clinical(*folders).rows["planted"]
+    for metric in METRICS:
+        assert (difference(row, row, metric).low, difference(row, row, metric).high) == (0, 0)
+
+
+def test_bootstrap_points_agree_with_the_resamples_of_duplicated_patients(tmp_path):
+    """All patients hold the same images: every resample gives the pooled number, and the interval is a point."""
+    image, reconstruction, label = slice_with_lesion(np.random.default_rng(0), True)
+    writer = ResultWriter(tmp_path, run_info())
+    for patient in ("a1", "b1", "c1"):
+        writer.save(f"{patient}_000", patient, AFFINE, image, reconstruction, image[0], label)
+    row = clinical(tmp_path).rows["planted"]
+    for metric in ("auroc", "ap", "best_dice", "aupro"):
+        found = row.estimates[metric]
+        assert found.low == pytest.approx(found.value, abs=1e-12) == found.high
+
+
+def test_undefined_numbers_are_refused_with_the_reason(folders, tmp_path):
+    without_healthy = clinical(folders[0]).rows["planted"].estimates
+    assert without_healthy["dice_at_fpr5%"].reason == "no healthy images"
+    assert without_healthy["image_auroc"].reason == "no healthy images"
+    write_folder(tmp_path / "unmasked", masks=False)
+    unmasked = clinical(tmp_path / "unmasked", folders[1])
+    assert unmasked.rows["planted"].estimates["auroc"].reason == "no masks"
+    assert unmasked.rows["planted"].estimates["image_auroc"].value > 0.9
+    assert unmasked.counts["images_without_mask"] == 8
+    empty = clinical(folders[1]).rows["planted"].estimates
+    assert empty["best_dice"].reason == "no lesion pixel in any mask"
+    assert empty["image_auroc"].reason == "no diseased images"
+    write_folder(tmp_path / "single", patients=1)
+    single = clinical(tmp_path / "single").rows["planted"].estimates["auroc"]
+    assert single.value is not None and single.interval_reason == "one patient only"
+
+
+def test_all_lesion_is_refused(tmp_path):
+    image, reconstruction, label = slice_with_lesion(np.random.default_rng(0), True)
+    ResultWriter(tmp_path, run_info()).save("a", "a", AFFINE, image, reconstruction, image[0], label * 0 + 1)
+    estimates = clinical(tmp_path).rows["planted"].estimates
+    assert estimates["auroc"].reason == "every pixel is lesion"
+    assert estimates["best_dice"].value == 1
+
+
+def test_lesions_in_the_healthy_folder_and_other_settings_are_refused(folders, tmp_path):
+    with pytest.raises(InputError, match="lesion pixels"):
+        clinical(folders[0], folders[0])
+    other = write_folder(tmp_path, lesion=False, normalise="joint", flags={"noise_level": 100})
+    with pytest.raises(InputError) as raised:
+        check_comparable(open_study(folders[0], "saved"), open_study(other, "saved"))
+    assert len(raised.value.problems) == 2
+
+
+def test_the_command_scores_a_folder_whole(run_evaluation, folders, tmp_path):
+    out = tmp_path / "out"
+    done = run_evaluation(
+        "--results", folders[0], "--healthy", folders[1], "--out", out, "--bootstrap", 20, "--workers", 0
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| planted" in done.stdout and "autoencoder alone" in done.stdout and "raw intensity" in done.stdout
+    written = sorted(path.name for path in out.iterdir())
+    paper = ["per_image_paper_baselines.csv", "per_image_paper_ours.csv"]
+    assert written == sorted(FILES + CURVES + paper)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["clinical"]["rows"]["planted"]["metrics"]["auroc"]["value"] > 0.9
+    assert summary["paper_ours"]["planted"]["dice"]["n"] == 8
+    assert summary["clinical"]["counts"]["images_with_lesion"] == 8
+    rows = list(csv.DictReader((out / "per_image.csv").open()))
+    assert len(rows) == 4 * 16  # four contenders, 8 diseased and 8 healthy images
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5 and "<img src='http" not in page
+
+
+def test_the_command_without_arguments_takes_the_newest_folder_and_refuses_what_is_undefined(run_evaluation, tmp_path):
+    write_folder(tmp_path / "results" / "run", masks=False, patients=2)
+    (tmp_path / "results" / "run" / "records" / "diseased0_000.json").unlink()
+    done = run_evaluation("--bootstrap", "5")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "results" / "run" / "evaluation"
+    assert "n/a (no masks)" in done.stdout
+    assert not (out / "roc.png").exists() and (out / "panels.png").exists()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["incomplete_images_skipped"] == 1
+    assert summary["clinical"]["rows"]["planted"]["metrics"]["ap"] == {"value": None, "reason": "no masks"}
+
+
+def test_masks_from_another_folder(tmp_path, folders):
+    """The same masks, at twice the size, give the same numbers as those in the result folder."""
+    write_folder(tmp_path / "run", masks=False)
+    with_masks = ResultFolder(folders[0])
+    for name in with_masks.names:
+        label = with_masks.load(name).label
+        write_slice(tmp_path / "masks" / f"{name}.nii.gz", np.kron(label, np.ones((2, 2), np.uint8)), AFFINE)
+    study = open_study(tmp_path / "run", "saved", tmp_path / "masks")
+    assert (
+        evaluate(study, None, 10, 0).rows["planted"].estimates
+        == clinical(folders[0], n_resamples=10).rows["planted"].estimates
+    )
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="none named as an image"):
+        open_study(tmp_path / "run", "saved", tmp_path / "none")
+
+
+def test_several_folders_are_compared(run_evaluation, tmp_path):
+    for name, method in (("a", "first"), ("b", "second")):
+        write_folder(tmp_path / name, patients=2, method=method)
+    done = run_evaluation("--results", "a", "b", "--out", "out", "--bootstrap", "5", "--protocol", "clinical")
+    assert done.returncode == 0, done.stderr
+    assert "first (a) - second (b)" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "absent"])
+def test_damaged_folders_end_with_code_2(run_evaluation, tmp_path, damage):
+    write_folder(tmp_path / "run", patients=1, slices=1)
+    path = tmp_path / "run" / "reconstruction" / "diseased0_000.nii.gz"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:100])
+    done = run_evaluation("--results", "nowhere" if damage == "absent" else "run")
+    assert done.returncode == 2
+    assert ("nowhere" if damage == "absent" else path.name) in done.stderr and "remedy" in done.stderr
+
+
+def test_display_orientation():
+    """A marker at the patient's right front goes to the upper left, whichever way the array is stored."""
+    marked = np.zeros((4, 6))  # across x, along y: 4 columns, 6 rows when displayed
+    marked[3, 5] = 1  # the highest x (right) and y (front), with an identity affine
+    expected = np.zeros((6, 4))
+    expected[0, 0] = 1
+    np.testing.assert_array_equal(for_display(marked, np.eye(4)), expected)
+    np.testing.assert_array_equal(for_display(marked[::-1], np.diag([-1, 1, 1, 1])), expected)
+    np.testing.assert_array_equal(for_display(marked[:, ::-1], np.diag([1, -1, 1, 1])), expected)
+    transposed = np.eye(4)[[1, 0, 2, 3]]  # axis 0 along y, axis 1 along x
+    np.testing.assert_array_equal(for_display(marked.T, transposed), expected)
+    assert for_display(np.stack([marked] * 3), np.eye(4)).shape == (3, 6, 4)
+
+
+def test_display_of_a_photograph_leaves_it_as_it_is():
+    """Images without geometry have rows running down (-y) and columns running to the patient's left (-x)."""
+    image = np.random.default_rng(0).random((SIZE, SIZE + 1))
+    plane = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    np.testing.assert_array_equal(for_display(image, plane), image)
+
+
+def test_coronal_and_sagittal_slices_stand_upright():
+    marked = np.zeros((3, 5))
+    marked[2, 4] = 1  # highest z in both
+    coronal, sagittal = np.zeros((4, 4)), np.zeros((4, 4))
+    coronal[0, 0] = coronal[2, 1] = 1  # axes x, z
+    sagittal[1, 0] = sagittal[2, 1] = 1  # axes y, z
+    for affine in (coronal, sagittal):
+        shown = for_display(marked, affine)
+        assert shown.shape == (5, 3) and shown[0, 0] == 1
+
+
+def test_unknown_flags_end_with_code_2():
+    command = [sys.executable, str(SCRIPT), "--reslts", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "--reslts" in done.stderr

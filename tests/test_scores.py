@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from uad.scores import SCORES, anomaly_map, gaussian, intensity_map, median5
+
+
+def random_pair(n=3, channels=2, size=24):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(n, channels, size, size, generator=generator), torch.rand(
+        n, channels, size, size, generator=generator
+    )
+
+
+def test_median_is_exact():
+    x, _ = random_pair()
+    expected = ndimage.median_filter(x.numpy(), size=(1, 1, 5, 5), mode="mirror")
+    np.testing.assert_array_equal(median5(x).numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [24, 128])
+def test_gaussian_has_the_stated_width(size):
+    x, _ = random_pair(1, 1, size)
+    expected = ndimage.gaussian_filter(x[0, 0].double().numpy(), 3 * size / 128, mode="mirror")
+    np.testing.assert_allclose(gaussian(x)[0, 0].numpy(), expected, atol=1e-5)
+
+
+def test_gaussian_on_a_rectangle_smooths_along_both_axes():
+    x = torch.rand(1, 1, 20, 40, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gaussian(x.mT).mT, gaussian(x))
+
+
+def test_paper_score_is_the_channel_sum_of_filtered_squares():
+    image, reconstruction = random_pair()
+    squared = ((image - reconstruction) ** 2).numpy()
+    expected = ndimage.median_filter(squared, size=(1, 1, 5, 5), mode="mirror").sum(1)
+    np.testing.assert_allclose(anomaly_map(image, reconstruction).numpy(), expected, rtol=1e-6)
+
+
+def test_smooth_score_cancels_noise_of_either_sign():
+    """A checkerboard error vanishes, a constant one of the same size stays."""
+    image = torch.full((1, 1, 64, 64), 0.5)
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    checkerboard = 0.1 * (1 - 2 * ((rows + columns) % 2)).float()
+    assert anomaly_map(image, image - checkerboard, "smooth")[0, 8:-8, 8:-8].max() < 1e-4
+    torch.testing.assert_close(anomaly_map(image, image - 0.1, "smooth"), torch.full((1, 64, 64), 0.01))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_maps_do_not_depend_on_the_batch_and_are_zero_for_equal_images(score):
+    image, reconstruction = random_pair(7)
+    together = anomaly_map(image, reconstruction, score)
+    for i in range(7):
+        assert torch.equal(anomaly_map(image[i : i + 1], reconstruction[i : i + 1], score)[0], together[i])
+    assert together.min() >= 0
+    assert not anomaly_map(image, image, score).any()
+
+
+def test_intensity_maps():
+    image, _ = random_pair(channels=3)
+    assert torch.equal(intensity_map(image, 1), image[:, 1])
+    torch.testing.assert_close(intensity_map(image, None), image.sum(1))
+    torch.testing.assert_close(intensity_map(image, 1, smooth=True), gaussian(image)[:, 1])
+
+
+def test_bad_arguments_are_refused():
+    image, reconstruction = random_pair()
+    with pytest.raises(ValueError, match="need equal"):
+        anomaly_map(image, reconstruction[:1])
+    with pytest.raises(ValueError, match="unknown score"):
+        anomaly_map(image, reconstruction, "best")

@@ -1,0 +1,1 @@
+"""How maps are judged: metrics, protocols, intervals, figures and the report."""

@@ -1,0 +1,100 @@
+"""What is scored side by side on the same images: the method, its autoencoder alone, and the raw intensity."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from uad import scores
+from uad.errors import input_error
+from uad.results import Result
+
+AUTOENCODER = "autoencoder"
+SAVED = "saved"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to get an anomaly map from a stored result.
+
+    name: as shown; kind: "method", "autoencoder" or "intensity"; score: "saved" (the stored map), "paper"
+    or "smooth";
+    channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed.
+    """
+
+    name: str
+    kind: str
+    score: str | None = None
+    channel: int | None = None
+    smooth: bool = False
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Extras that have to be loaded for this contender."""
+        return (AUTOENCODER,) if self.kind == AUTOENCODER else ()
+
+    def map(self, result: Result) -> np.ndarray:
+        """The raw anomaly map, (H, W), non-negative."""
+        if self.score == SAVED:
+            return result.anomaly_map
+        image = torch.from_numpy(result.image)[None]
+        if self.kind == "intensity":
+            return scores.intensity_map(image, self.channel, self.smooth)[0].numpy()
+        reconstruction = torch.from_numpy(self.reconstruction(result))[None]
+        return scores.anomaly_map(image, reconstruction, self.score)[0].numpy()
+
+    def channel_maps(self, result: Result) -> np.ndarray:
+        """The maps that the paper protocol starts from, (C, H, W): median-filtered squared differences per
+        channel, whatever `score` is. An intensity has one map, itself: (1, H, W).
+        """
+        if self.kind == "intensity":
+            return self.map(result)[None]
+        image, reconstruction = torch.from_numpy(result.image), torch.from_numpy(self.reconstruction(result))
+        return scores.channel_maps(image[None], reconstruction[None])[0].numpy()
+
+    def reconstruction(self, result: Result) -> np.ndarray | None:
+        """The reconstruction, (C, H, W), or None for an intensity."""
+        if self.kind == "intensity":
+            return None
+        if self.kind == AUTOENCODER:
+            return result.extras[AUTOENCODER].reshape(result.image.shape)
+        return result.reconstruction
+
+
+def contenders(run: Mapping, extras: tuple[str, ...], score: str) -> tuple[Contender, ...]:
+    """The rows to score for a run: the method first, then the autoencoder where it is stored, then
+    intensities.
+
+    run: contents of run.json; extras: what every image of the folder has stored; score: "saved", "paper" or
+    "smooth". With "saved", the autoencoder alone gets the score that run.json names. Four channels are
+    BraTS' (T1, T1ce, T2, FLAIR): there the intensity is FLAIR, the last; one channel is itself; otherwise
+    the sum and each channel are scored.
+    """
+    rows = [Contender(str(run["method"]), "method", score)]
+    if AUTOENCODER in extras:
+        own = run.get("score") if score == SAVED else score
+        if own not in scores.SCORES:
+            raise input_error(
+                "run.json, score",
+                repr(own),
+                f"one of {', '.join(scores.SCORES)}, so that the autoencoder alone is scored alike",
+                "choose --score paper or --score smooth, which score every row anew",
+            )
+        rows.append(Contender("autoencoder alone", AUTOENCODER, own))
+    for name, channel in _intensities(run):
+        rows.append(Contender(name, "intensity", channel=channel))
+        rows.append(Contender(f"{name}, smoothed", "intensity", channel=channel, smooth=True))
+    return tuple(rows)
+
+
+def _intensities(run: Mapping) -> list[tuple[str, int | None]]:
+    n_channels = run["n_channels"]
+    names = run.get("channel_names") or [f"channel {channel}" for channel in range(n_channels)]
+    if n_channels == 1:
+        return [("raw intensity", 0)]
+    if n_channels == 4:
+        name = run["channel_names"][-1] if run.get("channel_names") else "FLAIR"
+        return [(f"raw intensity ({name})", 3)]
+    single = [(f"raw intensity ({names[channel]})", channel) for channel in range(n_channels)]
+    return [("raw intensity (sum)", None), *single]

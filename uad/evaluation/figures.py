@@ -1,0 +1,114 @@
+"""Curves and score distributions of an evaluation as matplotlib figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from uad.evaluation.clinical import Clinical, Row
+from uad.files import written_whole
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
+MAX_POINTS = 2000
+
+
+def save(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure as PNG, whole."""
+    FigureCanvasAgg(figure)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+
+
+def roc_figure(rows: Mapping[str, Row]) -> Figure | None:
+    """Pooled ROC curves; None where no row has one."""
+    figure, axes = _new_axes("false-positive rate", "sensitivity")
+    axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":")
+    return _with_curves(figure, axes, rows, "false_positive_rate", "recall", "auroc", "AUROC")
+
+
+def pr_figure(rows: Mapping[str, Row], prevalence: float | None) -> Figure | None:
+    """Pooled precision-recall curves with the prevalence, which is the precision of random scores."""
+    figure, axes = _new_axes("recall", "precision")
+    if prevalence is not None:
+        axes.axhline(prevalence, color="0.6", lw=0.8, ls=":", label=f"prevalence {prevalence:.3f}")
+    return _with_curves(figure, axes, rows, "recall", "precision", "ap", "AP")
+
+
+def dice_figure(rows: Mapping[str, Row]) -> Figure | None:
+    """Pooled Dice against the threshold, which is shown as the share of scored pixels that are called
+    positive: the scores of different rows have different units.
+    """
+    figure, axes = _new_axes("share of pixels called positive", "Dice")
+    axes.set_xscale("log")
+    axes.set_xlim(1e-4, 1)
+    return _with_curves(figure, axes, rows, "positive_rate", "dice", "best_dice", "best")
+
+
+def scores_figure(clinical: Clinical) -> Figure:
+    """Image scores (mean of the top 1 % of the map) of healthy and diseased images, one panel a row of the
+    first four.
+    """
+    names = list(clinical.rows)[:4]
+    figure = Figure(figsize=(2.9 * len(names), 3.4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        diseased = [i.rows[name].image_score for i in clinical.images if i.lesion_pixels != 0]
+        empty = [i.rows[name].image_score for i in clinical.images if i.lesion_pixels == 0]
+        healthy = empty + [i.rows[name].image_score for i in clinical.healthy]
+        _strips(axes, [("healthy", healthy, COLOURS[0]), ("diseased", diseased, COLOURS[1])])
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel(f"image AUROC {clinical.rows[name].estimates['image_auroc']}", fontsize=7)
+    figure.axes[0].set_ylabel("image score")
+    return figure
+
+
+def _strips(axes: Axes, groups: Sequence[tuple[str, Sequence[float], str]]) -> None:
+    """Every score as a dot, the horizontal place spread evenly, and the median as a bar."""
+    for place, (_, scores, colour) in enumerate(groups):
+        spread = 0.5 * (np.arange(len(scores)) * 0.618034 % 1 - 0.5)
+        axes.plot(place + spread, scores, ".", ms=3, alpha=0.6, color=colour, mew=0)
+        if len(scores):
+            axes.plot([place - 0.3, place + 0.3], [np.median(scores)] * 2, color="black", lw=1.5)
+    axes.set_xticks(range(len(groups)), [f"{label} (n={len(scores)})" for label, scores, _ in groups], fontsize=8)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _new_axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1), ylim=(0, 1.01))
+    axes.grid(color="0.92", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _with_curves(
+    figure: Figure, axes: Axes, rows: Mapping[str, Row], x: str, y: str, metric: str, label: str
+) -> Figure | None:
+    drawn = {name: row for name, row in rows.items() if row.curves is not None}
+    if not drawn:
+        return None
+    for number, (name, row) in enumerate(drawn.items()):
+        points = _thinned(len(row.curves[x]))
+        value = row.estimates[metric].value
+        axes.plot(
+            row.curves[x][points],
+            row.curves[y][points],
+            color=COLOURS[number % len(COLOURS)],
+            lw=2.2 if number == 0 else 1.2,
+            ls="-" if number < len(COLOURS) else "--",
+            zorder=3 if number == 0 else 2,
+            label=f"{name}: {label} {value:.3f}",
+        )
+    axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _thinned(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).astype(int))

@@ -1,0 +1,140 @@
+"""What the clinical protocol takes from one image: histograms of its scores, its own metrics, its
+reconstruction's.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from uad import metrics
+from uad.errors import input_error
+from uad.evaluation.contenders import Contender
+from uad.evaluation.pooling import sparse_histogram
+from uad.evaluation.regions import half_found, region_weights
+from uad.evaluation.similarity import psnr, ssim_map
+from uad.evaluation.statistics import names_at
+from uad.evaluation.study import Study
+from uad.results import Result
+
+TOP_SHARE = 0.01
+
+
+@dataclass
+class RowMeasure:
+    """One contender on one image.
+
+    image_score: mean of the map's top 1 % values; histograms: kind -> (bins, weights), kinds "positives",
+    "negatives", "overlaps" (positives weighted by 1 / region size) where the image has a mask; regions:
+    (size, highest bin at which half of the region is found); numbers: the image's own metrics, NaN where
+    undefined.
+    """
+
+    image_score: float
+    histograms: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    regions: list[tuple[int, int]] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class ImageMeasure:
+    """One image: lesion_pixels is None without a mask; rows by contender name."""
+
+    name: str
+    patient: str
+    pixels: int
+    lesion_pixels: int | None
+    rows: dict[str, RowMeasure]
+
+
+def largest_scores(study: Study, name: str) -> dict[str, float]:
+    """{row name: largest map value} of one image."""
+    result = study.load(name)
+    return {row.name: float(row.map(result).max()) for row in study.rows}
+
+
+def measure_image(
+    study: Study, name: str, scales: Mapping[str, float], thresholds: Mapping[str, Mapping[float, int]]
+) -> ImageMeasure:
+    """Measure one image.
+
+    scales: row name -> factor of metrics.float16_scale; thresholds: row name -> {healthy false-positive
+    rate: lowest bin that is called positive}, empty without healthy images.
+    """
+    result = study.load(name)
+    rows = {row.name: _measure_row(row, result, scales[row.name], thresholds[row.name]) for row in study.rows}
+    lesion_pixels = None if result.label is None else int((result.label > 0).sum())
+    return ImageMeasure(name, result.patient, result.anomaly_map.size, lesion_pixels, rows)
+
+
+def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) -> ImageMeasure:
+    """Measure one image of the healthy folder: all its pixels are negatives. Raises InputError if its mask
+    has a lesion.
+    """
+    result = study.load(name)
+    if result.label is not None and result.label.any():
+        raise input_error(
+            study.folder.folder / "label" / f"{name}.nii.gz",
+            f"{int((result.label > 0).sum())} lesion pixels",
+            "no lesion in the folder given with --healthy",
+            "give a result folder of healthy images",
+        )
+    rows = {}
+    for row in study.rows:
+        scores = row.map(result)
+        bins = metrics.float16_bins(scores, scales[row.name])
+        rows[row.name] = RowMeasure(image_score(scores), {"healthy": sparse_histogram(bins)})
+    return ImageMeasure(name, result.patient, result.anomaly_map.size, 0, rows)
+
+
+def image_score(scores: np.ndarray) -> float:
+    """Mean of the top 1 % of the values (at least one value)."""
+    count = max(1, round(TOP_SHARE * scores.size))
+    return float(np.partition(scores.ravel().astype(np.float64), -count)[-count:].mean())
+
+
+def _measure_row(row: Contender, result: Result, scale: float, thresholds: Mapping[float, int]) -> RowMeasure:
+    scores = row.map(result)
+    measured = RowMeasure(image_score(scores))
+    measured.numbers.update(_closeness(row, result))
+    if result.label is None:
+        return measured
+    lesion = result.label > 0
+    bins = metrics.float16_bins(scores, scale)
+    measured.histograms = {
+        "positives": sparse_histogram(bins[lesion]),
+        "negatives": sparse_histogram(bins[~lesion]),
+        "overlaps": sparse_histogram(bins, region_weights(lesion)),
+    }
+    measured.regions = half_found(lesion, bins)
+    positives = metrics.tally(np.bincount(bins[lesion], minlength=metrics.N_BINS))
+    negatives = metrics.tally(np.bincount(bins[~lesion], minlength=metrics.N_BINS))
+    measured.numbers["auroc"] = float(metrics.auroc(positives, negatives))
+    measured.numbers["ap"] = float(metrics.average_precision(positives, negatives))
+    measured.numbers["best_dice"] = float(metrics.best_dice(positives, negatives))
+    for rate, threshold in thresholds.items():
+        measured.numbers[names_at(rate)[0]] = float(metrics.dice_at(positives, negatives, metrics.N_BINS - threshold))
+    return measured
+
+
+def _closeness(row: Contender, result: Result) -> dict[str, float]:
+    """PSNR and SSIM of the reconstruction: everywhere, on healthy tissue and on lesion.
+
+    Tissue is where any channel of the input is above 0: the empty background would only flatter the
+    reconstruction.
+    """
+    reconstruction = row.reconstruction(result)
+    if reconstruction is None:
+        return {}
+    everywhere = np.ones(result.anomaly_map.shape, dtype=bool)
+    regions = {"": everywhere}
+    if result.label is not None:
+        lesion = result.label > 0
+        regions |= {"_healthy_tissue": ~lesion & (result.image > 0).any(0), "_lesion": lesion}
+    similarity = ssim_map(result.image, reconstruction)
+    numbers = {}
+    for suffix, region in regions.items():
+        numbers[f"psnr{suffix}"] = psnr(result.image, reconstruction, region)
+        numbers[f"ssim{suffix}"] = float(similarity[region].mean()) if region.any() else math.nan
+    return numbers

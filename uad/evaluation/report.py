@@ -1,0 +1,188 @@
+"""Writes an evaluation: tables, CSV files, summary.json, pictures, and one page that holds them all."""
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from uad.evaluation.clinical import Clinical, difference
+from uad.evaluation.figures import dice_figure, pr_figure, roc_figure, save, scores_figure
+from uad.evaluation.measure import TOP_SHARE
+from uad.evaluation.panels import choose_cases, panels_figure
+from uad.evaluation.statistics import HEADLINE_RATE
+from uad.evaluation.study import Study
+from uad.evaluation.tables import HEADLINE, Table
+from uad.files import write_text
+
+CAPTIONS = {
+    "panels.png": "Best, median and worst image by average precision; all maps on one colour scale.",
+    "roc.png": "Pooled pixels: sensitivity against false-positive rate.",
+    "pr.png": "Pooled pixels: precision against recall.",
+    "dice_vs_threshold.png": "Pooled pixels: Dice against the share of pixels called positive.",
+    "scores.png": "Image scores, the mean of the top 1 % of the map; bars are medians.",
+}
+WIDE = ("panels.png", "scores.png")
+DEFINITIONS = {
+    "interval": "95 % percentile bootstrap over patients, stratified by folder",
+    "difference": "paired: the same resamples for both",
+    "image_score": f"mean of the top {TOP_SHARE:.0%} of the map",
+    "best_dice": "upper bound: its threshold is chosen on the test labels",
+    "at_fpr": "threshold with this false-positive rate over all pixels of the healthy images",
+    "aupro": "false-positive rate <= 0.3, normalised, 8-connected regions of slices",
+    "patient_dice": "mean over patients of the Dice of all their slices together, at the 5 % threshold",
+    "lesion_sensitivity": "8-connected regions of slices; found: at least half of the pixels, at the 5 % threshold",
+    "empty_mask": "left out of every mean of Dice and counted",
+    "precision": "scores rounded to float16 after scaling by a power of two",
+    "tissue": "pixels with an input above 0 in any channel",
+}
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1a1a1a; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; font-size: 0.82rem; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ddd; padding: 0.3rem 0.7rem; text-align: left; vertical-align: top; }
+th { border-bottom: 2px solid #888; } .note, figcaption { color: #555; font-size: 0.85rem; }
+figure { margin: 1rem 0; } img { max-width: 100%; } .curves { display: flex; flex-wrap: wrap; gap: 1rem; }
+.curves figure { flex: 1 1 24rem; max-width: 30rem; }
+td:not(:first-child) { white-space: nowrap; } section { overflow-x: auto; }
+"""
+
+
+def clinical_summary(clinical: Clinical) -> dict:
+    """The clinical protocol's numbers as plain values for JSON."""
+    rows = {
+        name: {
+            "metrics": {metric: estimate.as_dict() for metric, estimate in row.estimates.items()},
+            "thresholds": {key: value if math.isfinite(value) else None for key, value in row.thresholds.items()},
+            "lesion_sensitivity": row.lesion_sensitivity,
+            "reconstruction": row.closeness,
+            "patients_left_out_of_patient_dice": clinical.counts["patients"] - len(row.patient_dice),
+        }
+        for name, row in clinical.rows.items()
+    }
+    (first, method), *others = clinical.rows.items()
+    differences = {
+        f"{first} - {name}": {metric: difference(method, row, metric).as_dict() for metric in HEADLINE}
+        for name, row in others
+    }
+    return {
+        "prevalence": clinical.prevalence,
+        "counts": clinical.counts,
+        "definitions": DEFINITIONS,
+        "rows": rows,
+        "differences": differences,
+    }
+
+
+def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
+    """Write rows of values as CSV, columns in the order of first appearance; an undefined number is an
+    empty cell.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "" if _undefined(value) else value for key, value in row.items()})
+    write_text(path, text.getvalue())
+
+
+def _undefined(value) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def image_rows(clinical: Clinical) -> list[dict]:
+    """One row per image and contender: image score and the image's own metrics; healthy images have only
+    the score.
+    """
+    folders = [("scored", image) for image in clinical.images] + [("healthy", image) for image in clinical.healthy]
+    return [
+        {
+            "image": image.name,
+            "patient": image.patient,
+            "folder": folder,
+            "lesion_pixels": _total([image.lesion_pixels]),
+            "method": name,
+            "image_score": row.image_score,
+            **row.numbers,
+        }
+        for folder, image in folders
+        for name, row in image.rows.items()
+    ]
+
+
+def patient_rows(clinical: Clinical) -> list[dict]:
+    """One row per patient and contender: images, lesion pixels, volumetric Dice."""
+    by_patient: dict[str, list] = {}
+    for image in clinical.images:
+        by_patient.setdefault(image.patient, []).append(image)
+    return [
+        {
+            "patient": patient,
+            "method": name,
+            "images": len(images),
+            "lesion_pixels": _total([image.lesion_pixels for image in images]),
+            f"dice_at_fpr{HEADLINE_RATE:.0%}": row.patient_dice.get(patient, math.nan),
+        }
+        for patient, images in sorted(by_patient.items())
+        for name, row in clinical.rows.items()
+    ]
+
+
+def _total(counts: Sequence[int | None]) -> int | str:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else ""
+
+
+def write_clinical(folder: Path, study: Study, clinical: Clinical) -> list[str]:
+    """Write the CSV files and the pictures; returns the names of the pictures that could be made."""
+    write_csv(folder / "per_image.csv", image_rows(clinical))
+    write_csv(folder / "per_patient.csv", patient_rows(clinical))
+    method = study.rows[0].name
+    cases = choose_cases(clinical, method)
+    figures = {
+        "panels.png": panels_figure(study, cases, _panel_threshold(clinical.rows[method].thresholds)),
+        "roc.png": roc_figure(clinical.rows),
+        "pr.png": pr_figure(clinical.rows, clinical.prevalence),
+        "dice_vs_threshold.png": dice_figure(clinical.rows),
+        "scores.png": scores_figure(clinical),
+    }
+    for name, figure in figures.items():
+        if figure is None:
+            (folder / name).unlink(missing_ok=True)  # of an earlier evaluation with masks
+        else:
+            save(figure, folder / name)
+    return [name for name, figure in figures.items() if figure is not None]
+
+
+def _panel_threshold(thresholds: Mapping[str, float]) -> tuple[float, str] | None:
+    key = f"fpr{HEADLINE_RATE:.0%}"
+    if key in thresholds:
+        return thresholds[key], f"{HEADLINE_RATE:.0%} FPR on healthy"
+    if "best_dice" in thresholds:
+        return thresholds["best_dice"], "best Dice, upper bound"
+    return None
+
+
+def write_report(folder: Path, title: str, facts: Mapping[str, str], tables: Sequence[Table], pictures) -> None:
+    """Write tables.md and report.html, a page that needs no other file: the pictures are inside it."""
+    write_text(folder / "tables.md", "\n".join(table.markdown() for table in tables))
+    head = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in facts.items())
+    wide = "".join(_inline(folder / name) for name in pictures if name in WIDE)
+    curves = "".join(_inline(folder / name) for name in pictures if name not in WIDE)
+    sections = [table.html() for table in tables]
+    page = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1><table>{head}</table>"
+        f"{''.join(sections[:2])}{wide}<div class='curves'>{curves}</div>{''.join(sections[2:])}</body></html>\n"
+    )
+    write_text(folder / "report.html", page)
+
+
+def _inline(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    caption = CAPTIONS[path.name]
+    image = f"<img alt='{escape(caption)}' src='data:image/png;base64,{data}'>"
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"

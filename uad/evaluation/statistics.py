@@ -1,0 +1,107 @@
+"""The clinical protocol's numbers as functions of pooled histograms, and the reasons why one can be
+undefined.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from uad import metrics
+
+RATES = (0.01, 0.05, 0.10)
+HEADLINE_RATE = 0.05
+
+
+def names_at(rate: float) -> tuple[str, str, str, str]:
+    """Metrics at the threshold that gives `rate` false positives on healthy images: Dice, sensitivity,
+    realised false-positive rate on the scored images, realised one on the healthy images.
+    """
+    at = f"at_fpr{rate:.0%}"
+    return f"dice_{at}", f"sensitivity_{at}", f"false_positive_rate_{at}", f"healthy_false_positive_rate_{at}"
+
+
+PIXEL_METRICS = ("auroc", "ap", "best_dice", "aupro")
+AT_METRICS = tuple(name for rate in RATES for name in names_at(rate))
+IMAGE_METRICS = ("image_auroc", "image_ap")
+
+
+def pixel_statistics(pooled: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every pixel metric of histograms (..., B) of the kinds of pooling.KINDS; NaN where undefined."""
+    tallies = {kind: metrics.tally(histogram) for kind, histogram in pooled.items()}
+    positives, negatives, healthy = tallies["positives"], tallies["negatives"], tallies["healthy"]
+    values = {
+        "auroc": metrics.auroc(positives, negatives),
+        "ap": metrics.average_precision(positives, negatives),
+        "best_dice": metrics.best_dice(positives, negatives),
+        "aupro": metrics.aupro(tallies["overlaps"], negatives),
+    }
+    for rate in RATES:
+        depth = metrics.depth_at_rate(healthy, rate)
+        numbers = (
+            metrics.dice_at(positives, negatives, depth),
+            metrics.share_at(positives, depth),
+            metrics.share_at(negatives, depth),
+            metrics.share_at(healthy, depth),
+        )
+        for name, value in zip(names_at(rate), numbers, strict=True):
+            values[name] = np.where(healthy.total > 0, value, np.nan)
+    return values
+
+
+def image_statistics(pooled: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Image-level AUROC and average precision of histograms of image scores, (..., U), kinds "diseased",
+    "healthy".
+    """
+    diseased, healthy = metrics.tally(pooled["diseased"]), metrics.tally(pooled["healthy"])
+    return {
+        "image_auroc": metrics.auroc(diseased, healthy),
+        "image_ap": metrics.average_precision(diseased, healthy),
+    }
+
+
+def pixel_reasons(pooled: Mapping[str, np.ndarray], any_mask: bool) -> dict[str, str | None]:
+    """metric -> why it is undefined on the pooled histograms (B,), or None."""
+    mask = None if any_mask else "no masks"
+    lesion = mask or (None if pooled["positives"].any() else "no lesion pixel in any mask")
+    other = mask or (None if pooled["negatives"].any() else "every pixel is lesion")
+    healthy = None if pooled["healthy"].any() else "no healthy images"
+    reasons = dict.fromkeys(PIXEL_METRICS, lesion or other)
+    reasons["best_dice"] = lesion
+    for rate in RATES:
+        dice, sensitivity, false_rate, healthy_rate = names_at(rate)
+        reasons |= {dice: lesion or healthy, sensitivity: lesion or healthy}
+        reasons |= {false_rate: other or healthy, healthy_rate: healthy}
+    return reasons | {"patient_dice": lesion or healthy}
+
+
+def image_reasons(pooled: Mapping[str, np.ndarray]) -> dict[str, str | None]:
+    """As pixel_reasons, for image-level metrics."""
+    reason = None if pooled["healthy"].any() else "no healthy images"
+    reason = reason if pooled["diseased"].any() else "no diseased images"
+    return dict.fromkeys(IMAGE_METRICS, reason)
+
+
+def lesion_sensitivity(regions: np.ndarray, lowest: int) -> dict:
+    """Share of lesions found, all and by quartile of size.
+
+    regions: (K, 2), size in pixels and the highest bin at which at least half of the lesion is positive;
+    lowest: the lowest bin that is called positive. A lesion is an 8-connected region in one slice.
+    """
+    sizes, found = regions[:, 0], regions[:, 1] >= lowest
+    edges = np.quantile(sizes, [0.25, 0.5, 0.75], method="inverted_cdf")
+    quartile = np.searchsorted(edges, sizes, side="left")
+    quartiles = []
+    for number in range(4):
+        members = quartile == number
+        if not members.any():
+            quartiles.append({"sensitivity": None, "reason": "no lesion of this size", "lesions": 0})
+            continue
+        quartiles.append(
+            {
+                "sensitivity": float(found[members].mean()),
+                "lesions": int(members.sum()),
+                "smallest": int(sizes[members].min()),
+                "largest": int(sizes[members].max()),
+            }
+        )
+    return {"sensitivity": float(found.mean()), "lesions": len(sizes), "quartiles": quartiles}

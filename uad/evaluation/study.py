@@ -1,0 +1,121 @@
+"""A result folder with its masks, read image by image, by one process or several."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from uad.data.formats import EXTENSIONS, read_mask, slice_stem
+from uad.errors import InputError, Problem, input_error
+from uad.evaluation.contenders import AUTOENCODER, Contender, contenders
+from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened
+
+# What may differ between the runs on diseased and on healthy images: their maps are on one scale all the same.
+FREE_KEYS = VOLATILE_KEYS | {"data_dir", "num_samples", "seed", "out_dir"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A result folder, what to score in it, and masks kept elsewhere (name -> file)."""
+
+    folder: ResultFolder
+    rows: tuple[Contender, ...]
+    masks: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        return self.folder.names
+
+    def load(self, name: str) -> Result:
+        """One image; its mask comes from the result folder or, where that has none, from `masks`.
+
+        A mask of another size is resampled to the map's grid by nearest neighbour.
+        """
+        extras = sorted({extra for row in self.rows for extra in row.extras})
+        result = self.folder.load(name, extras)
+        if result.label is None and name in self.masks:
+            result = result._replace(label=_nearest(read_mask(self.masks[name]), result.anomaly_map.shape))
+        return result
+
+    def each(
+        self,
+        function: Callable[["Study", str], object],
+        mapper: Callable = map,
+        progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
+    ) -> Iterable:
+        """function(study, name) of every image, in the order of .names; `mapper` is map or what `mapping`
+        gives.
+        """
+        return progress(mapper(partial(function, self), self.names), len(self.names))
+
+
+@contextmanager
+def mapping(workers: int) -> Iterator[Callable]:
+    """A map that spreads calls over `workers` further processes and keeps their order; 0: the ordinary map."""
+    if workers == 0:
+        yield map
+        return
+    # Forking a process in which torch has started threads can deadlock; fresh interpreters cannot.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield partial(pool.map, chunksize=4)
+
+
+def open_study(folder: Path | str, score: str, labels: Path | str | None = None) -> Study:
+    """A study of the result folder `folder`; labels: folder of masks named as the images. Raises InputError."""
+    results = ResultFolder(folder)
+    records = [results.record(name) for name in results.names]
+    stored = [AUTOENCODER in record["extras"] for record in records]
+    if any(stored) and not all(stored):
+        missing = [name for name, has in zip(results.names, stored, strict=True) if not has]
+        problem = f"{AUTOENCODER} stored for {sum(stored)} of {len(stored)} images, not for {missing[0]}"
+        raise input_error(folder, problem, "the same extras for every image", "run the inference again")
+    rows = contenders(results.run, (AUTOENCODER,) if all(stored) else (), score)
+    return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
+
+
+def check_comparable(study: Study, healthy: Study) -> None:
+    """Raises InputError, with every difference, unless both folders' maps are on one scale: the same
+    method, checkpoints and settings.
+    """
+    here, there = (flattened(each.folder.run, FREE_KEYS) for each in (study, healthy))
+    here["rows"], there["rows"] = ([row.name for row in each.rows] for each in (study, healthy))
+    problems = [
+        Problem(
+            f"{healthy.folder.folder}, {key}",
+            repr(there.get(key)),
+            f"{here.get(key)!r} as in {study.folder.folder}",
+            "run the inference on the healthy images with the same settings",
+        )
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise input_error(folder, "no such folder", "a folder of masks", "give the folder that holds the masks")
+    files = {slice_stem(path): path for path in sorted(folder.iterdir()) if path.name.lower().endswith(EXTENSIONS)}
+    found = {name: files[name] for name in names if name in files}
+    if not found:
+        example = names[0]
+        raise input_error(
+            folder,
+            f"{len(files)} masks, none named as an image",
+            f"files such as {example}.nii.gz or {example}.png",
+            "name the masks as the images",
+        )
+    return found
+
+
+def _nearest(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, mask.shape, strict=True))
+    return mask[rows[:, None], columns]

@@ -1,0 +1,158 @@
+"""Tables of an evaluation, as Markdown and HTML; an undefined number appears with its reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from uad.evaluation.clinical import Clinical, Row, difference
+from uad.evaluation.statistics import HEADLINE_RATE, RATES, names_at
+
+HEADLINE = {
+    "auroc": "pixel AUROC",
+    "ap": "AP",
+    "best_dice": "best Dice (upper bound)",
+    names_at(HEADLINE_RATE)[0]: f"Dice at {HEADLINE_RATE:.0%} FPR",
+    "aupro": "AUPRO",
+    "image_auroc": "image AUROC",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the first column names the row."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """The table with its title and note as GitHub Markdown, columns aligned."""
+        lines = [self.header, *self.rows]
+        widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(self.header))]
+        text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+        text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        return "\n".join([f"### {self.title}", "", *text, *(["", self.note] if self.note else [])]) + "\n"
+
+    def html(self) -> str:
+        """The table as an HTML section."""
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.header)
+        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        note = f"<p class='note'>{escape(self.note)}</p>" if self.note else ""
+        return f"<section><h2>{escape(self.title)}</h2><table><tr>{head}</tr>{body}</table>{note}</section>"
+
+
+def clinical_tables(clinical: Clinical) -> list[Table]:
+    """Headline, differences, thresholds, lesions and reconstructions of the clinical protocol."""
+    return [
+        headline_table(clinical.rows, clinical.prevalence),
+        difference_table(clinical.rows),
+        _threshold_table(clinical.rows),
+        _lesion_table(clinical.rows),
+        _closeness_table(clinical.rows),
+    ]
+
+
+def headline_table(rows: Mapping[str, Row], prevalence: float | None, title: str = "Detection") -> Table:
+    """One row a contender, the headline metrics with their 95 % intervals."""
+    known = "n/a (no masks)" if prevalence is None else f"{prevalence:.4f}"
+    header = ["", *(f"AP (prevalence {known})" if m == "ap" else label for m, label in HEADLINE.items())]
+    cells = [[name, *(str(row.estimates[metric]) for metric in HEADLINE)] for name, row in rows.items()]
+    note = (
+        "Clinical protocol: raw maps on one scale, pixels pooled over the images with masks. [95 % percentile "
+        "bootstrap over patients]. Best Dice chooses its threshold on the test labels. FPR: share of all "
+        "pixels of the healthy images."
+    )
+    return Table(title, header, cells, note)
+
+
+def difference_table(rows: Mapping[str, Row]) -> Table:
+    """The first row minus each other one, paired."""
+    (first, method), *others = rows.items()
+    cells = [
+        [f"{first} - {name}", *(_signed(difference(method, row, metric)) for metric in HEADLINE)]
+        for name, row in others
+    ]
+    note = "Paired: both are evaluated on the same resamples of the same patients."
+    return Table("Difference to the competitors", ["", *HEADLINE.values()], cells, note)
+
+
+def _signed(estimate) -> str:
+    if estimate.value is None:
+        return str(estimate)
+    if estimate.low is None:
+        return f"{estimate.value:+.3f}"
+    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+
+
+def _threshold_table(rows: Mapping[str, Row]) -> Table:
+    cells = []
+    for name, row in rows.items():
+        for rate in RATES:
+            threshold = row.thresholds.get(f"fpr{rate:.0%}")
+            shown = "n/a (no healthy images)" if threshold is None else f"{threshold:.4g}"
+            cells.append([name, f"{rate:.0%}", shown, *(str(row.estimates[m]) for m in names_at(rate))])
+    header = [
+        "",
+        "target FPR",
+        "threshold",
+        "Dice",
+        "sensitivity",
+        "FPR on scored images",
+        "FPR on healthy images",
+    ]
+    return Table("At thresholds from healthy images", header, cells)
+
+
+def _lesion_table(rows: Mapping[str, Row]) -> Table:
+    cells = []
+    for name, row in rows.items():
+        found = row.lesion_sensitivity
+        if found["sensitivity"] is None:
+            cells.append([name, *[f"n/a ({found['reason']})"] * 5, str(row.estimates["patient_dice"])])
+            continue
+        quartiles = [_quartile(part) for part in found["quartiles"]]
+        whole = f"{found['sensitivity']:.3f} (n={found['lesions']})"
+        cells.append([name, whole, *quartiles, str(row.estimates["patient_dice"])])
+    header = ["", "all lesions", *(f"size quartile {i}" for i in range(1, 5)), "Dice per patient (mean)"]
+    note = (
+        "At the 5 % threshold. A lesion is an 8-connected region of a slice; it is found if at least half of its "
+        "pixels are. Patients without lesion have no Dice and are left out of its mean."
+    )
+    return Table("Lesions and patients", header, cells, note)
+
+
+def _quartile(part: Mapping) -> str:
+    if part["sensitivity"] is None:
+        return f"n/a ({part['reason']})"
+    return f"{part['sensitivity']:.3f} (n={part['lesions']}, {part['smallest']}-{part['largest']} px)"
+
+
+def _closeness_table(rows: Mapping[str, Row]) -> Table:
+    rows = {name: row for name, row in rows.items() if row.closeness}
+    columns = sorted({name for row in rows.values() for name in row.closeness})
+    cells = [[name, *(mean_and_std(row.closeness[column]) for column in columns)] for name, row in rows.items()]
+    header = ["", *(column.replace("_", " ") for column in columns)]
+    note = "Mean and standard deviation over images, data range 1, PSNR in dB. Tissue: input above 0 in any channel."
+    return Table("Reconstruction", header, cells, note)
+
+
+def paper_table(variant: str, summary: Mapping[str, Mapping[str, Mapping]]) -> Table:
+    """One row a contender: mean and standard deviation over images, with the number of images left out."""
+    metrics = list(next(iter(summary.values())))
+    cells = [[name, *(mean_and_std(numbers[metric]) for metric in metrics)] for name, numbers in summary.items()]
+    note = (
+        "Each image is normalised by itself, then mean and standard deviation over images. Dice of an empty truth is "
+        "left out here; libraries disagree on it."
+    )
+    return Table(f"Paper protocol ({variant})", ["", *metrics], cells, note)
+
+
+def mean_and_std(summary: Mapping) -> str:
+    """'mean ± std (n=..., left out ...)', or 'n/a (reason)'."""
+    left_out = summary["left_out"]
+    number = sum(left_out.values()) if isinstance(left_out, Mapping) else left_out
+    if summary["mean"] is None:
+        return f"n/a ({summary.get('reason', 'undefined')})"
+    more = f", {number} left out" if number else ""
+    return f"{summary['mean']:.3f} ± {summary['std']:.3f} (n={summary['n']}{more})"

@@ -1,0 +1,104 @@
+"""Anomaly scores: from an image and its healthy reconstruction to a raw map on one scale for a whole data
+set.
+
+Nothing here depends on the other images of a batch, so a map is the same for every batch size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+SCORES = ("paper", "smooth")
+MEDIAN_SIZE = 5
+SIGMA_AT_128 = 3.0
+
+
+def anomaly_map(image: torch.Tensor, reconstruction: torch.Tensor, score: str = "paper") -> torch.Tensor:
+    """Raw anomaly map, (N, H, W), non-negative, of images (N, C, H, W) and reconstructions of the same shape.
+
+    "paper": sum over channels of the 5x5 median of (image - reconstruction)^2.
+    "smooth": sum over channels of (Gaussian of (image - reconstruction))^2, sigma 3 pixels at 128 x 128 and
+    proportional to the image size: smoothing the signed difference lets noise of either sign cancel.
+    Raises ValueError for unequal shapes or an unknown score.
+    """
+    if image.shape != reconstruction.shape or image.ndim != 4:
+        raise ValueError(f"image {tuple(image.shape)}, reconstruction {tuple(reconstruction.shape)}: need equal NCHW")
+    if score == "paper":
+        return channel_maps(image, reconstruction).sum(1)
+    if score == "smooth":
+        return gaussian(image.float() - reconstruction.float()).square().sum(1)
+    raise ValueError(f"unknown score {score!r}, choose from {SCORES}")
+
+
+def channel_maps(image: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    """5x5 median of the squared difference, per channel: (N, C, H, W) -> (N, C, H, W)."""
+    return median5(torch.square(image.float() - reconstruction.float()))
+
+
+def intensity_map(image: torch.Tensor, channel: int | None, smooth: bool = False) -> torch.Tensor:
+    """The trivial competitor: the image itself as anomaly map, (N, C, H, W) -> (N, H, W).
+
+    channel: its number, or None for the sum over channels; smooth: Gaussian as in the "smooth" score.
+    Negative intensities count as 0.
+    """
+    chosen = image.float().sum(1, keepdim=True) if channel is None else image.float()[:, channel : channel + 1]
+    chosen = gaussian(chosen) if smooth else chosen
+    return chosen[:, 0].clamp_min(0)
+
+
+def median5(x: torch.Tensor) -> torch.Tensor:
+    """Exact 5x5 median per channel with reflected borders, (N, C, H, W) -> (N, C, H, W)."""
+    reach = MEDIAN_SIZE // 2
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (reach, reach, reach, reach), mode="reflect")
+    rows, columns = range(MEDIAN_SIZE), range(MEDIAN_SIZE)
+    return _median([padded[..., i : i + height, j : j + width] for i in rows for j in columns])
+
+
+def _median(values: list[torch.Tensor]) -> torch.Tensor:
+    """Elementwise median of an odd number of equal-shaped tensors.
+
+    Of any (n + 3) / 2 of n values the least and the greatest cannot be the median: they are dropped and the
+    next value joins, until three are left. Whole-image minima and maxima are several times faster than
+    sorting 25 values a pixel.
+    """
+    active = (len(values) + 3) // 2
+    held, waiting = values[:active], values[active:]
+    while len(held) > 1:
+        last = len(held) - 1
+        pairs = [(i, last - i) for i in range(len(held) // 2)]
+        pairs += [(0, i) for i in range(1, (len(held) + 1) // 2)]
+        pairs += [(i, last) for i in range(len(held) // 2, last)]
+        for low, high in pairs:
+            held[low], held[high] = torch.minimum(held[low], held[high]), torch.maximum(held[low], held[high])
+        held = held[1:-1] + waiting[:1]
+        waiting = waiting[1:]
+    return held[0]
+
+
+def gaussian(x: torch.Tensor) -> torch.Tensor:
+    """Gaussian smoothing per channel with reflected borders, (N, C, H, W) -> (N, C, H, W).
+
+    sigma = 3 * max(H, W) / 128 pixels, cut at 4 sigma (or at the border, for tiny images). Written as a sum
+    of shifted
+    images: a library convolution may choose its algorithm, and so its rounding, by batch size.
+    """
+    sigma = SIGMA_AT_128 * max(x.shape[-2:]) / 128
+    for axis in (-2, -1):
+        x = _smooth_along(x, axis, sigma)
+    return x
+
+
+def _smooth_along(x: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
+    size = x.shape[axis]
+    reach = min(math.ceil(4 * sigma), size - 1)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    weights = (weights / weights.sum()).tolist()
+    padding = (0, 0, reach, reach) if axis == -2 else (reach, reach, 0, 0)
+    padded = F.pad(x, padding, mode="reflect")
+    smoothed = torch.zeros_like(x)
+    for i, weight in enumerate(weights):
+        smoothed += weight * padded.narrow(axis, i, size)
+    return smoothed

@@ -28,7 +28,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
     """Flush a finished temporary file to disk and give it its name."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -1,0 +1,101 @@
+"""Flags of the Bernoulli diffusion model, taken by both stages and by inference."""
+
+import argparse
+
+from bernoulli_diffusion.process import NOISE_KERNELS, NOISE_SCHEDULES
+from bernoulli_diffusion.unet import PREDICTIONS
+from uad.errors import input_error
+from uad.flags import add, add_switch, filled
+
+# The paper's configuration.
+NETWORK_DEFAULTS = {
+    "num_channels": 128,
+    "channel_mult": (1, 2, 2, 2),
+    "num_res_blocks": 2,
+    "attention_resolutions": (16,),
+    "num_heads": 1,
+    "dropout": 0.0,
+    "prediction": "flip",
+}
+PROCESS_DEFAULTS = {"diffusion_steps": 1000, "noise_schedule": "linear", "noise_kernel": "symmetric"}
+CODE_BITS = ("threshold", "sample")
+SCHEDULE_SAMPLERS = ("uniform", "inference")
+
+
+def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
+    """The process, its network, its training and its use."""
+    group = parser.add_argument_group("Bernoulli diffusion (inference takes it from the checkpoint)")
+    n, p = NETWORK_DEFAULTS, PROCESS_DEFAULTS
+    add(group, "--sampler", default="bld", choices=("bld",), help="bld: binary latent diffusion with Bernoulli noise")
+    add(group, "--diffusion_steps", type=int, help="T", shown=p["diffusion_steps"])
+    add(group, "--noise_schedule", choices=NOISE_SCHEDULES, help="schedule of beta_t", shown=p["noise_schedule"])
+    add(
+        group,
+        "--noise_kernel",
+        choices=NOISE_KERNELS,
+        help="released: the released code's forward noise, in which bits flip from 1 to 0 only, for its checkpoints",
+        shown=p["noise_kernel"],
+    )
+    add(group, "--num_channels", type=int, help="width of the U-Net", shown=n["num_channels"])
+    add(group, "--channel_mult", type=int, nargs="+", help="its levels, in multiples of it", shown=n["channel_mult"])
+    add(group, "--num_res_blocks", type=int, help="residual blocks per level", shown=n["num_res_blocks"])
+    add(group, "--attention_resolutions", type=int, nargs="*", help="code sizes with self-attention", shown=16)
+    add(group, "--num_heads", type=int, help="attention heads", shown=n["num_heads"])
+    add(group, "--dropout", type=float, help="dropout in residual blocks", shown=n["dropout"])
+    add(
+        group,
+        "--prediction",
+        choices=PREDICTIONS,
+        help="what the last convolution gives. flip: log-odds of a flip, as in the paper; clean: log-odds of the clean "
+        "bit, turned into those of a flip by Bayes' rule, which a short training learns faster",
+        shown=n["prediction"],
+    )
+    add(
+        group,
+        "--code_bits",
+        choices=CODE_BITS,
+        help="bits of an image: threshold its probabilities at 0.5, or sample them",
+        shown="threshold",
+    )
+    add(
+        group,
+        "--schedule_sampler",
+        default="uniform",
+        choices=SCHEDULE_SAMPLERS,
+        help="noise levels in training: uniform over 1..T, or over 1..noise_level, those that inference visits",
+    )
+    add(group, "--ema_rate", type=float, default=0.999, help="decay of the U-Net's EMA weights (stage 2)")
+    add_switch(group, "--no_code_cache", "encode images anew in every step")
+    add(group, "--resume_checkpoint", help="begin with the weights of this stage-2 checkpoint", shown="none")
+    group = parser.add_argument_group("masked denoising")
+    add(group, "--noise_level", type=int, default=200, help="L, steps of noise that are added and taken away")
+    add(group, "--prob_threshold", type=float, default=0.5, help="P, flip probability above which a bit may change")
+    add(group, "--denoise_steps", type=int, help="steps from L to 0", shown="L, every step")
+
+
+def network_config(args: argparse.Namespace, code_shape: tuple[int, int, int]) -> dict:
+    """Keyword arguments of a new FlipUNet from the flags and the code's shape; InputError where they do not fit."""
+    config = {"codebook_size": code_shape[0], "code_size": code_shape[1]} | filled(args, NETWORK_DEFAULTS)
+    factor = 2 ** (len(config["channel_mult"]) - 1)
+    if code_shape[1] % factor:
+        raise input_error(
+            "--channel_mult",
+            f"{len(config['channel_mult'])} levels, for a code of size {code_shape[1]}",
+            f"a code size that {factor} divides",
+            "give fewer levels",
+        )
+    return config
+
+
+def process_config(args: argparse.Namespace) -> dict:
+    """Keyword arguments of a BernoulliDiffusion from the flags; InputError where they contradict each other."""
+    config = filled(args, PROCESS_DEFAULTS)
+    if not 1 <= args.noise_level <= config["diffusion_steps"]:
+        raise input_error(
+            "--noise_level", str(args.noise_level), f"1..{config['diffusion_steps']} (--diffusion_steps)", "change it"
+        )
+    if filled(args, NETWORK_DEFAULTS)["prediction"] == "clean" and config["noise_kernel"] != "symmetric":
+        raise input_error(
+            "--prediction", "clean, with --noise_kernel released", "symmetric noise", "use --prediction flip"
+        )
+    return config

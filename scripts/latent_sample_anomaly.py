@@ -1,0 +1,165 @@
+"""Detection: masked Bernoulli denoising of every image of a folder, with its anomaly map.
+
+    python scripts/latent_sample_anomaly.py --dataset brats --data_dir data/brats/val_diseased \\
+        --ae_load_dir logs/binaryae_brats --ae_load_step latest --amp
+Several GPUs: torchrun --standalone --nproc-per-node=4 scripts/latent_sample_anomaly.py ...; the images are shared.
+
+Without --model_path the newest EMA checkpoint in <ae_load_dir>/bernoulli_diffusion that was trained on this autoencoder
+is used. Written to --out_dir (default results/<run>_<folder>_L<L>_P<P>), per image: input, reconstruction, anomaly_map,
+autoencoder (its own reconstruction, without diffusion), latent_mask, flip_probability as NIfTI with the input's affine,
+label where there is one, and a record; and run.json. Rerunning skips the images that are done.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from bernoulli_diffusion.flags import (
+    NETWORK_DEFAULTS,
+    PROCESS_DEFAULTS,
+    add_diffusion_flags,
+    network_config,
+    process_config,
+)
+from bernoulli_diffusion.method import MaskedBernoulliDiffusion
+from bernoulli_diffusion.model import (
+    TrainedDiffusion,
+    check_codes_match,
+    default_log_dir,
+    load_diffusion,
+    newest_model_of,
+)
+from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
+from binary_autoencoder.flags import add_autoencoder_flags
+from uad.checkpoints import versions
+from uad.command import run_command
+from uad.data.opening import check_once, open_slices
+from uad.distributed import distributed_world
+from uad.errors import input_error
+from uad.flags import DISPLAY_CHANNEL, Flags, add, add_data_flags, add_run_flags, add_runtime_flags, reconcile
+from uad.inference import detect_folder
+from uad.precision import resolve_amp
+from uad.results import ResultWriter
+from uad.scores import SCORES
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """All flags of inference."""
+    parser = Flags(__doc__)
+    add_data_flags(parser)
+    add_autoencoder_flags(parser)
+    add_diffusion_flags(parser)
+    add_run_flags(parser)
+    add_runtime_flags(parser)
+    group = parser.add_argument_group("inference")
+    add(group, "--model_path", help="stage-2 checkpoint", shown="the newest one of this autoencoder")
+    add(group, "--out_dir", help="result folder", shown="see the description")
+    add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the saved maps; see the README")
+    return parser
+
+
+def load_model(args: argparse.Namespace, autoencoder: TrainedAutoencoder) -> TrainedDiffusion:
+    """The diffusion model for this autoencoder, checked against the flags."""
+    folder = Path(args.log_dir) if args.log_dir else default_log_dir(args.ae_load_dir)
+    path = args.model_path or newest_model_of(autoencoder.weights_hash, folder)
+    released = {
+        "network": network_config(args, autoencoder.network.code_shape),
+        "process": process_config(args),
+        "code_bits": args.code_bits or "threshold",
+    }
+    model = load_diffusion(path, released)
+    known = model.config["network"] | model.config["process"]
+    reconcile(args, {name: known[name] for name in (*NETWORK_DEFAULTS, *PROCESS_DEFAULTS) if name != "dropout"}, path)
+    check_codes_match(model, autoencoder.network.code_shape, autoencoder.weights_hash)
+    if not 1 <= args.noise_level <= model.process.diffusion_steps:
+        expected = f"1..{model.process.diffusion_steps}, the model's steps"
+        raise input_error("--noise_level", str(args.noise_level), expected, "change it")
+    return model
+
+
+def check_detection_flags(args: argparse.Namespace) -> None:
+    """An InputError for values of the masked denoising that mean nothing."""
+    if not 0 <= args.prob_threshold <= 1:
+        raise input_error("--prob_threshold", str(args.prob_threshold), "a probability in 0..1", "change it")
+    if args.denoise_steps is not None and not 1 <= args.denoise_steps <= args.noise_level:
+        expected = f"1..{args.noise_level}, the noise level"
+        raise input_error("--denoise_steps", str(args.denoise_steps), expected, "change it")
+
+
+def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str) -> dict:
+    """Everything that determines the results, for run.json, and where they came from."""
+    data = autoencoder.data
+    channel = DISPLAY_CHANNEL.get(data["dataset"])
+    return {
+        "method": "masked Bernoulli diffusion",
+        **data,
+        "data_dir": str(args.data_dir),
+        "num_samples": args.num_samples,
+        "seed": args.seed,
+        "amp": amp,
+        "score": args.score,
+        "noise_level": args.noise_level,
+        "prob_threshold": args.prob_threshold,
+        "denoise_steps": args.denoise_steps or args.noise_level,
+        "code_bits": code_bits(args, model),
+        "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
+        "model": {"step": model.step, "weights_hash": model.weights_hash},
+        **({} if channel is None else {"display_channel": channel}),
+        "versions": versions(),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def code_bits(args: argparse.Namespace, model: TrainedDiffusion) -> str:
+    """How probabilities become bits: as the flag says, else as in the model's training."""
+    return args.code_bits or model.config["code_bits"]
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check everything, then detect."""
+    check_detection_flags(args)
+    with distributed_world(args.device) as world:
+        autoencoder = load_autoencoder(args)
+        summaries = check_once(args, autoencoder.data, None, healthy=False, world=world)
+        if world.is_main:
+            print("\n".join(summaries))
+        if args.check_data:
+            return
+        model = load_model(args, autoencoder)
+        amp = resolve_amp(args.amp, world.device)
+        network = autoencoder.network.to(world.device)
+        method = MaskedBernoulliDiffusion(
+            encode=network.encode,
+            decode=network.decode,
+            network=model.network.to(world.device),
+            process=model.process,
+            noise_level=args.noise_level,
+            prob_threshold=args.prob_threshold,
+            denoise_steps=args.denoise_steps,
+            code_bits=code_bits(args, model),
+            amp=amp,
+            score=args.score,
+        )
+        slices = open_slices(args, autoencoder.data, args.data_dir)
+        out_dir = Path(args.out_dir or default_out_dir(args))
+        info = run_info(args, autoencoder, model, amp)
+        if world.is_main:
+            ResultWriter(out_dir, info)
+        world.barrier()
+        writer = ResultWriter(out_dir, info)
+        detect_folder(method, slices, writer, world, world.share_of(args.batch_size), args.seed, args.workers)
+        if world.is_main:
+            print(
+                f"{len(slices)} images in {out_dir}; score them with: python scripts/evaluation.py --results {out_dir}"
+            )
+
+
+def default_out_dir(args: argparse.Namespace) -> Path:
+    """results/<autoencoder run>_<folder>_L<noise level>_P<threshold>."""
+    name = f"{Path(args.ae_load_dir).name}_{Path(args.data_dir).name}_L{args.noise_level}_P{args.prob_threshold:g}"
+    return Path("results") / name
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(get_args_parser().parse_args()))

@@ -1,0 +1,201 @@
+"""The training loop: resume is exact, processes do not matter, EMA is right, damaged checkpoints are passed over."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bernoulli_diffusion.model import load_diffusion
+from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
+from uad.checkpoints import CheckpointFiles, load_checkpoint
+from uad.data.loading import StepBatches
+from uad.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+STAGE1 = ROOT / "binary_autoencoder" / "train_ae_dist.py"
+STAGE2 = ROOT / "scripts" / "latent_train.py"
+SMALL1 = "--dataset OCT --img_size 32 --nf 8 --ch_mult 1 2 --res_blocks 1 --emb_dim 16 --codebook_size 8 --norm_first \
+ --batch_size 4 --lr 1e-3 --steps_per_update_ema 1 --workers 0 --device cpu --horizontal_flip --steps_per_save_output 0"
+SMALL2 = "--num_channels 16 --channel_mult 1 2 --num_res_blocks 1 --batch_size 4 --lr 1e-3 --workers 0 --device cpu \
+ --steps_per_save_output 0"
+
+
+def command(script: Path, *words: str, processes: int = 1) -> subprocess.CompletedProcess:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([*launcher, str(script), *words], capture_output=True, text=True, env=environment)
+
+
+def run_ok(script: Path, *words: str, processes: int = 1) -> str:
+    done = command(script, *words, processes=processes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "NORMAL"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        image = np.zeros((32, 32), np.float32)
+        image[8 + i % 4 : 24, 4:28] = rng.uniform(0.5, 1)
+        np.save(folder / f"NORMAL-{i}-1.npy", image + rng.uniform(0, 0.05, image.shape).astype(np.float32))
+    return folder
+
+
+def stage1(images: Path, log_dir: Path, steps: int, *more: str, processes: int = 1) -> dict:
+    words = f"{SMALL1} --data_dir {images} --log_dir {log_dir} --train_steps {steps}".split()
+    run_ok(STAGE1, *words, *more, processes=processes)
+    return load_checkpoint(log_dir / "saved_models" / f"binaryae_{steps}.th")
+
+
+def assert_same(first, second, tolerance: float = 0.0) -> None:
+    """Nested dictionaries and lists of tensors and values are equal, tensors within a tolerance."""
+    if torch.is_tensor(first):
+        torch.testing.assert_close(first, second, atol=tolerance, rtol=0)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key], tolerance)
+    elif isinstance(first, (list, tuple)):
+        for a, b in zip(first, second, strict=True):
+            assert_same(a, b, tolerance)
+    else:
+        assert first == second
+
+
+def assert_same_function(first: dict, second: dict) -> None:
+    """Two stage-1 checkpoints compute the same, to 1e-5: probabilities, reconstructions and discriminator scores.
+
+    Weights themselves are compared through what they compute: Adam divides rounding noise by itself where the true
+    gradient is zero, as for a convolution's bias in front of a normalisation.
+    """
+    x = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    code = torch.randint(0, 2, (4, 8, 16, 16), generator=torch.Generator().manual_seed(1)).float()
+    outputs = []
+    for state in (first, second):
+        network = BinaryAutoEncoder(**state["config"]["network"])
+        network.load_state_dict(state["models"]["autoencoder"])
+        discriminator = Discriminator(1, ndf=8, layers=1)
+        discriminator.load_state_dict(state["models"]["discriminator"])
+        with torch.inference_mode():
+            outputs.append((network.encode(x), network.decode(code), discriminator(x)))
+    assert_same(*outputs, tolerance=1e-5)
+
+
+ADVERSARIAL = ("--disc_start_step", "3", "--ndf", "8", "--disc_layers", "1", "--diff_aug")
+
+
+def test_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(images, tmp_path):
+    whole = stage1(images, tmp_path / "whole", 8, *ADVERSARIAL)
+    stage1(images, tmp_path / "parts", 5, *ADVERSARIAL)
+    parts = stage1(images, tmp_path / "parts", 8, *ADVERSARIAL)
+    for key in ("models", "ema", "ema_updates", "optimizers", "step"):
+        assert_same(whole[key], parts[key])
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 8
+
+
+def test_two_processes_give_the_result_of_one(images, tmp_path):
+    one = stage1(images, tmp_path / "one", 6, *ADVERSARIAL)
+    two = stage1(images, tmp_path / "two", 6, *ADVERSARIAL, processes=2)
+    assert_same_function(one, two)
+    ae = tmp_path / "one"
+    for name, processes in (("d1", 1), ("d2", 2)):
+        words = f"{SMALL2} --data_dir {images} --ae_load_dir {ae} --log_dir {tmp_path / name} --train_steps 6".split()
+        run_ok(STAGE2, *words, processes=processes)
+    z_t = torch.randint(0, 2, (2, 8, 16, 16), generator=torch.Generator().manual_seed(0)).float()
+    t = torch.tensor([5, 500])
+    models = [load_diffusion(tmp_path / name / "bld000006.pt", {}).network for name in ("d1", "d2")]
+    assert_same(*(model(z_t, t) for model in models), tolerance=1e-5)
+
+
+def test_microbatches_give_the_same_gradient(images, tmp_path):
+    small = ("--ndf", "8", "--disc_layers", "1")
+    whole = stage1(images, tmp_path / "whole", 3, *small)
+    assert_same_function(whole, stage1(images, tmp_path / "parts", 3, *small, "--microbatch", "2"))
+
+
+def test_another_configuration_in_the_same_folder_is_refused(images, tmp_path):
+    stage1(images, tmp_path, 1)
+    words = f"{SMALL1} --data_dir {images} --log_dir {tmp_path} --train_steps 2 --nf 16 --seed 5".split()
+    refused = command(STAGE1, *words)
+    assert refused.returncode == 2
+    assert "--nf" in refused.stderr and "--seed" in refused.stderr
+
+
+def test_damaged_checkpoint_is_reported_and_the_older_one_used(images, tmp_path):
+    stage1(images, tmp_path, 2)
+    newer = tmp_path / "saved_models" / "binaryae_4.th"
+    newer.write_bytes((tmp_path / "saved_models" / "binaryae_2.th").read_bytes()[:1000])
+    words = f"{SMALL1} --data_dir {images} --log_dir {tmp_path} --train_steps 3".split()
+    done = command(STAGE1, *words)
+    assert done.returncode == 0
+    assert "binaryae_4.th" in done.stdout + done.stderr
+    assert load_checkpoint(tmp_path / "saved_models" / "binaryae_3.th")["step"] == 3
+
+
+def test_sigterm_saves_and_exits_cleanly(images, tmp_path):
+    words = f"{SMALL1} --data_dir {images} --log_dir {tmp_path} --train_steps 100000 --steps_per_log 1".split()
+    process = subprocess.Popen([sys.executable, str(STAGE1), *words], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    (step,) = CheckpointFiles(tmp_path / "saved_models", "binaryae_{step}.th", "binaryae_ema_{step}.th").steps()
+    assert load_checkpoint(tmp_path / "saved_models" / f"binaryae_{step}.th")["step"] == step > 0
+
+
+def test_a_pickle_that_runs_code_is_not_opened(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"kind": Malicious()}, tmp_path / "evil.th")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_checkpoint(tmp_path / "evil.th")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_batches_depend_on_seed_and_step_only(size):
+    """The global batch of a step is the same for any number of processes and any starting step; epochs are complete."""
+
+    def stream(start, stop):
+        shares = [list(StepBatches(7, 4, rank, size, 0, start, stop)) for rank in range(size)]
+        return [list(chain.from_iterable(share[i] for share in shares)) for i in range(stop - start)]
+
+    whole = stream(0, 14)
+    assert stream(5, 14) == whole[5:]
+    assert whole == [next(iter(StepBatches(7, 4, 0, 1, 0, step, step + 1))) for step in range(14)]
+    indices = [index for batch in whole for index, _ in batch]
+    assert all(sorted(indices[e : e + 7]) == list(range(7)) for e in range(0, 56, 7))
+
+
+def test_ema_of_a_constant_is_the_constant():
+    from torch.optim.swa_utils import AveragedModel
+
+    from uad.training import _warmed_up_average
+
+    module = torch.nn.Linear(3, 3)
+    ema = AveragedModel(module, multi_avg_fn=_warmed_up_average(0.9))
+    for _ in range(5):
+        ema.update_parameters(module)
+    torch.testing.assert_close(ema.module.weight, module.weight)
+    before = module.weight.detach().clone()
+    with torch.no_grad():
+        module.weight += 1
+    ema.update_parameters(module)
+    # The sixth update counts five before it: decay (1 + 5) / (10 + 5).
+    torch.testing.assert_close(ema.module.weight, before + (1 - 6 / 15))

@@ -1,0 +1,174 @@
+"""Checkpoints: tensors and plain values only, written whole, read without running any code.
+
+A run's folder holds, per saved step, one file with everything that resuming needs and one light file with the EMA
+weights for inference. File names follow the released code.
+"""
+
+import hashlib
+import pickle
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from uad.errors import InputError, Problem, input_error
+from uad.files import written_whole
+
+PACKAGES = ("torch", "torchvision", "numpy", "nibabel", "scikit-learn", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, and the project's commit."""
+    found = {"python": platform.python_version()}
+    found |= {name: metadata.version(name) for name in PACKAGES}
+    found["commit"] = _commit()
+    return found
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and values of a state dict, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_checkpoint(path: Path | str) -> dict:
+    """Read a checkpoint onto the CPU; an InputError where it is missing, damaged or holds anything but plain data."""
+    path = Path(path)
+    if not path.is_file():
+        raise input_error(path, "no such file", "a checkpoint", "check the path")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = str(error).strip().splitlines()
+        raise input_error(
+            path,
+            f"cannot be read ({type(error).__name__}: {reason[0][:200] if reason else 'no message'})",
+            "a checkpoint of tensors and plain values, complete",
+            "use another checkpoint; files that need code to be run on loading are never opened",
+        ) from error
+    if not isinstance(content, dict):
+        raise input_error(path, f"a {type(content).__name__}", "a dictionary", "use a checkpoint of this project")
+    return content
+
+
+def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
+    """Load a state dict strictly; an InputError lists keys that are missing, unknown or of another shape."""
+    own = module.state_dict()
+    problems = [
+        Problem(
+            f"{source}: {key}",
+            "missing",
+            f"a tensor {tuple(own[key].shape)}",
+            "use a checkpoint of this network",
+        )
+        for key in own
+        if key not in state
+    ]
+    for key, value in state.items():
+        shape = tuple(value.shape)
+        if key not in own:
+            problems.append(
+                Problem(f"{source}: {key}", f"a tensor {shape}", "no such tensor", "check the configuration")
+            )
+        elif shape != tuple(own[key].shape):
+            expected = f"{tuple(own[key].shape)}"
+            problems.append(Problem(f"{source}: {key}", f"shape {shape}", expected, "check the configuration"))
+    if problems:
+        raise InputError(problems)
+    module.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """Where a run's checkpoints lie and what they are called.
+
+    state_pattern and ema_pattern are format strings with `{step}`, e.g. `bld{step:06d}.pt`.
+    """
+
+    folder: Path
+    state_pattern: str
+    ema_pattern: str
+
+    def state_path(self, step: int) -> Path:
+        return self.folder / self.state_pattern.format(step=step)
+
+    def ema_path(self, step: int) -> Path:
+        return self.folder / self.ema_pattern.format(step=step)
+
+    def steps(self) -> list[int]:
+        """Steps with a full checkpoint, ascending."""
+        return self._steps_of(self.state_pattern)
+
+    def ema_steps(self) -> list[int]:
+        """Steps with EMA weights, ascending."""
+        return self._steps_of(self.ema_pattern)
+
+    def _steps_of(self, pattern: str) -> list[int]:
+        expression = re.compile(re.sub(r"\\\{step[^}]*\\\}", r"(\\d+)", re.escape(pattern)))
+        names = (path.name for path in self.folder.glob("*")) if self.folder.is_dir() else ()
+        return sorted(int(match[1]) for match in map(expression.fullmatch, names) if match)
+
+    def save(self, step: int, state: dict, ema: dict) -> None:
+        """Write both files whole, the full one last: where it exists, the other one does too."""
+        for path, content in ((self.ema_path(step), ema), (self.state_path(step), state)):
+            with written_whole(path) as temporary:
+                torch.save(content, temporary)
+
+    def prune(self, keep: int, keep_every: int) -> None:
+        """Delete all but the last `keep` checkpoints and those at multiples of `keep_every` (0: none)."""
+        for step in self.steps()[:-keep]:
+            if not (keep_every and step % keep_every == 0):
+                self.state_path(step).unlink(missing_ok=True)
+                self.ema_path(step).unlink(missing_ok=True)
+
+    def newest_valid(self) -> tuple[dict | None, list[str]]:
+        """The newest full checkpoint that can be read (None if there is none), and what was wrong with newer ones."""
+        complaints = []
+        for step in reversed(self.steps()):
+            try:
+                return load_checkpoint(self.state_path(step)), complaints
+            except InputError as error:
+                complaints.append(str(error))
+        return None, complaints
+
+
+def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:
+    """An InputError listing every setting in which a run's folder and the command differ."""
+    problems = [
+        Problem(
+            f"--{key}",
+            f"{given.get(key)!r}, while the run in {folder} has {saved.get(key)!r}",
+            "the same settings as those the run began with",
+            f"pass --{key} {saved.get(key)!r}, or choose another --log_dir",
+        )
+        for key in sorted(saved.keys() | given.keys())
+        if saved.get(key) != given.get(key)
+    ]
+    if problems:
+        raise InputError(problems)

@@ -1,0 +1,112 @@
+"""Batches for training: which image comes at which step, mirrored or not, is a function of (seed, step) alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from uad.data.folder import SliceFolder, left_right_axis
+from uad.errors import input_error
+from uad.randomness import derive_seed, keyed_generator
+
+
+class StepBatches:
+    """A batch sampler over training steps, for one process of several.
+
+    Position p = step * global_batch + i of the endless stream falls into epoch p // n and is item p % n of that epoch's
+    own permutation. Each process takes a contiguous share of every global batch, so the global batch is the same for
+    any number of processes. Yields lists of (index, position).
+    """
+
+    def __init__(self, items: int, global_batch: int, rank: int, size: int, seed: int, start: int, stop: int):
+        self.items, self.global_batch, self.seed = items, global_batch, seed
+        self.share, self.rank = global_batch // size, rank
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, []
+        for step in range(self.start, self.stop):
+            first = step * self.global_batch + self.rank * self.share
+            batch = []
+            for position in range(first, first + self.share):
+                if position // self.items != epoch:
+                    epoch = position // self.items
+                    order = torch.randperm(self.items, generator=keyed_generator(self.seed, "order", epoch)).tolist()
+                batch.append((order[position % self.items], position))
+            yield batch
+
+
+class TrainingImages(Dataset):
+    """Images of a folder for training; a key (index, position) gives a dict of image, name, index and position.
+
+    With `horizontal_flip` an image is mirrored left-right (the axis follows from its affine) with probability one half,
+    decided by (seed, position). Decoded images are kept in memory while they fit into `cache_gib`; that pays where
+    the images are read by the training process itself (0 workers).
+    """
+
+    def __init__(self, slices: SliceFolder, horizontal_flip: bool, seed: int, cache_gib: float):
+        self.slices, self.horizontal_flip, self.seed = slices, horizontal_flip, seed
+        self.bytes_left = cache_gib * 2**30
+        self.kept: dict[int, dict] = {}
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        index, position = key
+        item = self._read(index)
+        image = item["image"]
+        if self.horizontal_flip and mirrored(self.seed, position):
+            image = image.flip(1 + flip_axis(item["affine"], item["name"]))
+        return {"image": image, "name": item["name"], "index": index, "position": position}
+
+    def _read(self, index: int) -> dict:
+        if index in self.kept:
+            return self.kept[index]
+        item = self.slices[index]
+        size = item["image"].nbytes
+        if size <= self.bytes_left:
+            self.bytes_left -= size
+            self.kept[index] = item
+        return item
+
+
+def mirrored(seed: int, position: int) -> bool:
+    """Whether the image at this position of the stream is mirrored."""
+    return bool(np.random.default_rng(derive_seed(seed, "mirror", position)).random() < 0.5)
+
+
+def flip_axis(affine: torch.Tensor, name: str) -> int:
+    """The spatial axis (0 = H, 1 = W) along which a slice is mirrored; InputError where it has no left and right."""
+    axis = left_right_axis(affine.numpy())
+    if axis is None:
+        raise input_error(
+            name,
+            "a slice without a left-right direction in its plane, by its affine",
+            "an axial or coronal slice for --horizontal_flip",
+            "leave --horizontal_flip out, or correct the affine",
+        )
+    return axis
+
+
+def collate_training(items: Sequence[dict]) -> dict:
+    """Items of a training data set as one batch: tensors and numbers stacked, names as a list."""
+    batch: dict = {}
+    for key, first in items[0].items():
+        values = [item[key] for item in items]
+        if torch.is_tensor(first):
+            batch[key] = torch.stack(values)
+        else:
+            batch[key] = values if isinstance(first, str) else torch.tensor(values)
+    return batch
+
+
+def training_loader(
+    dataset: Dataset, collate: Callable[[list], dict], batches: StepBatches, workers: int, pin_memory: bool
+) -> DataLoader:
+    """A loader that yields one batch per training step, from `batches.start` to `batches.stop`."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin_memory)

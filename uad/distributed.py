@@ -1,0 +1,91 @@
+"""One process or many: the same calls, which do nothing where there is only one.
+
+Start with `torchrun --nproc-per-node=N`, `python -m torch.distributed.launch --use_env`, or plain `python`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from uad.errors import input_error
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place: rank in 0..size - 1 and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def share_of(self, global_batch: int) -> int:
+        """Batch size per process; an InputError where the global batch does not divide evenly."""
+        if global_batch % self.size:
+            raise input_error(
+                "--batch_size",
+                f"{global_batch}, over {self.size} processes",
+                "a global batch size that the number of processes divides",
+                f"use a multiple of {self.size}",
+            )
+        return global_batch // self.size
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes, the same on each."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value = value / self.size
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module, in DistributedDataParallel where there are several processes; call it, not its `.module`."""
+        if self.size == 1:
+            return module
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=device_ids)
+
+
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """`auto`, `cpu` or `cuda` -> a device; an InputError where CUDA is asked for and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise input_error("--device", "cuda", "a CUDA device", "use --device cpu, or install a driver and CUDA build")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def distributed_world(device_name: str = "auto") -> Iterator[World]:
+    """Join the process group that the launcher's environment describes, if any; leave it at the end."""
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = choose_device(device_name, local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if "RANK" not in os.environ:
+        yield World(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

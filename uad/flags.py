@@ -1,0 +1,252 @@
+"""The command-line flags that all commands share, in groups; every command takes all groups of its method.
+
+A flag that shapes a network has the parser default None: training fills in the default that its help names, and later
+stages take the checkpoint's value; `reconcile` refuses a flag that contradicts it.
+"""
+
+import argparse
+from collections.abc import Mapping
+
+from uad.data.normalise import NORMALISATIONS
+from uad.errors import InputError, Problem, input_error
+from uad.precision import AMP_MODES
+from uad.training import TrainOptions
+
+DATASETS = ("brats", "OCT", "custom", "chexpert")
+CHANNELS = {"brats": 4, "OCT": 1}
+DISPLAY_CHANNEL = {"brats": 3}
+
+
+class Flags(argparse.ArgumentParser):
+    """A parser that knows no abbreviations, so that a mistyped flag is an error, and shows defaults."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+
+def add(group, *names: str, default=None, help: str, shown=None, **options) -> None:
+    """Add a flag whose help ends with its default (`shown` where that is not the parser's)."""
+    value = shown if shown is not None else default
+    text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+    group.add_argument(*names, default=default, help=f"{help} (default: {text})", **options)
+
+
+def add_switch(group, name: str, help: str) -> None:
+    """Add a flag without a value, off by default."""
+    group.add_argument(name, action="store_true", help=f"{help} (default: off)")
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Where the images lie and how they are read."""
+    group = parser.add_argument_group("data")
+    add(group, "--data_dir", help="folder of slices; masks are taken from <folder>_labels", shown="required")
+    add(
+        group,
+        "--dataset",
+        default="custom",
+        choices=DATASETS,
+        help="brats: 4 channels; OCT: 1 channel; custom and its historical alias chexpert: --n_channels says",
+    )
+    add(group, "--n_channels", type=int, help="image channels", shown="4 for brats, 1 for OCT")
+    add(group, "--img_size", type=int, help="images are resized to this square, in pixels", shown=256)
+    add(
+        group,
+        "--normalise",
+        choices=NORMALISATIONS,
+        help="intensities to [0, 1], per slice. joint: minimum..maximum over all channels together, as the released "
+        "code does; percentile: per channel, 99.5th percentile of the foreground to 1; foreground: per channel, "
+        "median and interquartile range; none: already in [0, 1]",
+        shown="joint for OCT, percentile otherwise",
+    )
+    add_switch(group, "--horizontal_flip", "training images are mirrored left-right at random")
+    add(group, "--val_dir", help="folder of healthy slices for --steps_per_eval", shown="none")
+    add(
+        group,
+        "--test_dir",
+        help="folder whose patients must not be among the training patients",
+        shown="none",
+    )
+    add_switch(group, "--check_data", "check the folders, report, and stop")
+    add(group, "--num_samples", type=int, default=0, help="use only so many images, evenly spread; 0: all")
+    add(
+        group,
+        "--cache_gib",
+        type=float,
+        default=2.0,
+        help="keep decoded training images in memory up to so many GiB",
+    )
+
+
+def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
+    """Device, precision, randomness, processes."""
+    group = parser.add_argument_group("runtime")
+    add(
+        group,
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="auto: CUDA where there is a device",
+    )
+    add(
+        group,
+        "--amp",
+        nargs="?",
+        const="auto",
+        default="off",
+        choices=AMP_MODES,
+        help="mixed precision; alone: bf16 where the device has it, else fp16 on CUDA and off on a CPU",
+    )
+    add(group, "--seed", type=int, default=0, help="seed of all randomness")
+    add(group, "--workers", type=int, default=2, help="worker processes that read images")
+    group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """How a training runs; shared by both stages and all methods."""
+    group = parser.add_argument_group("training")
+    add(group, "--log_dir", help="folder of the run: checkpoints, log, pictures", shown="see the description")
+    add(group, "--batch_size", type=int, default=8, help="images per step, over all processes together")
+    add(
+        group,
+        "--microbatch",
+        type=int,
+        default=0,
+        help="images at a time in a process (gradients accumulate); 0: all",
+    )
+    add(group, "--train_steps", type=int, default=120_000, help="optimizer steps in all")
+    add(
+        group,
+        "--lr",
+        type=float,
+        help="learning rate",
+        shown="base_lr * batch_size in stage 1, 1e-4 in stage 2",
+    )
+    add(
+        group,
+        "--lr_anneal_steps",
+        type=int,
+        default=0,
+        help="the learning rate falls linearly to 0 over so many; 0: no",
+    )
+    add(group, "--weight_decay", type=float, default=0.0, help="AdamW weight decay (stage 2)")
+    add(group, "--clip_norm", type=float, default=0.0, help="largest gradient norm; 0: not clipped")
+    add(
+        group,
+        "--steps_per_log",
+        "--log_interval",
+        dest="steps_per_log",
+        type=int,
+        default=200,
+        help="steps between two lines of log.jsonl",
+    )
+    add(
+        group,
+        "--steps_per_checkpoint",
+        "--save_interval",
+        dest="steps_per_checkpoint",
+        type=int,
+        default=10_000,
+        help="steps between two checkpoints",
+    )
+    add(
+        group,
+        "--steps_per_save_output",
+        "--steps_per_display_output",
+        dest="steps_per_save_output",
+        type=int,
+        default=5000,
+        help="steps between two picture grids; 0: none",
+    )
+    add(group, "--steps_per_eval", type=int, default=1000, help="steps between two evaluations on --val_dir")
+    add(group, "--keep", type=int, default=3, help="the last so many checkpoints stay")
+    add(group, "--keep_every", type=int, default=0, help="checkpoints at multiples of this stay too; 0: none")
+    add_switch(group, "--tensorboard", "also log to TensorBoard (pip install tensorboard)")
+
+
+def n_channels_of(args: argparse.Namespace) -> int:
+    """`--n_channels`, or what the data set implies; an InputError where they contradict or none is known."""
+    implied = CHANNELS.get(args.dataset)
+    if args.n_channels is None and implied is None:
+        raise input_error(
+            "--n_channels",
+            f"not given, with --dataset {args.dataset}",
+            "the number of channels",
+            "pass --n_channels",
+        )
+    if args.n_channels is not None and implied is not None and args.n_channels != implied:
+        raise input_error(
+            "--n_channels",
+            f"{args.n_channels}, with --dataset {args.dataset}",
+            f"{implied}",
+            "leave it out, or use --dataset custom",
+        )
+    return args.n_channels or implied
+
+
+def normalise_of(args: argparse.Namespace) -> str:
+    """`--normalise`, or the data set's default."""
+    return args.normalise or ("joint" if args.dataset == "OCT" else "percentile")
+
+
+def require(args: argparse.Namespace, *names: str) -> None:
+    """An InputError naming every one of these flags that is missing."""
+    problems = [
+        Problem(f"--{name}", "not given", "a value", f"pass --{name}; --help explains it")
+        for name in names
+        if getattr(args, name) is None
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def filled(args: argparse.Namespace, defaults: Mapping) -> dict:
+    """The flags named in `defaults`, with the default where a flag was not given; lists become tuples."""
+    given = {name: getattr(args, name) for name in defaults}
+    chosen = {name: defaults[name] if value is None else value for name, value in given.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}
+
+
+def reconcile(args: argparse.Namespace, config: Mapping, source) -> None:
+    """An InputError for every flag given that contradicts the checkpoint's configuration."""
+    problems = []
+    for name, saved in config.items():
+        given = getattr(args, name, None)
+        if given is None:
+            continue
+        same = tuple(given) == tuple(saved) if isinstance(saved, (list, tuple)) else given == saved
+        if not same:
+            problems.append(
+                Problem(
+                    f"--{name}",
+                    f"{given}, while the checkpoint has {saved}",
+                    f"the configuration of {source}",
+                    f"leave --{name} out, or name another checkpoint",
+                )
+            )
+    if problems:
+        raise InputError(problems)
+
+
+def train_options(args: argparse.Namespace, amp: str, ema_beta: float, ema_every: int) -> TrainOptions:
+    """The training loop's options from the flags; amp is resolved (off, bf16 or fp16)."""
+    return TrainOptions(
+        train_steps=args.train_steps,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        amp=amp,
+        microbatch=args.microbatch,
+        clip_norm=args.clip_norm,
+        ema_beta=ema_beta,
+        ema_every=ema_every,
+        lr_anneal_steps=args.lr_anneal_steps,
+        log_every=args.steps_per_log,
+        save_every=args.steps_per_checkpoint,
+        sample_every=args.steps_per_save_output,
+        eval_every=args.steps_per_eval if args.val_dir else 0,
+        keep=args.keep,
+        keep_every=args.keep_every,
+        workers=args.workers,
+        tensorboard=args.tensorboard,
+    )

@@ -1,0 +1,85 @@
+"""Detection over a folder: every method gives the seam `Method`, and this loop does the rest.
+
+Images are shared over processes, those that are done already are skipped, and each image has its own generator, so that
+its map depends on neither batch size, order nor number of processes.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from uad.data.folder import SliceFolder, collate_slices
+from uad.distributed import World
+from uad.randomness import keyed_generator
+from uad.results import ResultWriter
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a method says of a batch.
+
+    image: the healthy counterpart (N, C, S, S); anomaly_map: (N, S, S), non-negative, one scale for a data set;
+    extras: further arrays (N, ...) to save, by name; numbers: further numbers (N,) for the records.
+    """
+
+    image: Tensor
+    anomaly_map: Tensor
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """The seam between a method and everything that judges it."""
+
+    def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
+        """images (N, C, S, S) in [0, 1]; one generator per image, on the images' device."""
+
+
+def detect_folder(
+    method: Method,
+    slices: SliceFolder,
+    writer: ResultWriter,
+    world: World,
+    batch_size: int,
+    seed: int,
+    workers: int,
+) -> int:
+    """Run a method on this process's share of a folder and save every image; returns how many were left to do."""
+    own = [i for i in range(world.rank, len(slices), world.size) if not writer.is_done(slices.names[i])]
+    loader = DataLoader(Subset(slices, own), batch_size, num_workers=workers, collate_fn=collate_slices)
+    bar = tqdm(total=len(own), unit="image", desc="detecting", disable=not world.is_main)
+    for batch in loader:
+        images = batch["image"].to(world.device)
+        generators = [keyed_generator(seed, name, device=world.device) for name in batch["name"]]
+        start = time.perf_counter()
+        result = method.reconstruct(images, generators)
+        _save(writer, batch, result, seconds=(time.perf_counter() - start) / len(images))
+        bar.update(len(images))
+    bar.close()
+    world.barrier()
+    return len(own)
+
+
+def _save(writer: ResultWriter, batch: dict, result: Reconstruction, seconds: float) -> None:
+    image, reconstruction = batch["image"].numpy(), result.image.float().cpu().numpy()
+    maps = result.anomaly_map.float().cpu().numpy()
+    extras = {name: value.cpu().numpy() for name, value in result.extras.items()}
+    numbers = {name: value.float().cpu().tolist() for name, value in result.numbers.items()}
+    for i, name in enumerate(batch["name"]):
+        writer.save(
+            name,
+            batch["patient"][i],
+            batch["affine"][i].numpy(),
+            image[i],
+            reconstruction[i],
+            maps[i],
+            label=batch["label"][i].numpy() if "label" in batch else None,
+            extras={kind: value[i] for kind, value in extras.items()},
+            record={kind: value[i] for kind, value in numbers.items()} | {"seconds": seconds},
+        )

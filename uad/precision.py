@@ -1,0 +1,36 @@
+"""Mixed precision: networks in bfloat16 or float16 under autocast, losses and weights in float32."""
+
+from pathlib import Path
+
+import torch
+
+from uad.errors import input_error
+
+AMP_MODES = ("auto", "bf16", "fp16", "off")
+BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "asimdbf16"}
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (elsewhere it is slower than float32)."""
+    try:
+        words = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not BFLOAT16_CPU_FLAGS.isdisjoint(words)
+
+
+def resolve_amp(mode: str, device: torch.device) -> str:
+    """`auto` -> bf16 where the device has it; otherwise fp16 on CUDA and off on a CPU. Others are kept as they are."""
+    if mode not in AMP_MODES:
+        raise input_error("--amp", mode, f"one of {', '.join(AMP_MODES)}", "choose one of these")
+    if mode != "auto":
+        return mode
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if cpu_has_bfloat16() else "off"
+
+
+def autocast(amp: str, device: torch.device) -> torch.autocast:
+    """The autocast context for a resolved mode."""
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")

@@ -1,0 +1,294 @@
+"""The training loop that every method shares: DDP, mixed precision, EMA, clipping, logging, checkpoints, resume.
+
+What is trained is described by `Phase`s (a loss, a module, an optimizer); the loop knows nothing else of it. A step's
+randomness and its batch depend on (seed, step) alone, so that a run that was interrupted and continued ends with the
+same weights as one that was not.
+"""
+
+import math
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from uad.checkpoints import (
+    CheckpointFiles,
+    check_same_configuration,
+    load_checkpoint,
+    load_weights,
+    versions,
+    weights_hash,
+)
+from uad.data.loading import StepBatches, training_loader
+from uad.distributed import World
+from uad.errors import input_error
+from uad.precision import autocast
+from uad.training_log import TrainingLog
+
+Losses = tuple[Tensor, dict[str, Tensor]]
+
+
+@dataclass
+class Phase:
+    """One optimizer's part of a training step.
+
+    loss(batch, step) -> (scalar loss, scalars to log); it may leave tensors in `batch` for the phases after it.
+    module is what gradients are synchronised for (in DistributedDataParallel if there are several processes).
+    """
+
+    name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[dict, int], Losses]
+    first_step: int = 0
+
+
+@dataclass
+class TrainOptions:
+    """How long and how to train; all counts are in optimizer steps, batch sizes in images over all processes."""
+
+    train_steps: int
+    batch_size: int
+    seed: int
+    amp: str = "off"
+    microbatch: int = 0
+    clip_norm: float = 0.0
+    ema_beta: float = 0.999
+    ema_every: int = 1
+    lr_anneal_steps: int = 0
+    log_every: int = 100
+    save_every: int = 10_000
+    sample_every: int = 0
+    eval_every: int = 0
+    keep: int = 3
+    keep_every: int = 0
+    workers: int = 2
+    tensorboard: bool = False
+
+
+@dataclass
+class Training:
+    """A run: what is trained, on what, and where it is kept.
+
+    modules: the plain modules to checkpoint, by name; averaged: the name of the one of which an EMA is kept;
+    config: plain values that rebuild the network at inference; settings: plain values that a rerun in the same folder
+    must repeat; sample(step, ema) writes pictures; evaluate(ema) returns numbers to log; initial: another run's
+    checkpoint to begin with where this run has none, with its optimizer states if `initial_optimizers`.
+    """
+
+    kind: str
+    world: World
+    options: TrainOptions
+    log_dir: Path
+    files: CheckpointFiles
+    modules: dict[str, nn.Module]
+    averaged: str
+    phases: list[Phase]
+    dataset: Dataset
+    collate: Callable[[list], dict]
+    config: dict
+    settings: dict
+    sample: Callable[[int, nn.Module], None] | None = None
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    initial: Path | None = None
+    initial_optimizers: bool = False
+    ema: AveragedModel = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
+    skipped_steps: int = field(init=False, default=0)
+
+    def __post_init__(self):
+        averaging = _warmed_up_average(self.options.ema_beta)
+        self.ema = AveragedModel(self.modules[self.averaged], multi_avg_fn=averaging)
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.options.amp == "fp16")
+
+    def run(self) -> int:
+        """Train from the newest valid checkpoint, or from the start, to `train_steps`; returns the steps done."""
+        start = self._restore()
+        options, world = self.options, self.world
+        if start >= options.train_steps:
+            return start
+        log = TrainingLog(self.log_dir, start, world, options.tensorboard)
+        batches = StepBatches(
+            len(self.dataset),
+            options.batch_size,
+            world.rank,
+            world.size,
+            options.seed,
+            start,
+            options.train_steps,
+        )
+        loader = training_loader(
+            self.dataset, self.collate, batches, options.workers, pin_memory=world.device.type == "cuda"
+        )
+        bar = tqdm(total=options.train_steps, initial=start, unit="step", disable=not world.is_main, desc=self.kind)
+        done = start
+        with _StopSignals() as signals, log, bar:
+            for done, batch in enumerate(loader, start + 1):
+                scalars = self._step(batch, done - 1)
+                stopping = world.any(signals.received)
+                log.add(scalars, options.batch_size)
+                bar.update()
+                if done % options.log_every == 0 or done == options.train_steps or stopping:
+                    bar.set_postfix({k: f"{v:.4g}" for k, v in log.write(done, self._state_scalars()).items()})
+                if options.eval_every and self.evaluate and done % options.eval_every == 0:
+                    log.write_values(done, self.evaluate(self.ema.module))
+                if options.sample_every and self.sample and world.is_main and done % options.sample_every == 0:
+                    self.sample(done, self.ema.module)
+                if done % options.save_every == 0 or done == options.train_steps or stopping:
+                    self._save(done)
+                if stopping:
+                    break
+        return done
+
+    def _step(self, batch: dict, step: int) -> dict[str, Tensor]:
+        batch = {k: v.to(self.world.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+        chunks = self._chunks(batch)
+        scalars: dict[str, Tensor] = {}
+        for phase in self.phases:
+            if step < phase.first_step:
+                continue
+            loss = self._backward(phase, chunks, step, scalars)
+            if not math.isfinite(self.world.mean(loss)):
+                self._report_divergence(phase, batch, step, float(loss))
+            self._update(phase, step)
+        if (step + 1) % self.options.ema_every == 0:
+            self.ema.update_parameters(self.modules[self.averaged])
+        return scalars
+
+    def _chunks(self, batch: dict) -> list[dict]:
+        count = len(batch["position"])
+        size = self.options.microbatch or count
+        return [
+            {k: v[i : i + size] if torch.is_tensor(v) or isinstance(v, list) else v for k, v in batch.items()}
+            for i in range(0, count, size)
+        ]
+
+    def _backward(self, phase: Phase, chunks: list[dict], step: int, scalars: dict[str, Tensor]) -> Tensor:
+        """Accumulate the gradient over chunks; returns the mean loss. Processes synchronise at the last chunk only."""
+        phase.optimizer.zero_grad(set_to_none=True)
+        total = sum(len(chunk["position"]) for chunk in chunks)
+        loss_sum = torch.zeros((), device=self.world.device)
+        for i, chunk in enumerate(chunks):
+            share = len(chunk["position"]) / total
+            if isinstance(phase.module, DistributedDataParallel):
+                phase.module.require_backward_grad_sync = i == len(chunks) - 1
+            with autocast(self.options.amp, self.world.device):
+                loss, logged = phase.loss(chunk, step)
+            self.scaler.scale(loss * share).backward()
+            loss_sum += loss.detach() * share
+            for name, value in logged.items():
+                scalars[name] = scalars.get(name, 0) + value.detach().float() * share
+        return loss_sum
+
+    def _update(self, phase: Phase, step: int) -> None:
+        anneal = self.options.lr_anneal_steps
+        for group in phase.optimizer.param_groups:
+            base = group.setdefault("base_lr", group["lr"])
+            group["lr"] = base * max(0.0, 1 - step / anneal) if anneal else base
+        if self.options.clip_norm:
+            self.scaler.unscale_(phase.optimizer)
+            nn.utils.clip_grad_norm_(phase.module.parameters(), self.options.clip_norm)
+        scale = self.scaler.get_scale()
+        self.scaler.step(phase.optimizer)
+        self.scaler.update()
+        self.skipped_steps += self.scaler.get_scale() < scale
+
+    def _report_divergence(self, phase: Phase, batch: dict, step: int, loss: float) -> None:
+        rate = phase.optimizer.param_groups[0]["lr"]
+        names = ", ".join(map(str, batch.get("name", batch["position"].tolist()))[:8])
+        raise input_error(
+            f"step {step}, {phase.name}",
+            f"loss {loss} at learning rate {rate:g}; batch: {names}",
+            "a finite loss",
+            "lower --lr, or use --amp bf16 or off; the last checkpoint is kept and a rerun continues from it",
+        )
+
+    def _state_scalars(self) -> dict[str, float]:
+        values = {f"lr_{p.name}": p.optimizer.param_groups[0]["lr"] for p in self.phases}
+        if self.scaler.is_enabled():
+            values |= {"loss_scale": self.scaler.get_scale(), "skipped_steps": self.skipped_steps}
+        return values
+
+    def _save(self, step: int) -> None:
+        if self.world.is_main:
+            shared = {
+                "kind": self.kind,
+                "format": 1,
+                "step": step,
+                "config": self.config,
+                "versions": versions(),
+            }
+            ema_weights = self.ema.module.state_dict()
+            state = shared | {
+                "settings": self.settings,
+                "models": {name: module.state_dict() for name, module in self.modules.items()},
+                "ema": ema_weights,
+                "ema_updates": int(self.ema.n_averaged),
+                "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
+                "scaler": self.scaler.state_dict(),
+                "skipped_steps": self.skipped_steps,
+            }
+            light = shared | {"weights": ema_weights, "weights_hash": weights_hash(ema_weights)}
+            self.files.save(step, state, light)
+            self.files.prune(self.options.keep, self.options.keep_every)
+        self.world.barrier()
+
+    def _restore(self) -> int:
+        state, complaints = self.files.newest_valid()
+        for complaint in complaints:
+            tqdm.write(f"a damaged checkpoint is skipped: {complaint}")
+        if state is None:
+            if self.initial is not None:
+                self._take_over(load_checkpoint(self.initial), self.initial, self.initial_optimizers)
+            return 0
+        check_same_configuration(state["settings"], self.settings, self.log_dir)
+        self._take_over(state, self.files.state_path(state["step"]), with_optimizers=True)
+        return state["step"]
+
+    def _take_over(self, state: dict, source: Path, with_optimizers: bool) -> None:
+        for name, module in self.modules.items():
+            load_weights(module, state["models"][name], source)
+        load_weights(self.ema.module, state["ema"], source)
+        self.ema.n_averaged.fill_(state["ema_updates"])
+        if with_optimizers:
+            for phase in self.phases:
+                phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+            self.scaler.load_state_dict(state["scaler"])
+            self.skipped_steps = state["skipped_steps"]
+
+
+def _warmed_up_average(beta: float) -> Callable:
+    """EMA update for AveragedModel with decay min(beta, (1 + n) / (10 + n)) at the n-th update.
+
+    The warm-up lets short trainings forget their random start.
+    """
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(beta, (1 + n) / (10 + n)))
+
+    return update
+
+
+class _StopSignals:
+    """While active, SIGTERM and SIGUSR1 (a cluster's pre-emption) ask the loop to finish its step, save and end."""
+
+    def __enter__(self):
+        self.received = False
+        self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, *_):
+        self.received = True

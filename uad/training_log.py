@@ -1,0 +1,92 @@
+"""A training's log: one JSON object per line in `log.jsonl`, and TensorBoard where asked for."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from uad.distributed import World
+from uad.errors import input_error
+from uad.files import write_text
+
+
+class TrainingLog:
+    """Means of scalars between two log lines, over all processes. Lines after the step of a resume are dropped."""
+
+    def __init__(self, folder: Path, start: int, world: World, tensorboard: bool):
+        self.path, self.world = folder / "log.jsonl", world
+        self._clear()
+        self.board = None
+        if not world.is_main:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(self.path, "".join(line for line in lines if _step_of(line) <= start))
+        if tensorboard:
+            self.board = _summary_writer(folder / "tensorboard", start)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.board is not None:
+            self.board.close()
+
+    def _clear(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.images, self.since = 0, time.perf_counter()
+
+    def add(self, scalars: dict[str, Tensor], images: int) -> None:
+        """Count one step's scalars; nothing is copied from the device yet."""
+        for name, value in scalars.items():
+            finite = torch.isfinite(value)
+            self.sums[name] = self.sums.get(name, 0) + torch.stack([torch.where(finite, value, 0), finite.float()])
+        self.images += images
+
+    def write(self, step: int, extra: dict[str, float]) -> dict[str, float]:
+        """Write the means since the last line, and return them."""
+        seconds = time.perf_counter() - self.since
+        means = {}
+        for name in sorted(self.sums):
+            total, count = self.world.mean(self.sums[name]).tolist()
+            if count:
+                means[name] = total / count
+        speed = {"images_per_second": self.images / seconds}
+        self.write_values(step, means | extra | speed)
+        self._clear()
+        return means
+
+    def write_values(self, step: int, values: dict[str, float]) -> None:
+        """Append one line with the values given."""
+        if not self.world.is_main:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | values) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; infinity for one that was cut off, so that it is dropped."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def _summary_writer(folder: Path, start: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise input_error(
+            "--tensorboard",
+            "the package tensorboard is not installed",
+            "it, beside this project",
+            "pip install tensorboard",
+        ) from error
+    return SummaryWriter(str(folder), purge_step=start)

@@ -64,6 +64,15 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
         choices=SCHEDULE_SAMPLERS,
         help="noise levels in training: uniform over 1..T, or over 1..noise_level, those that inference visits",
     )
+    add(
+        group,
+        "--corruptions",
+        type=int,
+        default=0,
+        help="an addition to the paper: training also shows codes of images with synthetic lesions, so many sets of "
+        "them per image, and asks for the healthy code; 0: noise only, as in the paper",
+    )
+    add(group, "--corruption_share", type=float, default=0.5, help="share of training codes with synthetic lesions")
     add(group, "--ema_rate", type=float, default=0.999, help="decay of the U-Net's EMA weights (stage 2)")
     add_switch(group, "--no_code_cache", "encode images anew in every step")
     add(group, "--resume_checkpoint", help="begin with the weights of this stage-2 checkpoint", shown="none")

@@ -98,10 +98,19 @@ class BernoulliDiffusion:
         return u1 / (u1 + u0)
 
     def training_loss(
-        self, network: Callable[[Tensor, Tensor], Tensor], z_0: Tensor, t: Tensor, uniform: Tensor
+        self,
+        network: Callable[[Tensor, Tensor], Tensor],
+        z_0: Tensor,
+        t: Tensor,
+        uniform: Tensor,
+        shown: Tensor | None = None,
     ) -> LossTerms:
-        """Cross entropy between the predicted and the true flips z_t XOR z_0, from logits in float32."""
-        z_t = self.q_sample(z_0, t, uniform)
+        """Cross entropy between the predicted and the true flips z_t XOR z_0, from logits in float32.
+
+        shown: the code that the noise is added to, where that is not z_0 itself but a code from which the network shall
+        find back to z_0 (that of the same image with a synthetic lesion).
+        """
+        z_t = self.q_sample(z_0 if shown is None else shown, t, uniform)
         flips = (z_t != z_0).float()
         logits = network(z_t, t).float()
         loss = F.binary_cross_entropy_with_logits(logits, flips, reduction="none").mean(dim=(1, 2, 3))

@@ -23,7 +23,7 @@ from torchvision.utils import save_image
 
 from bernoulli_diffusion.detect import masked_denoise
 from bernoulli_diffusion.flags import add_diffusion_flags, network_config, process_config
-from bernoulli_diffusion.latents import CodeCache, build_cache, cache_path
+from bernoulli_diffusion.latents import CodeCache, Variants, build_cache, cache_path
 from bernoulli_diffusion.model import KIND, build_network, checkpoint_files, default_log_dir
 from bernoulli_diffusion.process import BernoulliDiffusion
 from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
@@ -33,6 +33,7 @@ from uad.data.folder import SliceFolder
 from uad.data.loading import TrainingImages, collate_training
 from uad.data.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
+from uad.errors import input_error
 from uad.files import written_whole
 from uad.flags import DISPLAY_CHANNEL, Flags, add_data_flags, add_run_flags, add_runtime_flags, train_options
 from uad.precision import autocast, resolve_amp
@@ -68,7 +69,8 @@ class DiffusionLoss:
         code = batch["code"] if "code" in batch else self.encode(batch["image"], positions)
         generators = [keyed_generator(self.seed, "noise", p, device=device) for p in positions]
         t = 1 + (uniform_field(generators, (1,))[:, 0] * self.highest).long()
-        terms = self.process.training_loss(self.network, code, t, uniform_field(generators, code.shape[1:]))
+        uniform = uniform_field(generators, code.shape[1:])
+        terms = self.process.training_loss(self.network, code, t, uniform, batch.get("shown"))
         logged = {"loss": terms.loss.mean(), "ratio": terms.loss.sum() / terms.noise_entropy.sum()}
         quarter = (4 * (t - 1)) // self.highest
         for q in range(4):
@@ -182,20 +184,28 @@ def build(args: argparse.Namespace, world: World, autoencoder: TrainedAutoencode
 def training_codes(args, world: World, autoencoder: TrainedAutoencoder, slices: SliceFolder, encode, log_dir: Path):
     """The data set of the run: cached codes, or images that every step encodes (--no_code_cache, or sampled bits)."""
     if args.no_code_cache or args.code_bits == "sample":
+        if args.corruptions:
+            raise input_error(
+                "--corruptions",
+                f"{args.corruptions}, with --no_code_cache or --code_bits sample",
+                "the code cache, in which the codes of corrupted images lie",
+                "leave these flags out",
+            )
         cache_gib = args.cache_gib if args.workers == 0 else 0
         return TrainingImages(slices, args.horizontal_flip, args.seed, cache_gib)
     code_shape = autoencoder.network.code_shape
-    path = cache_path(log_dir, slices, autoencoder.weights_hash, args.horizontal_flip)
+    variants = Variants(args.horizontal_flip, args.corruptions, args.corruption_share, args.seed)
+    path = cache_path(log_dir, slices, autoencoder.weights_hash, variants)
     share = world.share_of(args.batch_size)
-    build_cache(path, slices, encode, code_shape, args.horizontal_flip, world, share, args.workers)
-    return CodeCache(path, slices, code_shape, args.horizontal_flip, args.seed)
+    build_cache(path, slices, encode, code_shape, variants, world, share, args.workers)
+    return CodeCache(path, slices, code_shape, variants)
 
 
 def settings_of(args: argparse.Namespace, config: dict, amp: str, lr: float, images: int) -> dict:
     """What a rerun in the same folder must repeat."""
     names = (
         "batch_size", "seed", "horizontal_flip", "clip_norm", "lr_anneal_steps", "weight_decay", "ema_rate",
-        "schedule_sampler", "noise_level", "no_code_cache", "resume_checkpoint",
+        "schedule_sampler", "noise_level", "no_code_cache", "resume_checkpoint", "corruptions", "corruption_share",
     )  # fmt: skip
     chosen = {name: getattr(args, name) for name in names} | {"amp": amp, "lr": lr, "images": images}
     autoencoder = {"autoencoder weights": config["autoencoder"]["weights_hash"], "code_bits": config["code_bits"]}

@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from uad import metrics
+from uad.evaluation import metrics
 from uad.evaluation.bootstrap import Estimate, estimate, resample_weights
 from uad.evaluation.paper_protocol import image_metrics, normalised, score_and_prediction, summarise
 from uad.evaluation.pooling import PatientHistograms, sparse_histogram

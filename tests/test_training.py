@@ -1,7 +1,6 @@
 """The training loop: resume is exact, processes do not matter, EMA is right, damaged checkpoints are passed over."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,34 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import ROOT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run, run_apart
 
 from bernoulli_diffusion.model import load_diffusion
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.data.loading import StepBatches
 from uad.errors import InputError
-
-ROOT = Path(__file__).parent.parent
-STAGE1 = ROOT / "binary_autoencoder" / "train_ae_dist.py"
-STAGE2 = ROOT / "scripts" / "latent_train.py"
-SMALL1 = "--dataset OCT --img_size 32 --nf 8 --ch_mult 1 2 --res_blocks 1 --emb_dim 16 --codebook_size 8 --norm_first \
- --batch_size 4 --lr 1e-3 --steps_per_update_ema 1 --workers 0 --device cpu --horizontal_flip --steps_per_save_output 0"
-SMALL2 = "--num_channels 16 --channel_mult 1 2 --num_res_blocks 1 --batch_size 4 --lr 1e-3 --workers 0 --device cpu \
- --steps_per_save_output 0"
-
-
-def command(script: Path, *words: str, processes: int = 1) -> subprocess.CompletedProcess:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([*launcher, str(script), *words], capture_output=True, text=True, env=environment)
-
-
-def run_ok(script: Path, *words: str, processes: int = 1) -> str:
-    done = command(script, *words, processes=processes)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +31,13 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
-def stage1(images: Path, log_dir: Path, steps: int, *more: str, processes: int = 1) -> dict:
-    words = f"{SMALL1} --data_dir {images} --log_dir {log_dir} --train_steps {steps}".split()
-    run_ok(STAGE1, *words, *more, processes=processes)
+def small(images: Path, log_dir: Path, steps: int, more: str = "") -> str:
+    flags = f"--dataset OCT --horizontal_flip --data_dir {images} --log_dir {log_dir} --train_steps {steps}"
+    return f"{SMALL_STAGE1} {flags} {more}"
+
+
+def stage1(images: Path, log_dir: Path, steps: int, more: str = "") -> dict:
+    run(STAGE1, small(images, log_dir, steps, more))
     return load_checkpoint(log_dir / "saved_models" / f"binaryae_{steps}.th")
 
 
@@ -93,13 +75,13 @@ def assert_same_function(first: dict, second: dict) -> None:
     assert_same(*outputs, tolerance=1e-5)
 
 
-ADVERSARIAL = ("--disc_start_step", "3", "--ndf", "8", "--disc_layers", "1", "--diff_aug")
+ADVERSARIAL = "--disc_start_step 3 --ndf 8 --disc_layers 1 --diff_aug"
 
 
 def test_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(images, tmp_path):
-    whole = stage1(images, tmp_path / "whole", 8, *ADVERSARIAL)
-    stage1(images, tmp_path / "parts", 5, *ADVERSARIAL)
-    parts = stage1(images, tmp_path / "parts", 8, *ADVERSARIAL)
+    whole = stage1(images, tmp_path / "whole", 8, ADVERSARIAL)
+    stage1(images, tmp_path / "parts", 5, ADVERSARIAL)
+    parts = stage1(images, tmp_path / "parts", 8, ADVERSARIAL)
     for key in ("models", "ema", "ema_updates", "optimizers", "step"):
         assert_same(whole[key], parts[key])
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
@@ -107,13 +89,14 @@ def test_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(images
 
 
 def test_two_processes_give_the_result_of_one(images, tmp_path):
-    one = stage1(images, tmp_path / "one", 6, *ADVERSARIAL)
-    two = stage1(images, tmp_path / "two", 6, *ADVERSARIAL, processes=2)
-    assert_same_function(one, two)
-    ae = tmp_path / "one"
-    for name, processes in (("d1", 1), ("d2", 2)):
-        words = f"{SMALL2} --data_dir {images} --ae_load_dir {ae} --log_dir {tmp_path / name} --train_steps 6".split()
-        run_ok(STAGE2, *words, processes=processes)
+    one = stage1(images, tmp_path / "one", 6, ADVERSARIAL)
+    done = run_apart(STAGE1, small(images, tmp_path / "two", 6, ADVERSARIAL), processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_function(one, load_checkpoint(tmp_path / "two" / "saved_models" / "binaryae_6.th"))
+    words = f"{SMALL_STAGE2} --data_dir {images} --ae_load_dir {tmp_path / 'one'} --train_steps 6"
+    run(STAGE2, f"{words} --log_dir {tmp_path / 'd1'}")
+    done = run_apart(STAGE2, f"{words} --log_dir {tmp_path / 'd2'}", processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
     z_t = torch.randint(0, 2, (2, 8, 16, 16), generator=torch.Generator().manual_seed(0)).float()
     t = torch.tensor([5, 500])
     models = [load_diffusion(tmp_path / name / "bld000006.pt", {}).network for name in ("d1", "d2")]
@@ -121,33 +104,31 @@ def test_two_processes_give_the_result_of_one(images, tmp_path):
 
 
 def test_microbatches_give_the_same_gradient(images, tmp_path):
-    small = ("--ndf", "8", "--disc_layers", "1")
-    whole = stage1(images, tmp_path / "whole", 3, *small)
-    assert_same_function(whole, stage1(images, tmp_path / "parts", 3, *small, "--microbatch", "2"))
+    discriminator = "--ndf 8 --disc_layers 1"
+    whole = stage1(images, tmp_path / "whole", 3, discriminator)
+    assert_same_function(whole, stage1(images, tmp_path / "parts", 3, f"{discriminator} --microbatch 2"))
 
 
 def test_another_configuration_in_the_same_folder_is_refused(images, tmp_path):
     stage1(images, tmp_path, 1)
-    words = f"{SMALL1} --data_dir {images} --log_dir {tmp_path} --train_steps 2 --nf 16 --seed 5".split()
-    refused = command(STAGE1, *words)
-    assert refused.returncode == 2
-    assert "--nf" in refused.stderr and "--seed" in refused.stderr
+    with pytest.raises(InputError) as error:
+        stage1(images, tmp_path, 2, "--nf 16 --seed 5")
+    assert [problem.where for problem in error.value.problems] == ["--nf", "--seed"]
 
 
-def test_damaged_checkpoint_is_reported_and_the_older_one_used(images, tmp_path):
+def test_damaged_checkpoint_is_reported_and_the_older_one_used(images, tmp_path, capsys):
     stage1(images, tmp_path, 2)
     newer = tmp_path / "saved_models" / "binaryae_4.th"
     newer.write_bytes((tmp_path / "saved_models" / "binaryae_2.th").read_bytes()[:1000])
-    words = f"{SMALL1} --data_dir {images} --log_dir {tmp_path} --train_steps 3".split()
-    done = command(STAGE1, *words)
-    assert done.returncode == 0
-    assert "binaryae_4.th" in done.stdout + done.stderr
-    assert load_checkpoint(tmp_path / "saved_models" / "binaryae_3.th")["step"] == 3
+    state = stage1(images, tmp_path, 3)
+    assert "binaryae_4.th" in capsys.readouterr().out
+    assert state["step"] == 3
 
 
 def test_sigterm_saves_and_exits_cleanly(images, tmp_path):
-    words = f"{SMALL1} --data_dir {images} --log_dir {tmp_path} --train_steps 100000 --steps_per_log 1".split()
-    process = subprocess.Popen([sys.executable, str(STAGE1), *words], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    words = small(images, tmp_path, 100_000, "--steps_per_log 1").split()
+    script = str(ROOT / STAGE1)
+    process = subprocess.Popen([sys.executable, script, *words], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
     while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)

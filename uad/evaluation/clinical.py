@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from uad import metrics
+from uad.evaluation import metrics
 from uad.evaluation.bootstrap import Estimate, estimate, resample_weights
 from uad.evaluation.measure import ImageMeasure, RowMeasure, largest_scores, measure_healthy_image, measure_image
 from uad.evaluation.pooling import PatientHistograms, Pool

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from uad import metrics
 from uad.errors import input_error
+from uad.evaluation import metrics
 from uad.evaluation.contenders import Contender
 from uad.evaluation.pooling import sparse_histogram
 from uad.evaluation.regions import half_found, region_weights

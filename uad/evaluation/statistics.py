@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from uad import metrics
+from uad.evaluation import metrics
 
 RATES = (0.01, 0.05, 0.10)
 HEADLINE_RATE = 0.05

@@ -1,0 +1,176 @@
+"""The whole method on phantoms, in about a quarter of an hour on two CPU cores: what `make demo` runs.
+
+    python scripts/demo.py --dataset brats      brain MRI, four channels
+    python scripts/demo.py --dataset OCT        retinal OCT, one channel
+
+Every step is one of the project's commands and is printed as one would type it. A step that is done is skipped, one
+that was interrupted continues. Everything lies in demo/<dataset>.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from uad.command import run_command
+from uad.errors import input_error
+from uad.files import write_json
+
+SCRIPTS = Path(__file__).parent
+STAGE1 = SCRIPTS.parent / "binary_autoencoder" / "train_ae_dist.py"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the demo: its name for the stamp and the heading, its script and its words."""
+
+    name: str
+    script: Path
+    words: str
+
+    @property
+    def command(self) -> list[str]:
+        return [self.script.relative_to(SCRIPTS.parent).as_posix(), *shlex.split(self.words)]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What differs between the data sets: how many phantoms, which folders, how long to train."""
+
+    patients: int
+    prepare: str
+    train: str
+    healthy: str
+    diseased: str
+    stage1: str
+    stage2: str
+    images: int
+
+
+SCALES = {
+    "brats": Scale(
+        patients=36,
+        prepare="prepare_brats.py --img_size 128 --val_patients 10",
+        train="train_healthy",
+        healthy="val_healthy",
+        diseased="val_diseased",
+        stage1="--nf 16 --ch_mult 1 2 4 4 --train_steps 700",
+        stage2="--train_steps 700",
+        images=100,
+    ),
+    "OCT": Scale(
+        patients=60,
+        prepare="prepare_oct.py --img_size 128",
+        train="NORMAL",
+        healthy="val_NORMAL",
+        diseased="DME",
+        stage1="--nf 16 --ch_mult 1 2 4 4 --train_steps 700",
+        stage2="--train_steps 700",
+        images=60,
+    ),
+}
+STAGE1_FLAGS = (
+    "--img_size 128 --latent_shape 1 16 16 --res_blocks 1 --emb_dim 128 --codebook_size 32 --norm_first --batch_size 8 "
+    "--lr 1e-3 --steps_per_update_ema 1 --ema_beta 0.99 --horizontal_flip --amp --workers 0 --steps_per_log 25 "
+    "--steps_per_checkpoint 100 --steps_per_save_output 100"
+)
+STAGE2_FLAGS = (
+    "--num_channels 64 --channel_mult 1 2 2 --num_res_blocks 1 --attention_resolutions 8 --prediction clean "
+    "--schedule_sampler inference --batch_size 32 --lr 1e-3 --clip_norm 1 --horizontal_flip --amp --workers 0 "
+    "--steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100"
+)
+
+
+def steps_of(dataset: str, root: Path) -> list[Step]:
+    """The commands of the demo, in order."""
+    scale = SCALES[dataset]
+    data, run, results = root / "data", root / "logs", root / "results"
+    prepare, prepare_flags = scale.prepare.split(" ", 1)
+    detect = f"--dataset {dataset} --ae_load_dir {run} --batch_size 8 --amp --workers 0 --num_samples {scale.images}"
+
+    def anneal(words: str) -> str:
+        return f"{words} --lr_anneal_steps {words.split()[-1]}"
+
+    def detection(name: str, folder: str) -> Step:
+        words = f"{detect} --data_dir {data / folder} --out_dir {results / folder}"
+        return Step(name, SCRIPTS / "latent_sample_anomaly.py", words)
+
+    raw = f"--dataset {dataset} --out {root / 'raw'} --patients {scale.patients} --seed 0"
+    train = f"--dataset {dataset} --data_dir {data / scale.train}"
+    return [
+        Step("phantoms", SCRIPTS / "make_phantoms.py", raw),
+        Step("preparation", SCRIPTS / prepare, f"--data_dir {root / 'raw'} --out {data} {prepare_flags}"),
+        Step("stage 1", STAGE1, f"{train} --log_dir {run} {STAGE1_FLAGS} {anneal(scale.stage1)}"),
+        Step(
+            "stage 2", SCRIPTS / "latent_train.py", f"{train} --ae_load_dir {run} {STAGE2_FLAGS} {anneal(scale.stage2)}"
+        ),
+        detection("detection on healthy slices", scale.healthy),
+        detection("detection on diseased slices", scale.diseased),
+        Step(
+            "evaluation",
+            SCRIPTS / "evaluation.py",
+            f"--results {results / scale.diseased} --healthy {results / scale.healthy} --workers 2 --bootstrap 200",
+        ),
+    ]
+
+
+def run_step(step: Step, number: int, count: int, stamps: Path) -> None:
+    """Run one command unless its stamp says that exactly this command is done."""
+    heading = f"[{number}/{count}] {step.name}"
+    stamp = stamps / f"{number}-{step.name.replace(' ', '-')}.json"
+    if stamp.exists() and json.loads(stamp.read_text())["command"] == step.command:
+        print(f"{heading}: done before")
+        return
+    print(f"\n{heading}\npython {shlex.join(step.command)}", flush=True)
+    start = time.perf_counter()
+    code = subprocess.run([sys.executable, *step.command], cwd=SCRIPTS.parent, check=False).returncode
+    if code:
+        raise input_error(
+            step.name, f"exit code {code}", "0", "mend what the message above names; `make demo` continues from here"
+        )
+    seconds = time.perf_counter() - start
+    write_json(stamp, {"command": step.command, "seconds": round(seconds, 1)})
+    print(f"{step.name}: {seconds:.0f} s", flush=True)
+
+
+def farewell(dataset: str, root: Path) -> str:
+    """Where everything lies and what to do next."""
+    scale = SCALES[dataset]
+    evaluation = root / "results" / scale.diseased / "evaluation"
+    return f"""
+Done. What there is to see:
+  {evaluation / "report.html"}   tables, curves and panels on one page
+  {evaluation / "panels.png"}    input, reconstruction, map, prediction, truth
+  {evaluation / "tables.md"}     the table, with 95 % intervals over patients
+  {root / "results" / scale.diseased}   maps, reconstructions and masks as NIfTI
+  {root / "logs"}   checkpoints, log.jsonl and picture grids of both stages
+These are phantoms, and minutes of training on a small network. With data of your own:
+  1. prepare a folder of healthy slices and one of test slices, as data/README.md says
+     (scripts/prepare_brats.py and scripts/prepare_oct.py do it for BraTS and OCT2017);
+  2. run the commands printed above on it, without the flags that make the networks small; README.md has the paper's."""
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The demo's flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--dataset", choices=tuple(SCALES), default="brats", help="which phantoms (default: brats)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run all steps that are not done."""
+    root = Path("demo") / args.dataset
+    steps = steps_of(args.dataset, root)
+    for number, step in enumerate(steps, 1):
+        run_step(step, number, len(steps), SCRIPTS.parent / root / "steps")
+    print(farewell(args.dataset, root))
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(get_args_parser().parse_args()))

@@ -1,0 +1,50 @@
+"""Running the project's commands inside the tests: in this process where that is enough, else as a user would."""
+
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+STAGE1 = "binary_autoencoder/train_ae_dist.py"
+STAGE2 = "scripts/latent_train.py"
+DETECT = "scripts/latent_sample_anomaly.py"
+EVALUATE = "scripts/evaluation.py"
+
+# A pipeline that trains in a second: 32x32 images, 16x16 codes of 8 bits.
+SMALL_STAGE1 = (
+    "--img_size 32 --nf 8 --ch_mult 1 2 --res_blocks 1 --emb_dim 16 --codebook_size 8 --norm_first --batch_size 4 "
+    "--lr 1e-3 --steps_per_update_ema 1 --workers 0 --device cpu --steps_per_save_output 0 "
+)
+SMALL_STAGE2 = (
+    "--num_channels 16 --channel_mult 1 2 --num_res_blocks 1 --batch_size 4 --lr 1e-3 --workers 0 --device cpu "
+    "--steps_per_save_output 0 "
+)
+
+
+@cache
+def module(script: str):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def run(script: str, words: str) -> None:
+    """Run a command in this process; errors are raised."""
+    loaded = module(script)
+    loaded.main(loaded.get_args_parser().parse_args(shlex.split(words)))
+
+
+def run_apart(script: str, words: str, processes: int = 1, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """Run a command as a user would, under torchrun where there are several processes."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launcher, str(ROOT / script), *shlex.split(words)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)

@@ -1,0 +1,287 @@
+"""The commands together on a tiny data set: what users rely on from a folder of slices to a scored map."""
+
+import json
+import shlex
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from commands import DETECT, EVALUATE, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, module, run, run_apart
+from sklearn.metrics import roc_auc_score
+
+from bernoulli_diffusion.unet import FlipUNet
+from binary_autoencoder.networks import BinaryAutoEncoder
+from uad.data.formats import write_slice
+from uad.errors import InputError
+
+SIZE = 32
+AFFINE = np.array([[-2.0, 0, 0, 7], [0, -2.0, 0, 9], [0, 0, 3.0, 11], [0, 0, 0, 1]])
+
+
+def brain(rng: np.random.Generator, lesion: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Four channels of a disc with a ring, and a square lesion that is bright in the last one."""
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5
+    radius = np.hypot(x, y * rng.uniform(0.9, 1.1))
+    tissue = (radius < 13) * (0.5 + 0.2 * (radius < 7))
+    image = np.stack([tissue * c for c in (1.0, 0.8, 0.6, 0.5)]) + rng.normal(0, 0.01, (4, SIZE, SIZE)) * (radius < 13)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    if lesion:
+        row, column = rng.integers(9, 18, 2)
+        mask[row : row + 5, column : column + 5] = 1
+        image[3] += 0.5 * mask
+        image[0] -= 0.3 * mask
+    return image.clip(0).astype(np.float32), mask
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """train_healthy (36 slices), val_healthy (4), val_diseased (7) with labels."""
+    root = tmp_path_factory.mktemp("brats")
+    rng = np.random.default_rng(0)
+    for folder, patients, lesion in (
+        ("train_healthy", range(12), False),
+        ("val_healthy", (20, 21), False),
+        ("val_diseased", range(22, 29), True),
+    ):
+        slices = 1 if lesion else (3 if folder == "train_healthy" else 2)
+        for patient in patients:
+            for index in range(slices):
+                name = f"BraTS20_Training_{patient:03d}_{80 + index:03d}.nii.gz"
+                image, mask = brain(rng, lesion)
+                write_slice(root / folder / name, image, AFFINE)
+                if lesion:
+                    write_slice(root / f"{folder}_labels" / name, mask, AFFINE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """Both stages, trained for a moment."""
+    log_dir = tmp_path_factory.mktemp("logs") / "binaryae"
+    healthy = f"--dataset brats --data_dir {data / 'train_healthy'}"
+    run(STAGE1, f"{SMALL_STAGE1} {healthy} --log_dir {log_dir} --train_steps 300 --lr 3e-3 --code_weight 0.02")
+    run(STAGE2, f"{SMALL_STAGE2} {healthy} --ae_load_dir {log_dir} --train_steps 60 --prediction clean")
+    return log_dir
+
+
+def detect_words(trained: Path, folder: Path, out: Path, more: str = "") -> str:
+    return (
+        f"--dataset brats --data_dir {folder} --ae_load_dir {trained} --workers 0 --device cpu --noise_level 20 "
+        f"--out_dir {out} {more}"
+    )
+
+
+def maps(folder: Path) -> dict[str, np.ndarray]:
+    found = {
+        path.name: np.asarray(nib.load(path).dataobj) for path in sorted((folder / "anomaly_map").glob("*.nii.gz"))
+    }
+    assert found
+    return found
+
+
+def test_map_does_not_depend_on_batch_size_or_processes(data, trained, tmp_path):
+    folder = data / "val_diseased"
+    for batch_size in (1, 7):
+        run(DETECT, detect_words(trained, folder, tmp_path / f"b{batch_size}", f"--batch_size {batch_size}"))
+    done = run_apart(DETECT, detect_words(trained, folder, tmp_path / "p2", "--batch_size 4"), processes=2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first = maps(tmp_path / "b1")
+    assert len(first) == 7
+    for other in ("b7", "p2"):
+        for name, array in maps(tmp_path / other).items():
+            np.testing.assert_allclose(array, first[name], atol=1e-6)
+
+
+def test_results_are_complete_and_keep_the_affine(data, trained, tmp_path):
+    run(DETECT, detect_words(trained, data / "val_diseased", tmp_path / "out", "--batch_size 4"))
+    name = "BraTS20_Training_022_080.nii.gz"
+    for kind, shape in (
+        ("anomaly_map", (32, 32)),
+        ("reconstruction", (32, 32, 1, 4)),
+        ("autoencoder", (32, 32, 1, 4)),
+        ("latent_mask", (16, 16, 1, 8)),
+        ("flip_probability", (16, 16, 1, 2)),
+        ("label", (32, 32)),
+    ):
+        image = nib.load(tmp_path / "out" / kind / name)
+        assert image.shape == shape
+        # The corner of the field of view is the same on every grid.
+        corner = image.affine @ np.array([-0.5, -0.5, 0, 1])
+        np.testing.assert_allclose(corner, AFFINE @ np.array([-0.5, -0.5, 0, 1]), atol=1e-5)
+    info = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert info["noise_level"] == 20 and info["seed"] == 0 and info["autoencoder"]["weights_hash"]
+
+
+def test_rerun_skips_what_is_done_and_fills_gaps(data, trained, tmp_path):
+    words = detect_words(trained, data / "val_diseased", tmp_path / "out", "--batch_size 4")
+    run(DETECT, words)
+    before = maps(tmp_path / "out")
+    kept = tmp_path / "out" / "anomaly_map" / "BraTS20_Training_022_080.nii.gz"
+    stamp = kept.stat().st_mtime_ns
+    (tmp_path / "out" / "records" / "BraTS20_Training_025_080.json").unlink()
+    (tmp_path / "out" / "anomaly_map" / "BraTS20_Training_025_080.nii.gz").unlink()
+    run(DETECT, words)
+    after = maps(tmp_path / "out")
+    assert kept.stat().st_mtime_ns == stamp
+    assert all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
+    with pytest.raises(InputError, match="prob_threshold"):
+        run(DETECT, f"{words} --prob_threshold 0.7")
+
+
+def test_planted_lesions_are_found_and_evaluated(data, trained, tmp_path):
+    for folder in ("val_healthy", "val_diseased"):
+        run(DETECT, detect_words(trained, data / folder, tmp_path / folder, "--batch_size 4"))
+    run(EVALUATE, f"--results {tmp_path / 'val_diseased'} --healthy {tmp_path / 'val_healthy'} --bootstrap 50")
+    summary = json.loads((tmp_path / "val_diseased" / "evaluation" / "summary.json").read_text())
+    text = json.dumps(summary)
+    assert "masked Bernoulli diffusion" in text and "autoencoder alone" in text and "raw intensity" in text
+    scores, labels = [], []
+    for path in sorted((tmp_path / "val_diseased" / "anomaly_map").glob("*.nii.gz")):
+        scores.append(np.asarray(nib.load(path).dataobj).ravel())
+        labels.append(np.asarray(nib.load(tmp_path / "val_diseased" / "label" / path.name).dataobj).ravel())
+    score, label = np.concatenate(scores), np.concatenate(labels)
+    assert roc_auc_score(label, score) > 0.85
+
+
+# The lines of the reference commands, with placeholders for folders, and flags after them (the last one counts) that
+# make the networks small.
+STAGE1_BRATS = (
+    "--dataset brats --amp --ema --steps_per_save_output 5000 --codebook_size 128 --nf 32 --steps_per_log 200 "
+    "--steps_per_checkpoint 10000 --img_size 256 --batch_size 24 --latent_shape 1 32 32 --ch_mult 1 2 2 4 "
+    "--n_channels=4 --log_dir {log} --norm_first --data_dir {data}"
+)
+STAGE2_BRATS = (
+    "--sampler bld --dataset chexpert --data_dir '{data}' --codebook_size 128 --nf 32 --img_size 256 --batch_size 36 "
+    "--latent_shape 1 32 32 --ch_mult 1 2 2 4 --n_channels=4 --ae_load_dir {log} --ae_load_step 120000"
+)
+DETECT_BRATS = (
+    "--sampler bld --dataset chexpert --data_dir '{data}' --codebook_size 128 --nf 32 --img_size 256 --batch_size 1 "
+    "--latent_shape 1 32 32 --ch_mult 1 2 2 4 --n_channels=4 --ae_load_dir {log} --ae_load_step 12000 --amp --ema "
+    "--norm_first"
+)
+SMALL_IMAGES = "--img_size 64 --latent_shape 1 8 8 --amp off --workers 0 --device cpu"
+
+
+def test_the_papers_command_lines_run(data, tmp_path):
+    log, healthy = tmp_path / "logs" / "binaryae", data / "train_healthy"
+    stage1 = STAGE1_BRATS.format(log=log, data=healthy)
+    run(STAGE1, f"{stage1} {SMALL_IMAGES} --train_steps 1")
+    unet = "--num_channels 32 --channel_mult 1 2 --num_res_blocks 1 --attention_resolutions 4"
+    step = "--ae_load_step 1"
+    run(STAGE2, f"{STAGE2_BRATS.format(log=log, data=healthy)} {SMALL_IMAGES} {unet} {step} --train_steps 1")
+    with pytest.raises(InputError, match="one of the steps there: 1"):
+        run(DETECT, f"{DETECT_BRATS.format(log=log, data=data / 'val_diseased')} {SMALL_IMAGES}")
+    detect = DETECT_BRATS.format(log=log, data=data / "val_diseased")
+    run(DETECT, f"{detect} {SMALL_IMAGES} {step} --noise_level 2 --out_dir {tmp_path / 'out'} --num_samples 2")
+    assert len(maps(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize(("script", "line"), [(STAGE1, STAGE1_BRATS), (STAGE2, STAGE2_BRATS), (DETECT, DETECT_BRATS)])
+def test_every_flag_of_the_papers_lines_is_known_and_others_are_not(script, line, capsys):
+    parser = module(script).get_args_parser()
+    words = shlex.split(line.format(log="logs/x", data="data/x"))
+    args = parser.parse_args([*words, "--local_rank", "0", "--local-rank=1"])
+    assert args.n_channels == 4 and args.ch_mult == [1, 2, 2, 4]
+    for unknown in (["--nff", "3"], ["--no_such_flag"], ["--batch", "3"]):
+        with pytest.raises(SystemExit) as stop:
+            parser.parse_args([*words, *unknown])
+        assert stop.value.code == 2
+
+
+def test_released_checkpoints_load_in_both_stages(data, tmp_path):
+    """State dicts in the released layout, with the tensors that only the released networks have."""
+    torch.manual_seed(0)
+    network = BinaryAutoEncoder(SIZE, 4, 32, (1, 2), 1, emb_dim=32, codebook_size=8, norm_first=True)
+    released = {f"ae.{key}": value for key, value in network.state_dict().items()}
+    released |= {"ae.generator.logsigma.0.weight": torch.zeros(32, 32, 3, 3), "disc.main.0.weight": torch.zeros(1)}
+    released["ae.encoder.blocks.1.conv_out.weight"] = torch.zeros(32, 32, 1, 1)
+    folder = tmp_path / "released" / "saved_models"
+    folder.mkdir(parents=True)
+    torch.save(released, folder / "binaryae_ema_12000.th")
+    unet = FlipUNet(8, 16, 32, (1, 2), 1, (8,))
+    torch.save(unet.state_dict(), tmp_path / "emabrats0.999_200000.pt")
+    flags = (
+        f"--dataset brats --img_size {SIZE} --nf 32 --ch_mult 1 2 --res_blocks 1 --emb_dim 32 --codebook_size 8 "
+        f"--norm_first --ae_load_dir {tmp_path / 'released'} --ae_load_step 12000 --num_channels 32 --channel_mult 1 2 "
+        "--num_res_blocks 1 --attention_resolutions 8 --workers 0 --device cpu "
+    )
+    run(
+        STAGE2,
+        f"{flags} --data_dir {data / 'train_healthy'} --train_steps 1 --batch_size 4 --log_dir {tmp_path / 'log'}",
+    )
+    model = f"--model_path {tmp_path / 'emabrats0.999_200000.pt'} --noise_kernel released --noise_level 3"
+    run(DETECT, f"{flags} {model} --data_dir {data / 'val_healthy'} --out_dir {tmp_path / 'out'}")
+    assert len(maps(tmp_path / "out")) == 4
+
+
+def problems(script: str, words: str) -> str:
+    with pytest.raises(InputError) as error:
+        run(script, words)
+    return str(error.value)
+
+
+def test_bad_input_is_refused_before_training(data, trained, tmp_path):
+    """Every problem of the folders is named in one message; nothing is written."""
+    bad = tmp_path / "train"
+    image, mask = brain(np.random.default_rng(1), True)
+    names = [f"BraTS20_Training_{i:03d}_090.nii.gz" for i in (20, 31, 32, 33, 34)]
+    for name in names:
+        write_slice(bad / name, image, AFFINE)
+        write_slice(tmp_path / "train_labels" / name, mask, AFFINE)
+    (bad / names[1]).write_bytes((bad / names[1]).read_bytes()[:500])
+    image[0, 3, 3] = np.nan
+    write_slice(bad / names[2], image, AFFINE)
+    write_slice(bad / names[3], np.ones((4, SIZE, SIZE)), AFFINE)
+    write_slice(bad / names[4], image[:2], AFFINE)
+    log = tmp_path / "log"
+    flags = f"{SMALL_STAGE1} --dataset brats --data_dir {bad} --log_dir {log} --test_dir {data / 'val_healthy'}"
+    message = problems(STAGE1, f"{flags} --batch_size 8")
+    for expected in (*names[1:], "constant", "NaN", "lesion", "BraTS20_Training_020", "2 channel"):
+        assert expected in message, f"{expected!r} is not in:\n{message}"
+    assert not log.exists()
+    done = run_apart(STAGE1, f"{flags} --check_data")
+    assert done.returncode == 2 and "remedy" in done.stderr and not log.exists()
+    for words, expected in (
+        (f"--dataset brats --data_dir {tmp_path / 'nowhere'}", "no such folder"),
+        (f"--dataset OCT --data_dir {data / 'train_healthy'}", "4 channels"),
+        ("--dataset brats", "--data_dir"),
+        (f"--data_dir {data / 'train_healthy'}", "--n_channels"),
+        (f"--dataset brats --data_dir {data / 'train_healthy'} --batch_size 64", "64"),
+        (f"--dataset brats --data_dir {data / 'train_healthy'} --latent_shape 1 4 4", "1 16 16"),
+    ):
+        assert expected in problems(STAGE1, f"{SMALL_STAGE1} --log_dir {log} {words}")
+
+
+def test_checkpoints_that_do_not_fit_are_refused(data, trained, tmp_path):
+    folder = data / "val_diseased"
+    assert "while the checkpoint has" in problems(DETECT, detect_words(trained, folder, tmp_path, "--nf 64"))
+    assert "--ae_load_dir" in problems(DETECT, f"--dataset brats --data_dir {folder}")
+    other = tmp_path / "other"
+    healthy = f"--dataset brats --data_dir {data / 'train_healthy'}"
+    run(STAGE1, f"{SMALL_STAGE1} {healthy} --log_dir {other} --train_steps 1")
+    assert "train stage 2" in problems(DETECT, detect_words(other, folder, tmp_path))
+    (model,) = (trained / "bernoulli_diffusion").glob("emabld*.pt")
+    assert "trained on the autoencoder" in problems(
+        DETECT, detect_words(other, folder, tmp_path, f"--model_path {model}")
+    )
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes(model.read_bytes()[:2000])
+    assert "cannot be read" in problems(DETECT, detect_words(trained, folder, tmp_path, f"--model_path {damaged}"))
+    for flags, expected in (
+        ("--prob_threshold 1.5", "0..1"),
+        ("--denoise_steps 21", "1..20"),
+        ("--noise_level 0", "1.."),
+    ):
+        assert expected in problems(DETECT, detect_words(trained, folder, tmp_path, flags))
+
+
+@pytest.mark.parametrize("script", [STAGE1, STAGE2, DETECT, EVALUATE, "scripts/demo.py"])
+def test_help_names_every_flag_with_its_default(script, capsys):
+    with pytest.raises(SystemExit):
+        module(script).get_args_parser().parse_args(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for action in module(script).get_args_parser()._actions:
+        if action.option_strings and action.help != "==SUPPRESS==" and "--help" not in action.option_strings:
+            assert action.option_strings[0] in text and "(default:" in (action.help or "")

@@ -80,6 +80,7 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
     add(group, "--noise_level", type=int, default=200, help="L, steps of noise that are added and taken away")
     add(group, "--prob_threshold", type=float, default=0.5, help="P, flip probability above which a bit may change")
     add(group, "--denoise_steps", type=int, help="steps from L to 0", shown="L, every step")
+    add(group, "--model_path", help="stage-2 checkpoint for inference", shown="the newest one of this autoencoder")
 
 
 def network_config(args: argparse.Namespace, code_shape: tuple[int, int, int]) -> dict:
@@ -99,12 +100,24 @@ def network_config(args: argparse.Namespace, code_shape: tuple[int, int, int]) -
 def process_config(args: argparse.Namespace) -> dict:
     """Keyword arguments of a BernoulliDiffusion from the flags; InputError where they contradict each other."""
     config = filled(args, PROCESS_DEFAULTS)
-    if not 1 <= args.noise_level <= config["diffusion_steps"]:
-        raise input_error(
-            "--noise_level", str(args.noise_level), f"1..{config['diffusion_steps']} (--diffusion_steps)", "change it"
-        )
+    check_noise_level(args.noise_level, config["diffusion_steps"])
     if filled(args, NETWORK_DEFAULTS)["prediction"] == "clean" and config["noise_kernel"] != "symmetric":
         raise input_error(
             "--prediction", "clean, with --noise_kernel released", "symmetric noise", "use --prediction flip"
         )
     return config
+
+
+def check_noise_level(noise_level: int, diffusion_steps: int) -> None:
+    """An InputError for a noise level that the process does not have."""
+    if not 1 <= noise_level <= diffusion_steps:
+        raise input_error("--noise_level", str(noise_level), f"1..{diffusion_steps} (--diffusion_steps)", "change it")
+
+
+def check_detection_flags(args: argparse.Namespace) -> None:
+    """An InputError for values of the masked denoising that mean nothing."""
+    if not 0 <= args.prob_threshold <= 1:
+        raise input_error("--prob_threshold", str(args.prob_threshold), "a probability in 0..1", "change it")
+    if args.denoise_steps is not None and not 1 <= args.denoise_steps <= args.noise_level:
+        expected = f"1..{args.noise_level}, the noise level"
+        raise input_error("--denoise_steps", str(args.denoise_steps), expected, "change it")

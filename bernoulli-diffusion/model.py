@@ -1,12 +1,21 @@
 """Building and loading the diffusion model: its network together with its process."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from bernoulli_diffusion.flags import (
+    NETWORK_DEFAULTS,
+    PROCESS_DEFAULTS,
+    check_noise_level,
+    network_config,
+    process_config,
+)
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
 from uad.errors import InputError, input_error
+from uad.flags import reconcile
 
 KIND = "bernoulli_diffusion"
 
@@ -85,6 +94,23 @@ def newest_model_of(autoencoder_hash: str, folder: Path) -> Path:
         f"a model trained on the autoencoder with weights {autoencoder_hash}",
         "train stage 2 on this autoencoder, choose the autoencoder by --ae_load_step, or pass --model_path",
     )
+
+
+def load_model(args: argparse.Namespace, code_shape: tuple[int, int, int], autoencoder_hash: str) -> TrainedDiffusion:
+    """The model that the flags name, for the autoencoder with these weights; InputError where they do not fit."""
+    folder = Path(args.log_dir) if args.log_dir else default_log_dir(args.ae_load_dir)
+    path = args.model_path or newest_model_of(autoencoder_hash, folder)
+    released = {
+        "network": network_config(args, code_shape),
+        "process": process_config(args),
+        "code_bits": args.code_bits or "threshold",
+    }
+    model = load_diffusion(path, released)
+    known = model.config["network"] | model.config["process"]
+    reconcile(args, {name: known[name] for name in (*NETWORK_DEFAULTS, *PROCESS_DEFAULTS) if name != "dropout"}, path)
+    check_codes_match(model, code_shape, autoencoder_hash)
+    check_noise_level(args.noise_level, model.process.diffusion_steps)
+    return model
 
 
 def check_codes_match(model: TrainedDiffusion, code_shape: tuple[int, int, int], autoencoder_hash: str | None) -> None:

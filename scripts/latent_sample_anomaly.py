@@ -15,29 +15,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from bernoulli_diffusion.flags import (
-    NETWORK_DEFAULTS,
-    PROCESS_DEFAULTS,
-    add_diffusion_flags,
-    network_config,
-    process_config,
-)
+from bernoulli_diffusion.flags import add_diffusion_flags, check_detection_flags
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
-from bernoulli_diffusion.model import (
-    TrainedDiffusion,
-    check_codes_match,
-    default_log_dir,
-    load_diffusion,
-    newest_model_of,
-)
+from bernoulli_diffusion.model import TrainedDiffusion, load_model
 from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
 from uad.checkpoints import versions
 from uad.command import run_command
 from uad.data.opening import check_once, open_slices
 from uad.distributed import distributed_world
-from uad.errors import input_error
-from uad.flags import DISPLAY_CHANNEL, Flags, add, add_data_flags, add_run_flags, add_runtime_flags, reconcile
+from uad.flags import CHANNEL_NAMES, DISPLAY_CHANNEL, Flags, add, add_data_flags, add_run_flags, add_runtime_flags
 from uad.inference import detect_folder
 from uad.precision import resolve_amp
 from uad.results import ResultWriter
@@ -53,44 +40,16 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_run_flags(parser)
     add_runtime_flags(parser)
     group = parser.add_argument_group("inference")
-    add(group, "--model_path", help="stage-2 checkpoint", shown="the newest one of this autoencoder")
     add(group, "--out_dir", help="result folder", shown="see the description")
     add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the saved maps; see the README")
     return parser
-
-
-def load_model(args: argparse.Namespace, autoencoder: TrainedAutoencoder) -> TrainedDiffusion:
-    """The diffusion model for this autoencoder, checked against the flags."""
-    folder = Path(args.log_dir) if args.log_dir else default_log_dir(args.ae_load_dir)
-    path = args.model_path or newest_model_of(autoencoder.weights_hash, folder)
-    released = {
-        "network": network_config(args, autoencoder.network.code_shape),
-        "process": process_config(args),
-        "code_bits": args.code_bits or "threshold",
-    }
-    model = load_diffusion(path, released)
-    known = model.config["network"] | model.config["process"]
-    reconcile(args, {name: known[name] for name in (*NETWORK_DEFAULTS, *PROCESS_DEFAULTS) if name != "dropout"}, path)
-    check_codes_match(model, autoencoder.network.code_shape, autoencoder.weights_hash)
-    if not 1 <= args.noise_level <= model.process.diffusion_steps:
-        expected = f"1..{model.process.diffusion_steps}, the model's steps"
-        raise input_error("--noise_level", str(args.noise_level), expected, "change it")
-    return model
-
-
-def check_detection_flags(args: argparse.Namespace) -> None:
-    """An InputError for values of the masked denoising that mean nothing."""
-    if not 0 <= args.prob_threshold <= 1:
-        raise input_error("--prob_threshold", str(args.prob_threshold), "a probability in 0..1", "change it")
-    if args.denoise_steps is not None and not 1 <= args.denoise_steps <= args.noise_level:
-        expected = f"1..{args.noise_level}, the noise level"
-        raise input_error("--denoise_steps", str(args.denoise_steps), expected, "change it")
 
 
 def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
     data = autoencoder.data
     channel = DISPLAY_CHANNEL.get(data["dataset"])
+    names = CHANNEL_NAMES.get(data["dataset"])
     return {
         "method": "masked Bernoulli diffusion",
         **data,
@@ -106,6 +65,7 @@ def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: T
         "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
         "model": {"step": model.step, "weights_hash": model.weights_hash},
         **({} if channel is None else {"display_channel": channel}),
+        **({} if names is None else {"channel_names": list(names)}),
         "versions": versions(),
         "command": shlex.join(sys.argv),
     }
@@ -126,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
             print("\n".join(summaries))
         if args.check_data:
             return
-        model = load_model(args, autoencoder)
+        model = load_model(args, autoencoder.network.code_shape, autoencoder.weights_hash)
         amp = resolve_amp(args.amp, world.device)
         network = autoencoder.network.to(world.device)
         method = MaskedBernoulliDiffusion(

@@ -14,6 +14,7 @@ from uad.training import TrainOptions
 
 DATASETS = ("brats", "OCT", "custom", "chexpert")
 CHANNELS = {"brats": 4, "OCT": 1}
+CHANNEL_NAMES = {"brats": ("t1", "t1ce", "t2", "flair")}
 DISPLAY_CHANNEL = {"brats": 3}
 
 

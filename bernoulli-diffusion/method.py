@@ -63,7 +63,7 @@ class MaskedBernoulliDiffusion:
         flip = outcome.flip_probability
         return Reconstruction(
             image=reconstruction,
-            anomaly_map=anomaly_map(images, reconstruction, self.score),
+            anomaly_map=anomaly_map(images, reconstruction, self.score, flip.mean(1)),
             extras={
                 "autoencoder": own,
                 "latent_mask": outcome.mask.to(torch.uint8),

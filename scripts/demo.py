@@ -39,15 +39,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Scale:
-    """What differs between the data sets: how many phantoms, which folders, how long to train."""
+    """What differs between the data sets: how many phantoms, which folders, how many steps and test images."""
 
     patients: int
     prepare: str
     train: str
     healthy: str
     diseased: str
-    stage1: str
-    stage2: str
+    stage1_steps: int
+    stage2_steps: int
     images: int
 
 
@@ -58,31 +58,33 @@ SCALES = {
         train="train_healthy",
         healthy="val_healthy",
         diseased="val_diseased",
-        stage1="--nf 16 --ch_mult 1 2 4 4 --train_steps 700",
-        stage2="--train_steps 700",
+        stage1_steps=1000,
+        stage2_steps=700,
         images=100,
     ),
     "OCT": Scale(
-        patients=60,
-        prepare="prepare_oct.py --img_size 128",
+        patients=100,
+        prepare="prepare_oct.py --img_size 128 --val_fraction 0.2",
         train="NORMAL",
         healthy="val_NORMAL",
         diseased="DME",
-        stage1="--nf 16 --ch_mult 1 2 4 4 --train_steps 700",
-        stage2="--train_steps 700",
+        stage1_steps=1000,
+        stage2_steps=700,
         images=60,
     ),
 }
 STAGE1_FLAGS = (
-    "--img_size 128 --latent_shape 1 16 16 --res_blocks 1 --emb_dim 128 --codebook_size 32 --norm_first --batch_size 8 "
-    "--lr 1e-3 --steps_per_update_ema 1 --ema_beta 0.99 --horizontal_flip --amp --workers 0 --steps_per_log 25 "
-    "--steps_per_checkpoint 100 --steps_per_save_output 100"
+    "--img_size 128 --latent_shape 1 16 16 --nf 16 --ch_mult 1 2 4 4 --res_blocks 1 --emb_dim 128 --codebook_size 32 "
+    "--norm_first --code_weight 0.01 --batch_size 8 --lr 1e-3 --steps_per_update_ema 1 --ema_beta 0.99 "
 )
 STAGE2_FLAGS = (
     "--num_channels 64 --channel_mult 1 2 2 --num_res_blocks 1 --attention_resolutions 8 --prediction clean "
-    "--schedule_sampler inference --batch_size 32 --lr 1e-3 --clip_norm 1 --horizontal_flip --amp --workers 0 "
-    "--steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100"
+    "--schedule_sampler inference --corruptions 2 --batch_size 32 --lr 1e-3 --clip_norm 1 "
 )
+TRAIN_FLAGS = (
+    "--horizontal_flip --amp --workers 0 --steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100 "
+)
+DETECT_FLAGS = "--noise_level 50 --score evidence --amp --workers 0"
 
 
 def steps_of(dataset: str, root: Path) -> list[Step]:
@@ -90,30 +92,40 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
     scale = SCALES[dataset]
     data, run, results = root / "data", root / "logs", root / "results"
     prepare, prepare_flags = scale.prepare.split(" ", 1)
-    detect = f"--dataset {dataset} --ae_load_dir {run} --batch_size 8 --amp --workers 0 --num_samples {scale.images}"
+    train = f"--dataset {dataset} --data_dir {data / scale.train} {TRAIN_FLAGS}"
+    detect = f"--dataset {dataset} --ae_load_dir {run} {DETECT_FLAGS} --num_samples {scale.images}"
 
-    def anneal(words: str) -> str:
-        return f"{words} --lr_anneal_steps {words.split()[-1]}"
+    def detection(folder: str) -> Step:
+        words = f"{detect} --batch_size 20 --data_dir {data / folder} --out_dir {results / folder}"
+        return Step(f"detection on {folder}", SCRIPTS / "latent_sample_anomaly.py", words)
 
-    def detection(name: str, folder: str) -> Step:
-        words = f"{detect} --data_dir {data / folder} --out_dir {results / folder}"
-        return Step(name, SCRIPTS / "latent_sample_anomaly.py", words)
+    def annealed(steps: int) -> str:
+        return f"--train_steps {steps} --lr_anneal_steps {steps}"
 
-    raw = f"--dataset {dataset} --out {root / 'raw'} --patients {scale.patients} --seed 0"
-    train = f"--dataset {dataset} --data_dir {data / scale.train}"
     return [
-        Step("phantoms", SCRIPTS / "make_phantoms.py", raw),
-        Step("preparation", SCRIPTS / prepare, f"--data_dir {root / 'raw'} --out {data} {prepare_flags}"),
-        Step("stage 1", STAGE1, f"{train} --log_dir {run} {STAGE1_FLAGS} {anneal(scale.stage1)}"),
         Step(
-            "stage 2", SCRIPTS / "latent_train.py", f"{train} --ae_load_dir {run} {STAGE2_FLAGS} {anneal(scale.stage2)}"
+            "phantoms",
+            SCRIPTS / "make_phantoms.py",
+            f"--dataset {dataset} --out {root / 'raw'} --patients {scale.patients} --seed 0",
         ),
-        detection("detection on healthy slices", scale.healthy),
-        detection("detection on diseased slices", scale.diseased),
+        Step("preparation", SCRIPTS / prepare, f"--data_dir {root / 'raw'} --out {data} {prepare_flags}"),
+        Step("stage 1", STAGE1, f"{train} --log_dir {run} {STAGE1_FLAGS} {annealed(scale.stage1_steps)}"),
+        Step(
+            "stage 2",
+            SCRIPTS / "latent_train.py",
+            f"{train} --ae_load_dir {run} {STAGE2_FLAGS} {annealed(scale.stage2_steps)}",
+        ),
+        detection(scale.healthy),
+        detection(scale.diseased),
         Step(
             "evaluation",
             SCRIPTS / "evaluation.py",
             f"--results {results / scale.diseased} --healthy {results / scale.healthy} --workers 2 --bootstrap 200",
+        ),
+        Step(
+            "overview",
+            SCRIPTS / "make_overview.py",
+            f"{detect} --data_dir {data / scale.diseased} --out {root / 'overview.png'}",
         ),
     ]
 
@@ -143,6 +155,7 @@ def farewell(dataset: str, root: Path) -> str:
     evaluation = root / "results" / scale.diseased / "evaluation"
     return f"""
 Done. What there is to see:
+  {root / "overview.png"}   one image through the method
   {evaluation / "report.html"}   tables, curves and panels on one page
   {evaluation / "panels.png"}    input, reconstruction, map, prediction, truth
   {evaluation / "tables.md"}     the table, with 95 % intervals over patients

@@ -99,7 +99,7 @@ def stages(args: argparse.Namespace, item: dict, autoencoder, model, device: tor
         "mask": outcome.mask[0],
         "restored": outcome.code[0],
         "reconstruction": reconstruction[0],
-        "map": anomaly_map(image, reconstruction, args.score)[0],
+        "map": anomaly_map(image, reconstruction, args.score, outcome.flip_probability.mean(1))[0],
     }
     if "label" in item:
         arrays["label"] = item["label"]

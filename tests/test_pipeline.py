@@ -32,7 +32,7 @@ def brain(rng: np.random.Generator, lesion: bool) -> tuple[np.ndarray, np.ndarra
         mask[row : row + 5, column : column + 5] = 1
         image[3] += 0.5 * mask
         image[0] -= 0.3 * mask
-    return image.clip(0).astype(np.float32), mask
+    return image.clip(0, 1).astype(np.float32), mask
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,10 @@ def trained(data, tmp_path_factory) -> Path:
     """Both stages, trained for a moment."""
     log_dir = tmp_path_factory.mktemp("logs") / "binaryae"
     healthy = f"--dataset brats --data_dir {data / 'train_healthy'}"
-    run(STAGE1, f"{SMALL_STAGE1} {healthy} --log_dir {log_dir} --train_steps 300 --lr 3e-3 --code_weight 0.02")
+    run(
+        STAGE1,
+        f"{SMALL_STAGE1} {healthy} --log_dir {log_dir} --train_steps 300 --lr 3e-3 --code_weight 0.02 --normalise none",
+    )
     run(STAGE2, f"{SMALL_STAGE2} {healthy} --ae_load_dir {log_dir} --train_steps 60 --prediction clean")
     return log_dir
 
@@ -142,7 +145,7 @@ def test_planted_lesions_are_found_and_evaluated(data, trained, tmp_path):
         scores.append(np.asarray(nib.load(path).dataobj).ravel())
         labels.append(np.asarray(nib.load(tmp_path / "val_diseased" / "label" / path.name).dataobj).ravel())
     score, label = np.concatenate(scores), np.concatenate(labels)
-    assert roc_auc_score(label, score) > 0.85
+    assert roc_auc_score(label, score) > 0.9
 
 
 # The lines of the reference commands, with placeholders for folders, and flags after them (the last one counts) that

@@ -50,11 +50,26 @@ def test_smooth_score_cancels_noise_of_either_sign():
 @pytest.mark.parametrize("score", SCORES)
 def test_maps_do_not_depend_on_the_batch_and_are_zero_for_equal_images(score):
     image, reconstruction = random_pair(7)
-    together = anomaly_map(image, reconstruction, score)
+    evidence = torch.rand(7, 6, 6, generator=torch.Generator().manual_seed(1))
+    together = anomaly_map(image, reconstruction, score, evidence)
     for i in range(7):
-        assert torch.equal(anomaly_map(image[i : i + 1], reconstruction[i : i + 1], score)[0], together[i])
+        one = slice(i, i + 1)
+        assert torch.equal(anomaly_map(image[one], reconstruction[one], score, evidence[one])[0], together[i])
     assert together.min() >= 0
-    assert not anomaly_map(image, image, score).any()
+    assert not anomaly_map(image, image, score, evidence).any()
+
+
+def test_evidence_weighs_the_smooth_residual():
+    image, reconstruction = random_pair()
+    smooth = anomaly_map(image, reconstruction, "smooth")
+    constant = torch.full((3, 6, 6), 0.5)
+    torch.testing.assert_close(anomaly_map(image, reconstruction, "evidence", constant), smooth / 2)
+    constant[:, :3] = 0
+    weighed = anomaly_map(image, reconstruction, "evidence", constant)
+    assert not weighed[:, :9].any()
+    torch.testing.assert_close(weighed[:, 15:], smooth[:, 15:] / 2)
+    with pytest.raises(ValueError, match="evidence"):
+        anomaly_map(image, reconstruction, "evidence")
 
 
 def test_intensity_maps():

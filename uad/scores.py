@@ -9,26 +9,40 @@ import math
 import torch
 import torch.nn.functional as F
 
-SCORES = ("paper", "smooth")
+SCORES = ("paper", "smooth", "evidence")
+# The score of a residual without evidence beside it, for rows that have none, such as the autoencoder alone.
+RESIDUAL_SCORE = {"paper": "paper", "smooth": "smooth", "evidence": "smooth"}
+# The array of a result folder whose first channel is the evidence.
+EVIDENCE_EXTRA = "flip_probability"
 MEDIAN_SIZE = 5
 SIGMA_AT_128 = 3.0
 
 
-def anomaly_map(image: torch.Tensor, reconstruction: torch.Tensor, score: str = "paper") -> torch.Tensor:
+def anomaly_map(
+    image: torch.Tensor, reconstruction: torch.Tensor, score: str = "paper", evidence: torch.Tensor | None = None
+) -> torch.Tensor:
     """Raw anomaly map, (N, H, W), non-negative, of images (N, C, H, W) and reconstructions of the same shape.
 
     "paper": sum over channels of the 5x5 median of (image - reconstruction)^2.
     "smooth": sum over channels of (Gaussian of (image - reconstruction))^2, sigma 3 pixels at 128 x 128 and
     proportional to the image size: smoothing the signed difference lets noise of either sign cancel.
-    Raises ValueError for unequal shapes or an unknown score.
+    "evidence": "smooth" times the evidence (N, h, w) in [0, 1], which the method gives on a coarser grid (here the mean
+    flip probability of a position's bits), interpolated to the image: both have to speak for a lesion.
+    Raises ValueError for unequal shapes, an unknown score, or missing evidence.
     """
     if image.shape != reconstruction.shape or image.ndim != 4:
         raise ValueError(f"image {tuple(image.shape)}, reconstruction {tuple(reconstruction.shape)}: need equal NCHW")
+    if score not in SCORES:
+        raise ValueError(f"unknown score {score!r}, choose from {SCORES}")
     if score == "paper":
         return channel_maps(image, reconstruction).sum(1)
+    residual = gaussian(image.float() - reconstruction.float()).square().sum(1)
     if score == "smooth":
-        return gaussian(image.float() - reconstruction.float()).square().sum(1)
-    raise ValueError(f"unknown score {score!r}, choose from {SCORES}")
+        return residual
+    if evidence is None:
+        raise ValueError("the score 'evidence' needs the method's evidence")
+    fine = F.interpolate(evidence[:, None].float(), image.shape[-2:], mode="bilinear", align_corners=False)
+    return residual * fine[:, 0]
 
 
 def channel_maps(image: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:

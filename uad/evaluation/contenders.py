@@ -18,8 +18,7 @@ SAVED = "saved"
 class Contender:
     """One way to get an anomaly map from a stored result.
 
-    name: as shown; kind: "method", "autoencoder" or "intensity"; score: "saved" (the stored map), "paper"
-    or "smooth";
+    name: as shown; kind: "method", "autoencoder" or "intensity"; score: "saved" (the stored map) or a score's name;
     channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed.
     """
 
@@ -32,7 +31,9 @@ class Contender:
     @property
     def extras(self) -> tuple[str, ...]:
         """Extras that have to be loaded for this contender."""
-        return (AUTOENCODER,) if self.kind == AUTOENCODER else ()
+        if self.kind == AUTOENCODER:
+            return (AUTOENCODER,)
+        return (scores.EVIDENCE_EXTRA,) if self.score == "evidence" else ()
 
     def map(self, result: Result) -> np.ndarray:
         """The raw anomaly map, (H, W), non-negative."""
@@ -42,7 +43,10 @@ class Contender:
         if self.kind == "intensity":
             return scores.intensity_map(image, self.channel, self.smooth)[0].numpy()
         reconstruction = torch.from_numpy(self.reconstruction(result))[None]
-        return scores.anomaly_map(image, reconstruction, self.score)[0].numpy()
+        evidence = None
+        if self.score == "evidence":
+            evidence = torch.from_numpy(result.extras[scores.EVIDENCE_EXTRA][:1])
+        return scores.anomaly_map(image, reconstruction, self.score, evidence)[0].numpy()
 
     def channel_maps(self, result: Result) -> np.ndarray:
         """The maps that the paper protocol starts from, (C, H, W): median-filtered squared differences per
@@ -66,11 +70,19 @@ def contenders(run: Mapping, extras: tuple[str, ...], score: str) -> tuple[Conte
     """The rows to score for a run: the method first, then the autoencoder where it is stored, then
     intensities.
 
-    run: contents of run.json; extras: what every image of the folder has stored; score: "saved", "paper" or
-    "smooth". With "saved", the autoencoder alone gets the score that run.json names. Four channels are
+    run: contents of run.json; extras: what every image of the folder has stored; score: "saved" or a score's
+    name. With "saved", the autoencoder alone gets the score that run.json names; it has no evidence of its own, so
+    that its "evidence" is "smooth". Four channels are
     BraTS' (T1, T1ce, T2, FLAIR): there the intensity is FLAIR, the last; one channel is itself; otherwise
     the sum and each channel are scored.
     """
+    if score == "evidence" and scores.EVIDENCE_EXTRA not in extras:
+        raise input_error(
+            "--score evidence",
+            f"no {scores.EVIDENCE_EXTRA} stored with every image",
+            "results of a method that gives evidence",
+            "choose another --score",
+        )
     rows = [Contender(str(run["method"]), "method", score)]
     if AUTOENCODER in extras:
         own = run.get("score") if score == SAVED else score
@@ -81,7 +93,7 @@ def contenders(run: Mapping, extras: tuple[str, ...], score: str) -> tuple[Conte
                 f"one of {', '.join(scores.SCORES)}, so that the autoencoder alone is scored alike",
                 "choose --score paper or --score smooth, which score every row anew",
             )
-        rows.append(Contender("autoencoder alone", AUTOENCODER, own))
+        rows.append(Contender("autoencoder alone", AUTOENCODER, scores.RESIDUAL_SCORE[own]))
     for name, channel in _intensities(run):
         rows.append(Contender(name, "intensity", channel=channel))
         rows.append(Contender(f"{name}, smoothed", "intensity", channel=channel, smooth=True))

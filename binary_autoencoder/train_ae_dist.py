@@ -43,9 +43,7 @@ from uad.files import written_whole
 from uad.flags import (
     Flags,
     add,
-    add_data_flags,
-    add_run_flags,
-    add_runtime_flags,
+    add_shared_flags,
     add_switch,
     n_channels_of,
     normalise_of,
@@ -61,10 +59,8 @@ PICTURES = 8
 def get_args_parser() -> argparse.ArgumentParser:
     """All flags of stage 1."""
     parser = Flags(__doc__)
-    add_data_flags(parser)
+    add_shared_flags(parser)
     add_autoencoder_flags(parser)
-    add_run_flags(parser)
-    add_runtime_flags(parser)
     add_loss_flags(parser)
     return parser
 

@@ -24,7 +24,7 @@ from uad.checkpoints import versions
 from uad.command import run_command
 from uad.data.opening import check_once, open_slices
 from uad.distributed import distributed_world
-from uad.flags import CHANNEL_NAMES, DISPLAY_CHANNEL, Flags, add, add_data_flags, add_run_flags, add_runtime_flags
+from uad.flags import CHANNEL_NAMES, DISPLAY_CHANNEL, Flags, add, add_shared_flags
 from uad.inference import detect_folder
 from uad.precision import resolve_amp
 from uad.results import ResultWriter
@@ -34,11 +34,9 @@ from uad.scores import SCORES
 def get_args_parser() -> argparse.ArgumentParser:
     """All flags of inference."""
     parser = Flags(__doc__)
-    add_data_flags(parser)
+    add_shared_flags(parser)
     add_autoencoder_flags(parser)
     add_diffusion_flags(parser)
-    add_run_flags(parser)
-    add_runtime_flags(parser)
     group = parser.add_argument_group("inference")
     add(group, "--out_dir", help="result folder", shown="see the description")
     add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the saved maps; see the README")

@@ -35,7 +35,7 @@ from uad.data.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import written_whole
-from uad.flags import DISPLAY_CHANNEL, Flags, add_data_flags, add_run_flags, add_runtime_flags, train_options
+from uad.flags import DISPLAY_CHANNEL, Flags, add_shared_flags, train_options
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
 from uad.training import Losses, Phase, Training
@@ -47,11 +47,9 @@ PICTURE_STEPS = 10
 def get_args_parser() -> argparse.ArgumentParser:
     """All flags of stage 2."""
     parser = Flags(__doc__)
-    add_data_flags(parser)
+    add_shared_flags(parser)
     add_autoencoder_flags(parser)
     add_diffusion_flags(parser)
-    add_run_flags(parser)
-    add_runtime_flags(parser)
     return parser
 
 

@@ -27,7 +27,7 @@ from uad.distributed import choose_device
 from uad.errors import input_error
 from uad.evaluation.display import for_display
 from uad.files import written_whole
-from uad.flags import DISPLAY_CHANNEL, Flags, add, add_data_flags, add_run_flags, add_runtime_flags
+from uad.flags import DISPLAY_CHANNEL, Flags, add, add_shared_flags
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
 from uad.scores import SCORES, anomaly_map
@@ -39,11 +39,9 @@ BITS = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
 def get_args_parser() -> argparse.ArgumentParser:
     """The flags of inference, and which image to draw where."""
     parser = Flags(__doc__)
-    add_data_flags(parser)
+    add_shared_flags(parser)
     add_autoencoder_flags(parser)
     add_diffusion_flags(parser)
-    add_run_flags(parser)
-    add_runtime_flags(parser)
     group = parser.add_argument_group("picture")
     add(group, "--image", help="name of the slice, without extension", shown="the one with the largest lesion")
     add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the map")

@@ -15,8 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from uad.command import run_command
-from uad.errors import InputError, Problem
-from uad.files import read_json, write_json
+from uad.configuration import check_configuration, check_values
+from uad.files import write_json
 
 # Raised when the phantoms of a seed change, so that old and new ones are never mixed in one folder.
 GENERATION = 1
@@ -41,25 +41,17 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse numbers that mean nothing, and a folder that holds the phantoms of another seed."""
-    wrong = [
-        ("--patients", args.patients, f"1 to {MAX_PATIENTS}", not 1 <= args.patients <= MAX_PATIENTS),
-        ("--seed", args.seed, "0 or more", args.seed < 0),
-        ("--workers", args.workers, "at least 1", args.workers < 1),
-    ]
-    problems = [Problem(flag, str(found), expected, "correct the flag") for flag, found, expected, bad in wrong if bad]
-    if problems:
-        raise InputError(problems)
+    check_values(
+        [
+            ("--patients", args.patients, f"1 to {MAX_PATIENTS}", 1 <= args.patients <= MAX_PATIENTS),
+            ("--seed", args.seed, "0 or more", args.seed >= 0),
+            ("--workers", args.workers, "at least 1", args.workers >= 1),
+        ]
+    )
     path = args.out / CONFIGURATION.format(dataset=args.dataset)
-    wanted = {"dataset": args.dataset, "seed": args.seed, "generation": GENERATION}
-    there = read_json(path) if path.is_file() else wanted
-    problems = [
-        Problem(f"{path}: {key}", f"now {value!r}", f"{there.get(key)!r} as begun", "choose another --out")
-        for key, value in wanted.items()
-        if there.get(key) != value
-    ]
-    if problems:
-        raise InputError(problems)
-    write_json(path, wanted)
+    configuration = {"dataset": args.dataset, "seed": args.seed, "generation": GENERATION}
+    check_configuration(path, configuration)
+    write_json(path, configuration)
 
 
 def main(args: argparse.Namespace) -> None:

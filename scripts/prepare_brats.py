@@ -16,8 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from uad.command import run_command
+from uad.configuration import check_values
 from uad.data.brats import LEFT_OUT, PLANE, SPLITS, Choice, find_patients, prepare
-from uad.errors import InputError, Problem
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -56,31 +56,20 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse numbers that mean nothing, all at once."""
-    wrong = [
-        (
-            "--val_patients",
-            args.val_patients,
-            "a share between 0 and 1, or a whole number",
-            args.val_patients <= 0,
-        ),
-        ("--workers", args.workers, "at least 1", args.workers < 1),
-        (
-            "--img_size",
-            args.img_size,
-            "256 or 256 divided by a whole number, at least 16",
-            args.img_size < 16 or PLANE % args.img_size != 0,
-        ),
-        ("--skip_low", args.skip_low, "0 or more", args.skip_low < 0),
-        ("--skip_high", args.skip_high, "0 or more", args.skip_high < 0),
-        ("--every", args.every, "at least 1", args.every < 1),
-        ("--min_brain", args.min_brain, "a share from 0 to 1", not 0 <= args.min_brain < 1),
-        ("--seed", args.seed, "0 or more", args.seed < 0),
-    ]
-    if args.val_patients > 1 and args.val_patients % 1:
-        wrong.append(("--val_patients", args.val_patients, "a whole number of patients", True))
-    problems = [Problem(flag, str(found), expected, "correct the flag") for flag, found, expected, bad in wrong if bad]
-    if problems:
-        raise InputError(problems)
+    share_or_count = args.val_patients > 0 and (args.val_patients <= 1 or args.val_patients % 1 == 0)
+    divides = args.img_size >= 16 and PLANE % args.img_size == 0
+    check_values(
+        [
+            ("--val_patients", args.val_patients, "a share between 0 and 1, or a whole number", share_or_count),
+            ("--workers", args.workers, "at least 1", args.workers >= 1),
+            ("--img_size", args.img_size, "256 or 256 divided by a whole number, at least 16", divides),
+            ("--skip_low", args.skip_low, "0 or more", args.skip_low >= 0),
+            ("--skip_high", args.skip_high, "0 or more", args.skip_high >= 0),
+            ("--every", args.every, "at least 1", args.every >= 1),
+            ("--min_brain", args.min_brain, "a share from 0 to 1", 0 <= args.min_brain < 1),
+            ("--seed", args.seed, "0 or more", args.seed >= 0),
+        ]
+    )
 
 
 def main(args: argparse.Namespace) -> None:

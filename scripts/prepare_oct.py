@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 
 from uad.command import run_command
+from uad.configuration import check_values
 from uad.data.oct import Choice, prepare
-from uad.errors import InputError, Problem
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -46,20 +46,14 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse numbers that mean nothing, all at once."""
-    wrong = [
-        ("--workers", args.workers, "at least 1", args.workers < 1),
-        (
-            "--img_size",
-            args.img_size,
-            "a size of at least 16, or 0",
-            args.img_size != 0 and args.img_size < 16,
-        ),
-        ("--max_per_class", args.max_per_class, "at least 1", (args.max_per_class or 1) < 1),
-        ("--val_fraction", args.val_fraction, "between 0 and 1", not 0 < args.val_fraction < 1),
-    ]
-    problems = [Problem(flag, str(found), expected, "correct the flag") for flag, found, expected, bad in wrong if bad]
-    if problems:
-        raise InputError(problems)
+    check_values(
+        [
+            ("--workers", args.workers, "at least 1", args.workers >= 1),
+            ("--img_size", args.img_size, "a size of at least 16, or 0", args.img_size == 0 or args.img_size >= 16),
+            ("--max_per_class", args.max_per_class, "at least 1", (args.max_per_class or 1) >= 1),
+            ("--val_fraction", args.val_fraction, "between 0 and 1", 0 < args.val_fraction < 1),
+        ]
+    )
 
 
 def main(args: argparse.Namespace) -> None:

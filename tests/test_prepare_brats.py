@@ -191,7 +191,7 @@ def test_another_configuration_in_the_same_folder_is_refused(release, tmp_path):
     run(release, out)
     with pytest.raises(InputError) as caught:
         run(release, out, CHOICE._replace(seed=1, img_size=128))
-    assert {problem.where.split(": ")[1] for problem in caught.value.problems} == {"seed", "img_size"}
+    assert {problem.where for problem in caught.value.problems} == {"--seed", "--img_size"}
     write_patient(release, "BraTS20_Training_009", 9)
     with pytest.raises(InputError, match="6 patients"):
         run(release, out)

@@ -166,6 +166,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add_switch(group, "--tensorboard", "also log to TensorBoard (pip install tensorboard)")
 
 
+def add_shared_flags(parser: argparse.ArgumentParser) -> None:
+    """The groups that every training and every detection takes."""
+    add_data_flags(parser)
+    add_run_flags(parser)
+    add_runtime_flags(parser)
+
+
 def n_channels_of(args: argparse.Namespace) -> int:
     """`--n_channels`, or what the data set implies; an InputError where they contradict or none is known."""
     implied = CHANNELS.get(args.dataset)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
+from uad.configuration import check_configuration
 from uad.data.formats import write_slice
 from uad.errors import InputError, Problem, input_error
 from uad.files import read_json, write_json, write_text
@@ -331,13 +332,4 @@ def _claim(out: Path, patients: Sequence[RawPatient], choice: Choice) -> None:
             found = f"{', '.join(used)} with files, but no {CONFIGURATION}"
             raise input_error(out, found, "a new folder, or one begun by this command", "choose another --out")
         write_json(path, configuration)
-        return
-    there = read_json(path)
-    remedy = "choose another --out, or remove the folder"
-    problems = [
-        Problem(f"{out}: {key}", f"{value!r} now", f"{there.get(key)!r}, as it was begun", remedy)
-        for key, value in configuration.items()
-        if there.get(key) != value
-    ]
-    if problems:
-        raise InputError(problems)
+    check_configuration(path, configuration)

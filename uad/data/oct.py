@@ -30,9 +30,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from uad.configuration import check_configuration
 from uad.data.formats import read_mask
 from uad.errors import InputError, Problem, input_error
-from uad.files import read_json, write_json, write_text, written_whole
+from uad.files import write_json, write_text, written_whole
 
 SPLITS = ("train", "test", "val")
 HEALTHY = "NORMAL"
@@ -238,7 +239,7 @@ def prepare(data_dir: Path, out: Path, choice: Choice, workers: int) -> dict[str
     # Relative to the output, so that both can be moved together, and however the command spelled it.
     source = os.path.relpath(release.resolve(), out.resolve())
     configuration = {"data_dir": source, **choice._asdict()}
-    _refuse_other_configuration(out, configuration)
+    check_configuration(out / CONFIGURATION, configuration)
     _refuse_strays(out, folders, choice.img_size)
     write_json(out / CONFIGURATION, configuration)
     tasks = [(image, out / name) for name, found in folders.items() for image in found]
@@ -255,25 +256,6 @@ def _run(task, items: Sequence, workers: int, verb: str) -> list[Problem]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         results = pool.map(task, items, chunksize=16)
         return [problem for problem in tqdm(results, total=len(items), desc=verb, unit="image") if problem]
-
-
-def _refuse_other_configuration(out: Path, configuration: dict) -> None:
-    """An output folder that was begun with other settings is an error that names the differences."""
-    if not (out / CONFIGURATION).exists():
-        return
-    there = read_json(out / CONFIGURATION)
-    problems = [
-        Problem(
-            f"--{key}",
-            repr(configuration[key]),
-            f"{there.get(key)!r}, with which {out} was begun",
-            "choose another --out, or remove the folder",
-        )
-        for key in configuration
-        if configuration[key] != there.get(key)
-    ]
-    if problems:
-        raise InputError(problems)
 
 
 def _refuse_strays(out: Path, folders: dict[str, list[RawImage]], img_size: int) -> None:

@@ -38,7 +38,7 @@ class Row:
     estimates: metric -> Estimate; samples: metric -> (n_resamples,); curves: as metrics.curves and
     "threshold", or None;
     thresholds: "fpr1%", ..., "best_dice" -> the lowest score that is called positive, in the map's own
-    units (infinite if none is); patient_dice: patient -> Dice of all its slices together at the 5 %
+    units (infinite if none is); patient_dice: patient -> Dice of all its slices together at the 1 %
     threshold.
     """
 
@@ -196,7 +196,7 @@ class _Cohort:
         return samples
 
     def _patient_dice(self, histograms: dict, pooled: dict) -> np.ndarray:
-        """(P,) Dice of each patient's pixels at the 5 % threshold; NaN without lesion or without healthy
+        """(P,) Dice of each patient's pixels at the 1 % threshold; NaN without lesion or without healthy
         images.
         """
         if not pooled["healthy"].any():

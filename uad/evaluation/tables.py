@@ -116,7 +116,7 @@ def _lesion_table(rows: Mapping[str, Row]) -> Table:
         cells.append([name, whole, *quartiles, str(row.estimates["patient_dice"])])
     header = ["", "all lesions", *(f"size quartile {i}" for i in range(1, 5)), "Dice per patient (mean)"]
     note = (
-        "At the 5 % threshold. A lesion is an 8-connected region of a slice; it is found if at least half of its "
+        "At the 1 % threshold. A lesion is an 8-connected region of a slice; it is found if at least half of its "
         "pixels are. Patients without lesion have no Dice and are left out of its mean."
     )
     return Table("Lesions and patients", header, cells, note)

@@ -58,8 +58,8 @@ SCALES = {
         train="train_healthy",
         healthy="val_healthy",
         diseased="val_diseased",
-        stage1_steps=1000,
-        stage2_steps=700,
+        stage1_steps=900,
+        stage2_steps=650,
         images=100,
     ),
     "OCT": Scale(
@@ -68,8 +68,8 @@ SCALES = {
         train="NORMAL",
         healthy="val_NORMAL",
         diseased="DME",
-        stage1_steps=1000,
-        stage2_steps=700,
+        stage1_steps=900,
+        stage2_steps=650,
         images=60,
     ),
 }

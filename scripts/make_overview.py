@@ -106,34 +106,28 @@ def stages(args: argparse.Namespace, item: dict, autoencoder, model, device: tor
 
 
 def draw(shown: dict[str, np.ndarray], channel: int, noise_level: int, prob_threshold: float) -> Figure:
-    """The figure: one row of panels with arrows between them."""
+    """The figure: the steps in two rows, numbered in their order."""
     size = shown["input"].shape[-2:]
     grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
     panels = [
         ("input", shown["input"][channel], grey),
         (r"bits $z_0$", mosaic(shown["code"]), BITS),
         (rf"noisy bits $z_L$, $L = {noise_level}$", mosaic(shown["noisy"]), BITS),
-        (rf"mask: flip probability $> {prob_threshold:g}$", mosaic(shown["mask"]), BITS | {"cmap": "inferno"}),
+        (rf"mask: flip probability $> {prob_threshold:g}$", mosaic(shown["mask"]), BITS),
         (r"masked denoising $\hat z_0$", mosaic(shown["restored"]), BITS),
         ("reconstruction", shown["reconstruction"][channel], grey),
         ("anomaly map", shown["map"], {"cmap": "inferno", "vmin": 0, "vmax": np.percentile(shown["map"], 99.8)}),
     ]
     if "label" in shown:
         panels.append(("truth", shown["label"], grey))
-    figure = Figure(figsize=(2.3 * len(panels), 2.75), facecolor="white", layout="constrained")
-    for i, (axis, (title, array, style)) in enumerate(zip(figure.subplots(1, len(panels)), panels, strict=True)):
+    figure = Figure(figsize=(10, 5.5), facecolor="white", layout="constrained")
+    axes = figure.subplots(2, 4).flat
+    for number, (axis, (title, array, style)) in enumerate(zip(axes, panels, strict=False), 1):
         # Mosaics are stretched to the size of an image, so that all panels align.
         axis.imshow(array, extent=(0, size[1], size[0], 0), **style)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(f"{number}  {title}", fontsize=11, loc="left")
+    for axis in figure.axes:
         axis.set_axis_off()
-        if 0 < i < 7:
-            axis.annotate(
-                "",
-                (-0.01, 0.5),
-                (-0.13, 0.5),
-                xycoords="axes fraction",
-                arrowprops={"arrowstyle": "-|>", "color": "black"},
-            )
     return figure
 
 

@@ -70,6 +70,7 @@ class MaskedBernoulliDiffusion:
                 "flip_probability": torch.stack([flip.mean(1), flip.amax(1)], dim=1),
             },
             numbers={
+                "network_evaluations": torch.full((len(images),), self.denoise_steps or self.noise_level),
                 "mask_share": outcome.mask.float().mean((1, 2, 3)),
                 "changed_share": (outcome.code != code).float().mean((1, 2, 3)),
             },

@@ -8,33 +8,14 @@ that was interrupted continues. Everything lies in demo/<dataset>.
 """
 
 import argparse
-import json
-import shlex
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from uad.command import run_command
-from uad.errors import input_error
-from uad.files import write_json
+from uad.steps import Step, run_step
 
 SCRIPTS = Path(__file__).parent
 STAGE1 = SCRIPTS.parent / "binary_autoencoder" / "train_ae_dist.py"
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command of the demo: its name for the stamp and the heading, its script and its words."""
-
-    name: str
-    script: Path
-    words: str
-
-    @property
-    def command(self) -> list[str]:
-        return [self.script.relative_to(SCRIPTS.parent).as_posix(), *shlex.split(self.words)]
 
 
 @dataclass(frozen=True)
@@ -130,25 +111,6 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
     ]
 
 
-def run_step(step: Step, number: int, count: int, stamps: Path) -> None:
-    """Run one command unless its stamp says that exactly this command is done."""
-    heading = f"[{number}/{count}] {step.name}"
-    stamp = stamps / f"{number}-{step.name.replace(' ', '-')}.json"
-    if stamp.exists() and json.loads(stamp.read_text())["command"] == step.command:
-        print(f"{heading}: done before")
-        return
-    print(f"\n{heading}\npython {shlex.join(step.command)}", flush=True)
-    start = time.perf_counter()
-    code = subprocess.run([sys.executable, *step.command], cwd=SCRIPTS.parent, check=False).returncode
-    if code:
-        raise input_error(
-            step.name, f"exit code {code}", "0", "mend what the message above names; `make demo` continues from here"
-        )
-    seconds = time.perf_counter() - start
-    write_json(stamp, {"command": step.command, "seconds": round(seconds, 1)})
-    print(f"{step.name}: {seconds:.0f} s", flush=True)
-
-
 def farewell(dataset: str, root: Path) -> str:
     """Where everything lies and what to do next."""
     scale = SCALES[dataset]
@@ -181,7 +143,7 @@ def main(args: argparse.Namespace) -> None:
     root = Path("demo") / args.dataset
     steps = steps_of(args.dataset, root)
     for number, step in enumerate(steps, 1):
-        run_step(step, number, len(steps), SCRIPTS.parent / root / "steps")
+        run_step(step, number, len(steps), SCRIPTS.parent / root / "steps", "make demo")
     print(farewell(args.dataset, root))
 
 

@@ -62,6 +62,7 @@ def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: T
         "code_bits": code_bits(args, model),
         "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
         "model": {"step": model.step, "weights_hash": model.weights_hash},
+        "parameters": sum(p.numel() for network in (autoencoder.network, model.network) for p in network.parameters()),
         **({} if channel is None else {"display_channel": channel}),
         **({} if names is None else {"channel_names": list(names)}),
         "versions": versions(),

@@ -104,11 +104,18 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """How a training runs; shared by both stages and all methods."""
+def add_run_flags(parser: argparse.ArgumentParser, deferred: str | None = None) -> None:
+    """How a training runs; shared by both stages and all methods.
+
+    deferred: where the defaults of an optimizer's numbers come from later, which then are None here.
+    """
+
+    def own(value):
+        return {"shown": deferred} if deferred else {"default": value}
+
     group = parser.add_argument_group("training")
     add(group, "--log_dir", help="folder of the run: checkpoints, log, pictures", shown="see the description")
-    add(group, "--batch_size", type=int, default=8, help="images per step, over all processes together")
+    add(group, "--batch_size", type=int, **own(8), help="images per step, over all processes together")
     add(
         group,
         "--microbatch",
@@ -116,13 +123,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="images at a time in a process (gradients accumulate); 0: all",
     )
-    add(group, "--train_steps", type=int, default=120_000, help="optimizer steps in all")
+    add(group, "--train_steps", type=int, **own(120_000), help="optimizer steps in all")
     add(
         group,
         "--lr",
         type=float,
         help="learning rate",
-        shown="base_lr * batch_size in stage 1, 1e-4 in stage 2",
+        shown=deferred or "base_lr * batch_size in stage 1, 1e-4 in stage 2",
     )
     add(
         group,
@@ -131,8 +138,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="the learning rate falls linearly to 0 over so many; 0: no",
     )
-    add(group, "--weight_decay", type=float, default=0.0, help="AdamW weight decay (stage 2)")
-    add(group, "--clip_norm", type=float, default=0.0, help="largest gradient norm; 0: not clipped")
+    add(group, "--weight_decay", type=float, **own(0.0), help="AdamW weight decay (unused by stage 1)")
+    add(group, "--clip_norm", type=float, **own(0.0), help="largest gradient norm; 0: not clipped")
     add(
         group,
         "--steps_per_log",
@@ -166,10 +173,10 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add_switch(group, "--tensorboard", "also log to TensorBoard (pip install tensorboard)")
 
 
-def add_shared_flags(parser: argparse.ArgumentParser) -> None:
-    """The groups that every training and every detection takes."""
+def add_shared_flags(parser: argparse.ArgumentParser, deferred: str | None = None) -> None:
+    """The groups that every training and every detection takes; deferred as in add_run_flags."""
     add_data_flags(parser)
-    add_run_flags(parser)
+    add_run_flags(parser, deferred)
     add_runtime_flags(parser)
 
 

@@ -4,6 +4,7 @@ Images are shared over processes, those that are done already are skipped, and e
 its map depends on neither batch size, order nor number of processes.
 """
 
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,14 +60,24 @@ def detect_folder(
         generators = [keyed_generator(seed, name, device=world.device) for name in batch["name"]]
         start = time.perf_counter()
         result = method.reconstruct(images, generators)
-        _save(writer, batch, result, seconds=(time.perf_counter() - start) / len(images))
+        if world.device.type == "cuda":
+            torch.cuda.synchronize(world.device)
+        seconds = (time.perf_counter() - start) / len(images)
+        _save(writer, batch, result, {"seconds": seconds, "peak_memory_mib": peak_memory_mib(world.device)})
         bar.update(len(images))
     bar.close()
     world.barrier()
     return len(own)
 
 
-def _save(writer: ResultWriter, batch: dict, result: Reconstruction, seconds: float) -> None:
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory held so far in MiB: of a CUDA device what was allocated, else the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
+
+
+def _save(writer: ResultWriter, batch: dict, result: Reconstruction, cost: dict[str, float]) -> None:
     image, reconstruction = batch["image"].numpy(), result.image.float().cpu().numpy()
     maps = result.anomaly_map.float().cpu().numpy()
     extras = {name: value.cpu().numpy() for name, value in result.extras.items()}
@@ -81,5 +92,5 @@ def _save(writer: ResultWriter, batch: dict, result: Reconstruction, seconds: fl
             maps[i],
             label=batch["label"][i].numpy() if "label" in batch else None,
             extras={kind: value[i] for kind, value in extras.items()},
-            record={kind: value[i] for kind, value in numbers.items()} | {"seconds": seconds},
+            record={kind: value[i] for kind, value in numbers.items()} | cost,
         )

@@ -35,6 +35,7 @@ VOLATILE_KEYS = frozenset(
         "batch_size",
         "num_workers",
         "local_rank",
+        "parameters",
     }
 )
 REQUIRED_RUN_KEYS = ("format", "method", "dataset", "n_channels", "img_size", "normalise", "seed")

@@ -1,0 +1,49 @@
+"""Running the project's commands one after the other, each once: what the demonstrations are made of."""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from uad.errors import input_error
+from uad.files import write_json
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command: its name for the stamp and the heading, its script and its words."""
+
+    name: str
+    script: Path
+    words: str
+
+    @property
+    def command(self) -> list[str]:
+        return [self.script.relative_to(ROOT).as_posix(), *shlex.split(self.words)]
+
+
+def run_step(step: Step, number: int, count: int, stamps: Path, rerun: str) -> None:
+    """Run one command in the project's folder unless its stamp says that exactly this command is done.
+
+    stamps: folder of the stamps; rerun: the command with which a user continues. Raises InputError where it fails.
+    """
+    heading = f"[{number}/{count}] {step.name}"
+    stamp = stamps / f"{number}-{step.name.replace(' ', '-')}.json"
+    if stamp.exists() and json.loads(stamp.read_text())["command"] == step.command:
+        print(f"{heading}: done before")
+        return
+    print(f"\n{heading}\npython {shlex.join(step.command)}", flush=True)
+    start = time.perf_counter()
+    code = subprocess.run([sys.executable, *step.command], cwd=ROOT, check=False).returncode
+    if code:
+        raise input_error(
+            step.name, f"exit code {code}", "0", f"mend what the message above names; `{rerun}` continues from here"
+        )
+    seconds = time.perf_counter() - start
+    write_json(stamp, {"command": step.command, "seconds": round(seconds, 1)})
+    print(f"{step.name}: {seconds:.0f} s", flush=True)

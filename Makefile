@@ -5,11 +5,14 @@ DATASET ?= brats
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint clean
+.PHONY: demo compare test lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(RUN) scripts/demo.py --dataset $(DATASET)
+
+compare: $(VENV)/.installed
+	$(RUN) scripts/compare_demo.py --dataset $(DATASET)
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest

@@ -1,0 +1,103 @@
+"""Command-line flags of the comparing methods.
+
+A detection option that is not given takes the value of the trained method's configuration; one that the method does not
+have is refused, and each method checks the values of its own.
+"""
+
+import argparse
+
+from baselines.methods import METHODS, PRESETS
+from uad.errors import InputError, Problem
+from uad.flags import add, add_switch
+from uad.scores import SCORES
+
+FROM_METHOD = "the method's"
+# Scores that need nothing but image and reconstruction.
+BASELINE_SCORES = tuple(score for score in SCORES if score != "evidence")
+ON_OFF = {"action": argparse.BooleanOptionalAction}
+
+# By group, the options of detection: how the parser reads each, and its help.
+OPTIONS = {
+    "detection, all methods": {
+        "noise_level": ({"type": int}, "L, how many steps an image or its latents are noised by"),
+        "resamplings": ({"type": int}, "how often each inpainting step is made (ldm, autoddpm)"),
+    },
+    "detection by ldm": {
+        "masked": (ON_OFF, "only unlikely latents are generated anew; needs --healthy_dir"),
+        "kl_range": ({"type": int, "nargs": 2}, "first and last time step of the divergence that masks latents"),
+        "kl_stride": ({"type": int}, "distance of the time steps in --kl_range"),
+        "mask_percentile": ({"type": float}, "percentile of the healthy divergence above which a latent is masked"),
+        "mask_scope": ({}, "`position`: each position of the latents has its own percentile, or one `global`"),
+        "residual_against": ({}, "the reconstruction is compared with the `input`, or with that of the `autoencoder`"),
+    },
+    "detection by pddpm": {
+        "iterative": (ON_OFF, "the whole reverse chain of every patch in place of one evaluation"),
+    },
+    "detection by autoddpm": {
+        "resample_level": (
+            {"type": int},
+            "how many steps the image is noised by before its masked part is sampled anew",
+        ),
+        "mask_threshold": ({}, "of the evidence: a number, `healthy` (from --healthy_dir), or `image` (its own 95 %%)"),
+        "mask_false_positives": ({"type": float}, "share of healthy pixels above --mask_threshold healthy"),
+        "percentile_region": ({}, "residuals are scaled by their 95 %% over the `image` or its `foreground`"),
+        "lpips_weights": ({}, "file of SqueezeNet 1.1 weights; else torchvision's cache is looked into"),
+        "lpips_double_scaling": (ON_OFF, "images are scaled twice before LPIPS, as in the released code"),
+    },
+}
+
+
+def add_method_flag(parser: argparse.ArgumentParser) -> None:
+    """Which method."""
+    group = parser.add_argument_group("method")
+    add(group, "--method", choices=tuple(METHODS), help="the method", shown="required")
+
+
+def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
+    """What may be chosen when a method is trained, beside the shared flags."""
+    group = parser.add_argument_group("method's training")
+    add(
+        group,
+        "--preset",
+        default="paper",
+        choices=PRESETS,
+        help="paper: networks and training as in the method's paper; cpu: small, for 128 x 128 images on two cores",
+    )
+    add(
+        group,
+        "--vqvae_steps",
+        type=int,
+        help="optimizer steps of ldm's autoencoder; --train_steps are those of its diffusion model",
+        shown=FROM_METHOD,
+    )
+    add_switch(group, "--standardise_noise", "simplex noise has standard deviation 1 (anoddpm, pddpm)")
+
+
+def add_detection_flags(parser: argparse.ArgumentParser) -> None:
+    """What may be chosen when a trained method is applied."""
+    group = parser.add_argument_group("detection")
+    add(group, "--model_path", help="checkpoint of the method's last stage", shown="the newest in --log_dir")
+    add(group, "--out_dir", help="result folder", shown="see the description")
+    add(group, "--score", default="paper", choices=BASELINE_SCORES, help="anomaly score of the saved maps")
+    add(group, "--healthy_dir", help="folder of healthy slices that thresholds are taken from", shown="none")
+    for title, options in OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for name, (reading, text) in options.items():
+            add(group, f"--{name}", help=text, shown=FROM_METHOD, **reading)
+
+
+def detection_options(args: argparse.Namespace, config: dict) -> dict:
+    """The method's detection options: its configuration's, and over them the flags given.
+
+    Raises InputError that names every flag given that the method does not have.
+    """
+    names = [name for options in OPTIONS.values() for name in options]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    problems = [
+        Problem(f"--{name}", f"{value}", f"an option of --method {args.method}", f"leave --{name} out")
+        for name, value in given.items()
+        if name not in config["detection"]
+    ]
+    if problems:
+        raise InputError(problems)
+    return config["detection"] | given

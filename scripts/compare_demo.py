@@ -1,0 +1,104 @@
+"""Every method on phantoms, small, in one table and one figure: what `make compare` runs.
+
+    python scripts/compare_demo.py --dataset brats      brain MRI, four channels
+    python scripts/compare_demo.py --dataset OCT        retinal OCT, one channel
+
+First `make demo`, which makes the phantoms and trains the masked Bernoulli diffusion; then the comparing methods are
+trained for some minutes each, and all of them, the trivial ones too, are run on the same few images. A step that is
+done is skipped, one that was interrupted continues. Everything lies in demo/<dataset>/compare. Networks this small,
+trained this briefly, show that the comparison works, not which method is best.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from uad.command import run_command
+from uad.flags import DISPLAY_CHANNEL, Flags, add
+from uad.steps import ROOT, Step, run_step
+
+SCRIPTS = ROOT / "scripts"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Folders of the demo's prepared phantoms."""
+
+    train: str
+    healthy: str
+    diseased: str
+
+
+FOLDERS = {
+    "brats": Folders("train_healthy", "val_healthy", "val_diseased"),
+    "OCT": Folders("NORMAL", "val_NORMAL", "DME"),
+}
+# Of each comparing method: the flags of its training and of its detection.
+TRAINING = {
+    "anoddpm": "--train_steps 600",
+    "ldm": "--vqvae_steps 500 --train_steps 700",
+    "pddpm": "--train_steps 600",
+    "autoddpm": "--train_steps 600",
+}
+NEEDS_HEALTHY = ("autoddpm",)
+READING = "--img_size 128 --workers 0"
+BERNOULLI = "--noise_level 50 --score evidence --amp"
+
+
+def steps_of(dataset: str, images: int) -> list[Step]:
+    """The commands, in order; the last one compares."""
+    demo = Path("demo") / dataset
+    data, root, folders = demo / "data", demo / "compare", FOLDERS[dataset]
+    train = data / folders.train
+    detections = {
+        "bernoulli": ("latent_sample_anomaly.py", f"--ae_load_dir {demo / 'logs'} {BERNOULLI}"),
+        **{method: baseline(method, root, train) for method in TRAINING},
+        "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'}"),
+        "pca": ("sample_trivial.py", f"--method pca --train_dir {train} --model_path {root / 'logs' / 'pca.pt'}"),
+        "intensity": ("sample_trivial.py", f"--method intensity --channel {DISPLAY_CHANNEL.get(dataset, 0)}"),
+        "equalised": ("sample_trivial.py", "--method intensity --equalise"),
+    }
+    steps = [Step("demo", SCRIPTS / "demo.py", f"--dataset {dataset}")]
+    for method, flags in TRAINING.items():
+        words = f"--method {method} --dataset {dataset} --data_dir {train} --log_dir {root / 'logs' / method} "
+        words += f"--preset cpu {READING} --horizontal_flip --steps_per_save_output 0 {flags}"
+        steps.append(Step(f"training of {method}", SCRIPTS / "train_baseline.py", words))
+    for folder in (folders.healthy, folders.diseased):
+        for name, (script, flags) in detections.items():
+            words = f"{flags} --dataset {dataset} {READING} --data_dir {data / folder} --batch_size 10 "
+            words += f"--num_samples {images} --out_dir {root / 'results' / name / folder}"
+            steps.append(Step(f"{name} on {folder}", SCRIPTS / script, words))
+    results, healthy = (
+        " ".join(str(root / "results" / name / folder) for name in detections)
+        for folder in (folders.diseased, folders.healthy)
+    )
+    words = f"--results {results} --healthy {healthy} --out {root / 'table'} --bootstrap 200"
+    return [*steps, Step("comparison", SCRIPTS / "compare.py", words)]
+
+
+def baseline(method: str, root: Path, train: Path) -> tuple[str, str]:
+    """Script and flags of a comparing method's detection; thresholds come from training images, the others being too
+    few."""
+    words = f"--method {method} --log_dir {root / 'logs' / method}"
+    return "sample_baseline.py", words + (f" --healthy_dir {train}" if method in NEEDS_HEALTHY else "")
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """The flags of the comparison on phantoms."""
+    parser = Flags(__doc__)
+    add(parser, "--dataset", default="brats", choices=tuple(FOLDERS), help="which phantoms")
+    add(parser, "--images", type=int, default=20, help="test images of each kind, healthy and diseased")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run all steps that are not done."""
+    steps = steps_of(args.dataset, args.images)
+    root = Path("demo") / args.dataset / "compare"
+    for number, step in enumerate(steps, 1):
+        run_step(step, number, len(steps), ROOT / root / "steps", "make compare")
+    print(f"\nDone. The tables and the figure of all methods are in {root / 'table'}.")
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(get_args_parser().parse_args()))

@@ -1,0 +1,149 @@
+"""scripts/compare.py: one table of several methods, on the same images or not at all."""
+
+import csv
+import json
+import shlex
+
+import numpy as np
+import pytest
+from commands import module, run
+from result_folders import AFFINE, run_info, slice_with_lesion, write_folder
+
+from uad.errors import InputError
+from uad.evaluation.comparison import Cost, check_same_images, cost_of, latex, method_names
+from uad.evaluation.study import open_study
+from uad.evaluation.tables import Table
+from uad.results import ResultWriter
+
+COMPARE = "scripts/compare.py"
+
+
+def write_method(folder, method: str, strength: float, records=({},), lesion=True, shift=0.0, **run):
+    """A result folder whose map is the lesion, times `strength`, under the same noise for every method."""
+    generator, noise = np.random.default_rng(5 + lesion), np.random.default_rng(9)
+    writer = ResultWriter(folder, run_info(method=method, **run))
+    for number in range(6):
+        image, reconstruction, label = slice_with_lesion(generator, lesion)
+        image = np.clip(image + shift, 0, 1)
+        scores = (strength * label + noise.random(label.shape)).astype(np.float32)
+        name = f"{'diseased' if lesion else 'healthy'}{number // 2}_{number % 2:03d}"
+        record = records[number % len(records)]
+        arrays = image, reconstruction, scores, label
+        writer.save(name, name.rsplit("_", 1)[0], AFFINE, *arrays, record=record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Result folders of a strong and a weak method, diseased and healthy."""
+    root = tmp_path_factory.mktemp("results")
+    costs = [{"seconds": 0.5, "network_evaluations": 7}, {"seconds": 1.5, "network_evaluations": 9}]
+    peaks = [costs[0] | {"peak_memory_mib": 100}, costs[1] | {"peak_memory_mib": 300}]
+    return {
+        "strong": write_method(root / "strong", "strong", 1.0, peaks, parameters=1234567),
+        "weak": write_method(root / "weak", "weak", 0.2),
+        "strong_healthy": write_method(root / "sh", "strong", 1.0, lesion=False, parameters=1234567),
+        "weak_healthy": write_method(root / "wh", "weak", 0.2, lesion=False),
+    }
+
+
+def test_one_table_and_one_figure_of_all_methods(folders, tmp_path):
+    results = f"{folders['strong']} {folders['weak']}"
+    healthy = f"{folders['strong_healthy']} {folders['weak_healthy']}"
+    run(COMPARE, f"--results {results} --healthy {healthy} --out {tmp_path} --bootstrap 30")
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == [f"comparison.{end}" for end in ("csv", "md", "png", "tex")] + ["summary.json"]
+    strong, weak = csv.DictReader((tmp_path / "comparison.csv").open())
+    assert float(strong["ap"]) > float(weak["ap"]) + 0.3
+    assert float(strong["ap_low"]) <= float(strong["ap"]) <= float(strong["ap_high"])
+    assert float(weak["difference_ap"]) == pytest.approx(float(strong["ap"]) - float(weak["ap"]))
+    assert float(weak["difference_ap_low"]) > 0
+    assert (strong["parameters"], strong["seconds"], strong["peak_memory_mib"]) == ("1234567", "1.0", "300.0")
+    assert weak["parameters"] == ""
+    text = (tmp_path / "comparison.md").read_text()
+    assert "1,234,567" in text and "n/a (not recorded)" in text and "strong - weak" in text
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["methods"]["strong"]["clinical"]["counts"]["healthy_images"] == 6
+    assert summary["methods"]["weak"]["cost"]["seconds"] == "not recorded"
+
+
+def test_a_method_compared_with_itself_differs_by_exactly_nothing(folders, tmp_path):
+    again = write_method(tmp_path / "again", "strong", 1.0)
+    run(COMPARE, f"--results {folders['strong']} {again} --out {tmp_path / 'out'} --bootstrap 20")
+    first, second = csv.DictReader((tmp_path / "out" / "comparison.csv").open())
+    assert (first["method"], second["method"]) == ("strong (strong)", "strong (again)")
+    assert first["ap"] == second["ap"]
+    for key in ("difference_ap", "difference_ap_low", "difference_ap_high", "difference_auroc_high"):
+        assert float(second[key]) == 0
+
+
+def test_different_image_sets_are_refused(folders, tmp_path):
+    studies = {name: open_study(folders[name], "saved") for name in ("strong", "weak")}
+    check_same_images(list(studies.values()))
+    other = write_folder(tmp_path / "other", patients=5)
+    with pytest.raises(InputError, match="are others, e"):
+        run(COMPARE, f"--results {folders['strong']} {other} --out {tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+    for change, found in (
+        ({"shift": 0.1}, "another image"),
+        ({"img_size": 64}, "img_size"),
+        ({"normalise": "joint"}, "normalise"),
+    ):
+        folder = write_method(tmp_path / found.replace(" ", "_"), "changed", 1.0, **change)
+        with pytest.raises(InputError, match=found):
+            check_same_images([studies["strong"], open_study(folder, "saved")])
+    masks = write_method(tmp_path / "masks", "changed", 1.0)
+    (masks / "label" / "diseased0_000.nii.gz").unlink()
+    (masks / "label" / "diseased0_001.nii.gz").rename(masks / "label" / "diseased0_000.nii.gz")
+    (masks / "label" / "diseased0_001.nii.gz").write_bytes((masks / "label" / "diseased1_000.nii.gz").read_bytes())
+    with pytest.raises(InputError, match="another mask"):
+        check_same_images([studies["strong"], open_study(masks, "saved")])
+
+
+def test_healthy_folders_are_checked_too(folders, tmp_path):
+    results = f"--results {folders['strong']} {folders['weak']} --out {tmp_path}"
+    with pytest.raises(InputError, match="one for each"):
+        run(COMPARE, f"{results} --healthy {folders['strong_healthy']}")
+    with pytest.raises(InputError, match="method"):
+        run(COMPARE, f"{results} --healthy {folders['weak_healthy']} {folders['strong_healthy']}")
+
+
+def test_costs_that_some_images_lack_are_refused(tmp_path):
+    folder = write_method(tmp_path / "part", "part", 1.0, [{"seconds": 1.0}, {}])
+    assert cost_of(open_study(folder, "saved")) == Cost(
+        *["not recorded"] * 2, "recorded for 3 images only", "not recorded"
+    )
+
+
+def test_two_folders_that_cannot_be_told_apart_are_refused(folders):
+    study = open_study(folders["strong"], "saved")
+    with pytest.raises(InputError, match="same method"):
+        method_names([study, study])
+
+
+def test_latex_escapes_what_is_special():
+    text = latex(Table("Title", ["a_b", "50 %"], [["x & y", "{1}"]]))
+    assert r"a\_b & 50 \% \\" in text and r"x \& y & \{1\} \\" in text
+    assert text.count(r"\\") == 2 and r"\begin{tabular}{lr}" in text
+
+
+@pytest.mark.parametrize("dataset", ["brats", "OCT"])
+def test_every_step_of_the_demonstration_is_a_command_that_exists(dataset):
+    demo = module("scripts/compare_demo.py")
+    steps = demo.steps_of(dataset, 5)
+    for step in steps:
+        module(step.command[0]).get_args_parser().parse_args(shlex.split(step.words))
+    results = shlex.split(steps[-1].words)
+    assert (
+        results.index("--healthy") == 1 + len(demo.TRAINING) + 1 + 4
+    )  # --results, the five methods, four trivial ones
+
+
+@pytest.mark.parametrize("script", [COMPARE, "scripts/sample_trivial.py", "scripts/compare_demo.py"])
+def test_help_names_every_flag_with_its_default(script, capsys):
+    with pytest.raises(SystemExit):
+        module(script).get_args_parser().parse_args(["--help"])
+    assert capsys.readouterr().out
+    for action in module(script).get_args_parser()._actions:
+        if action.option_strings and action.help != "==SUPPRESS==" and "--help" not in action.option_strings:
+            assert "(default:" in action.help, action.option_strings

@@ -9,6 +9,7 @@ from bernoulli_diffusion.detect import masked_denoise
 from bernoulli_diffusion.process import BernoulliDiffusion
 from uad.inference import Reconstruction
 from uad.precision import autocast
+from uad.randomness import uniform_field
 from uad.scores import anomaly_map
 
 
@@ -79,5 +80,4 @@ class MaskedBernoulliDiffusion:
     def _bits(self, probability: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         if self.code_bits == "threshold":
             return (probability > 0.5).float()
-        uniform = torch.stack([torch.rand(probability.shape[1:], generator=g, device=g.device) for g in generators])
-        return (uniform < probability).float()
+        return (uniform_field(generators, probability.shape[1:]) < probability).float()

@@ -6,7 +6,9 @@ result is zeros, never NaN.
 
 import numpy as np
 
-NORMALISATIONS = ("joint", "percentile", "foreground", "none")
+from uad.data.tissue import body_mask, interior
+
+NORMALISATIONS = ("joint", "percentile", "foreground", "tissue", "none")
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 # 0.5 +- 3 interquartile ranges fill [0, 1]; each is 1.35 standard deviations of a normal distribution.
@@ -14,6 +16,8 @@ SPREADS_TO_EDGE = 3.0
 # Skull stripping leaves at least the corners around an ellipse at 0, 1 - pi / 4 = 21 % of its bounding box.
 # Slices with skull have noise there, or fewer zeros, where their own scaling clipped the noise.
 MIN_BACKGROUND_SHARE = 0.2
+# Where `tissue` puts the median of the tissue: what is up to 2.5 times as bright is still below 1.
+TISSUE_MEDIAN = 0.4
 # Interpolation may overshoot [0, 1] by rounding; more than this is another range.
 RANGE_TOLERANCE = 1e-4
 
@@ -39,6 +43,8 @@ def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarra
     where the foreground has negative values its 0.5 percentile takes the place of 0;
     foreground: per channel, 0.5 + (x - median) / (6 IQR) of the foreground, clipped, background 0; the range
     takes the place of an IQR of 0;
+    tissue: per channel, 0.4 x / median of the body's interior (see uad.data.tissue), clipped; 0 outside the body, and
+    in a channel whose median is not positive. Intensities below 0 count as 0;
     none: the values are in [0, 1] once they are divided by `full_scale` (see RawSlice).
 
     Raises ValueError for an unknown rule, for non-finite values, and with `none` for values outside [0, 1].
@@ -52,6 +58,8 @@ def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarra
         return _unit_range(image / full_scale)
     if how == "joint":
         return _stretch(image, image.min(), image.max())
+    if how == "tissue":
+        return _tissue(image.clip(0))
     foreground = foreground_mask(image)
     rule = _percentile if how == "percentile" else _foreground
     scaled = np.zeros(image.shape, dtype=np.float32)
@@ -95,3 +103,14 @@ def _foreground(tissue: np.ndarray) -> np.ndarray:
         spread = tissue.max() - tissue.min()
     half_width = SPREADS_TO_EDGE * spread
     return _stretch(tissue, median - half_width, median + half_width)
+
+
+def _tissue(image: np.ndarray) -> np.ndarray:
+    body = body_mask(image)
+    inner = interior(body)
+    scaled = np.zeros(image.shape, dtype=np.float32)
+    for channel, out in zip(image, scaled, strict=True):
+        median = np.median(channel[inner])
+        if median > 0 and channel.max() > channel.min():
+            out[body] = (TISSUE_MEDIAN * channel[body] / median).clip(0, 1)
+    return scaled

@@ -2,10 +2,11 @@
 
 import argparse
 
+from bernoulli_diffusion.latents import Views
 from bernoulli_diffusion.process import NOISE_KERNELS, NOISE_SCHEDULES
 from bernoulli_diffusion.unet import PREDICTIONS
 from uad.errors import input_error
-from uad.flags import add, add_switch, filled
+from uad.flags import add, add_switch, filled, variation_of
 
 # The paper's configuration.
 NETWORK_DEFAULTS = {
@@ -19,6 +20,7 @@ NETWORK_DEFAULTS = {
 }
 PROCESS_DEFAULTS = {"diffusion_steps": 1000, "noise_schedule": "linear", "noise_kernel": "symmetric"}
 CODE_BITS = ("threshold", "sample")
+MANY_VIEWS = 8
 SCHEDULE_SAMPLERS = ("uniform", "inference")
 
 
@@ -66,13 +68,19 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         group,
-        "--corruptions",
-        type=int,
-        default=0,
-        help="an addition to the paper: training also shows codes of images with synthetic lesions, so many sets of "
-        "them per image, and asks for the healthy code; 0: noise only, as in the paper",
+        "--lesion_share",
+        type=float,
+        default=0.0,
+        help="an addition to the paper: this share of the training codes is of images with synthetic lesions, and the "
+        "healthy code is asked for; 0: noise only, as in the paper",
     )
-    add(group, "--corruption_share", type=float, default=0.5, help="share of training codes with synthetic lesions")
+    add(
+        group,
+        "--code_views",
+        type=int,
+        help="variations of every image (mirrored, --augment, synthetic lesions) in the code cache",
+        shown="8 with --augment or --lesion_share, else 2 with --horizontal_flip, else 1",
+    )
     add(group, "--ema_rate", type=float, default=0.999, help="decay of the U-Net's EMA weights (stage 2)")
     add_switch(group, "--no_code_cache", "encode images anew in every step")
     add(group, "--resume_checkpoint", help="begin with the weights of this stage-2 checkpoint", shown="none")
@@ -121,3 +129,13 @@ def check_detection_flags(args: argparse.Namespace) -> None:
     if args.denoise_steps is not None and not 1 <= args.denoise_steps <= args.noise_level:
         expected = f"1..{args.noise_level}, the noise level"
         raise input_error("--denoise_steps", str(args.denoise_steps), expected, "change it")
+
+
+def views_of(args: argparse.Namespace) -> Views:
+    """The views of every image from the flags; InputError for values that mean nothing."""
+    if not 0 <= args.lesion_share <= 1:
+        raise input_error("--lesion_share", str(args.lesion_share), "a share in 0..1", "change it")
+    if args.code_views is not None and args.code_views < 1:
+        raise input_error("--code_views", str(args.code_views), "1 or more", "change it")
+    default = MANY_VIEWS if args.augment or args.lesion_share else 1 + args.horizontal_flip
+    return Views(variation_of(args), args.code_views or default, args.lesion_share)

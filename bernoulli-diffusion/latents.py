@@ -13,53 +13,54 @@ from tqdm import tqdm
 
 from uad.data.corruption import corrupt
 from uad.data.folder import SliceFolder, collate_slices
-from uad.data.loading import flip_axis, mirrored
+from uad.data.loading import Variation, flip_axis
 from uad.distributed import World
 from uad.files import put_in_place
 from uad.randomness import derive_seed
 
 
 @dataclass(frozen=True)
-class Variants:
-    """What is encoded of every slice: itself, its mirror image too if `horizontal_flip`, and each of these with
-    `corruptions` different sets of synthetic lesions. A training image shows lesions with probability `share`.
+class Views:
+    """The ways in which every slice is encoded: `count` variations of it (see uad.data.loading), each of them with
+    synthetic lesions too where `lesion_share`, the share of training codes that show lesions, is above 0.
     """
 
-    horizontal_flip: bool
-    corruptions: int
-    share: float
-    seed: int
+    variation: Variation
+    count: int
+    lesion_share: float
 
     @property
-    def orientations(self) -> int:
-        return 2 if self.horizontal_flip else 1
+    def codes(self) -> int:
+        """Codes per slice: of the healthy views, then of the same views with lesions."""
+        return self.count * (2 if self.lesion_share else 1)
 
-    @property
-    def count(self) -> int:
-        """Codes per slice."""
-        return self.orientations * (1 + self.corruptions)
+    def healthy(self, item: dict, number: int) -> Tensor:
+        """View number 0..count - 1 of a slice folder's item. Mirrored views alternate with others."""
+        image = item["image"]
+        if self.variation.horizontal_flip and number % 2:
+            image = image.flip(1 + flip_axis(item["affine"], item["name"]))
+        # View 0 is the slice itself.
+        return self.variation.augmented(image, item["name"], number) if number else image
 
-    def index(self, orientation: int, corruption: int) -> int:
-        """Number of a variant in 0..count - 1; corruption 0 is the slice without lesions."""
-        return orientation * (1 + self.corruptions) + corruption
+    def with_lesions(self, image: Tensor, donor: Tensor, name: str, number: int) -> Tensor:
+        """The same view with lesions; donor: another slice."""
+        return corrupt(image, donor, np.random.default_rng(derive_seed(self.variation.seed, "lesions", name, number)))
 
-    def chosen(self, position: int) -> tuple[int, int]:
-        """Orientation and corruption shown at a position of the training stream, by (seed, position)."""
-        orientation = int(self.horizontal_flip and mirrored(self.seed, position))
-        rng = np.random.default_rng(derive_seed(self.seed, "corruption", position))
-        corrupted = self.corruptions > 0 and rng.random() < self.share
-        return orientation, int(rng.integers(1, self.corruptions + 1)) if corrupted else 0
+    def chosen(self, position: int) -> tuple[int, bool]:
+        """View shown at a position of the training stream, and whether with lesions, by (seed, position)."""
+        rng = np.random.default_rng(derive_seed(self.variation.seed, "view", position))
+        return int(rng.integers(self.count)), bool(rng.random() < self.lesion_share)
 
 
 class CodeCache(Dataset):
-    """Packed codes of all slices of a folder in all variants.
+    """Packed codes of all slices of a folder in all views.
 
     A key (index, position) gives a dict of code, the healthy code (K, h, w) float32 in {0, 1}; shown, the one that
     noise is added to (of the image with lesions, or the same); name, index and position.
     """
 
-    def __init__(self, path: Path, slices: SliceFolder, code_shape: tuple[int, int, int], variants: Variants):
-        self.slices, self.code_shape, self.variants = slices, code_shape, variants
+    def __init__(self, path: Path, slices: SliceFolder, code_shape: tuple[int, int, int], views: Views):
+        self.slices, self.code_shape, self.views = slices, code_shape, views
         self.packed = np.load(path, mmap_mode="r")
 
     def __len__(self) -> int:
@@ -67,24 +68,31 @@ class CodeCache(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         index, position = key
-        orientation, corruption = self.variants.chosen(position)
+        view, lesions = self.views.chosen(position)
+        code = self._code(index, view)
         return {
-            "code": self._code(index, self.variants.index(orientation, 0)),
-            "shown": self._code(index, self.variants.index(orientation, corruption)),
+            "code": code,
+            "shown": self._code(index, self.views.count + view) if lesions else code,
             "name": self.slices.names[index],
             "index": index,
             "position": position,
         }
 
-    def _code(self, index: int, variant: int) -> Tensor:
-        bits = np.unpackbits(self.packed[index, variant], count=int(np.prod(self.code_shape)))
+    def _code(self, index: int, number: int) -> Tensor:
+        bits = np.unpackbits(self.packed[index, number], count=int(np.prod(self.code_shape)))
         return torch.from_numpy(bits.reshape(self.code_shape).astype(np.float32))
 
 
-def cache_path(folder: Path, slices: SliceFolder, autoencoder_hash: str, variants: Variants) -> Path:
+def cache_path(folder: Path, slices: SliceFolder, autoencoder_hash: str, views: Views) -> Path:
     """The cache file's name: it changes with the autoencoder's weights, the images, how they are read and varied."""
-    lesions = (variants.corruptions, variants.seed if variants.corruptions else 0)
-    made_by = (autoencoder_hash, slices.normalise, slices.img_size, variants.horizontal_flip, *lesions)
+    made_by = (
+        autoencoder_hash,
+        slices.normalise,
+        slices.img_size,
+        views.variation,
+        views.count,
+        views.lesion_share > 0,
+    )
     digest = hashlib.sha256(repr(made_by).encode())
     for path in slices.paths:
         status = path.stat()
@@ -97,7 +105,7 @@ def build_cache(
     slices: SliceFolder,
     encode: Callable[[Tensor], Tensor],
     code_shape: tuple[int, int, int],
-    variants: Variants,
+    views: Views,
     world: World,
     batch_size: int,
     workers: int,
@@ -113,14 +121,14 @@ def build_cache(
     if world.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
         width = (int(np.prod(code_shape)) + 7) // 8
-        np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(slices), variants.count, width)).flush()
+        np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(slices), views.codes, width)).flush()
     world.barrier()
     packed = np.lib.format.open_memmap(temporary, "r+")
-    own = Subset(VariedSlices(slices, variants), range(world.rank, len(slices), world.size))
-    loader = DataLoader(own, batch_size, num_workers=workers, collate_fn=collate_slices)
+    own = Subset(ViewedSlices(slices, views), range(world.rank, len(slices), world.size))
+    loader = DataLoader(own, max(1, batch_size // views.codes), num_workers=workers, collate_fn=collate_slices)
     for batch in tqdm(loader, desc="encoding", unit="batch", disable=not world.is_main):
-        for variant, images in enumerate(batch["image"].unbind(1)):
-            packed[batch["index"].numpy(), variant] = pack(encode(images.to(world.device)))
+        images = batch["image"].to(world.device)
+        packed[batch["index"].numpy()] = pack(encode(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
     packed.flush()
     world.barrier()
     if world.is_main:
@@ -128,30 +136,23 @@ def build_cache(
     world.barrier()
 
 
-class VariedSlices(Dataset):
-    """The slices of a folder with `image` (variants, C, S, S): every variant in the order of Variants.index."""
+class ViewedSlices(Dataset):
+    """The slices of a folder with `image` (codes, C, S, S): every view, and every view with lesions."""
 
-    def __init__(self, slices: SliceFolder, variants: Variants):
-        self.slices, self.variants = slices, variants
+    def __init__(self, slices: SliceFolder, views: Views):
+        self.slices, self.views = slices, views
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, index: int) -> dict:
         item = self.slices[index]
-        images = [item["image"]]
-        if self.variants.horizontal_flip:
-            images.append(item["image"].flip(1 + flip_axis(item["affine"], item["name"])))
-        if self.variants.corruptions:
+        images = [self.views.healthy(item, number) for number in range(self.views.count)]
+        if self.views.lesion_share:
             # Half a folder away, a slice belongs to another patient unless the folder holds one patient only.
             donor = self.slices[(index + len(self) // 2) % len(self)]["image"]
-            images = [varied for i, image in enumerate(images) for varied in self._corrupted(image, donor, index, i)]
+            images += [self.views.with_lesions(image, donor, item["name"], i) for i, image in enumerate(images)]
         return item | {"image": torch.stack(images)}
-
-    def _corrupted(self, image: Tensor, donor: Tensor, index: int, orientation: int) -> list[Tensor]:
-        key = (self.variants.seed, "lesions", self.slices.names[index], orientation)
-        rng = np.random.default_rng(derive_seed(*key))
-        return [image, *(corrupt(image, donor, rng) for _ in range(self.variants.corruptions))]
 
 
 def pack(bits: Tensor) -> np.ndarray:

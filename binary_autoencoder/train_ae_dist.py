@@ -48,6 +48,7 @@ from uad.flags import (
     n_channels_of,
     normalise_of,
     train_options,
+    variation_of,
 )
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
@@ -238,7 +239,7 @@ def build(args: argparse.Namespace, world: World, config: dict, data: dict) -> T
     losses = AutoencoderLosses(args, world, network, discriminator)
     lr = args.lr or args.base_lr * args.batch_size
     slices = open_slices(args, data, args.data_dir)
-    images = TrainingImages(slices, args.horizontal_flip, args.seed, args.cache_gib if args.workers == 0 else 0)
+    images = TrainingImages(slices, variation_of(args), args.cache_gib if args.workers == 0 else 0)
     pictured = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))])
 
     def shown(ema: nn.Module) -> BinaryAutoEncoder:
@@ -299,9 +300,9 @@ def build(args: argparse.Namespace, world: World, config: dict, data: dict) -> T
 def settings_of(args: argparse.Namespace, config: dict, data: dict, amp: str, lr: float, images: int) -> dict:
     """What a rerun in the same folder must repeat."""
     names = (
-        "batch_size", "seed", "horizontal_flip", "clip_norm", "lr_anneal_steps", "ema_beta", "steps_per_update_ema",
-        "code_weight", "perceptual_weight", "disc_start_step", "disc_weight_max", "disc_layers", "ndf", "diff_aug",
-        "load_dir", "load_step", "load_optim",
+        "batch_size", "seed", "horizontal_flip", "augment", "clip_norm", "lr_anneal_steps", "ema_beta",
+        "steps_per_update_ema", "code_weight", "perceptual_weight", "disc_start_step", "disc_weight_max",
+        "disc_layers", "ndf", "diff_aug", "load_dir", "load_step", "load_optim",
     )  # fmt: skip
     return config | data | {name: getattr(args, name) for name in names} | {"amp": amp, "lr": lr, "images": images}
 

@@ -60,7 +60,7 @@ STAGE1_FLAGS = (
 )
 STAGE2_FLAGS = (
     "--num_channels 64 --channel_mult 1 2 2 --num_res_blocks 1 --attention_resolutions 8 --prediction clean "
-    "--schedule_sampler inference --corruptions 2 --batch_size 32 --lr 1e-3 --clip_norm 1 "
+    "--schedule_sampler inference --lesion_share 0.5 --code_views 4 --batch_size 32 --lr 1e-3 --clip_norm 1 "
 )
 TRAIN_FLAGS = (
     "--horizontal_flip --amp --workers 0 --steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100 "

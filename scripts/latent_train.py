@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from bernoulli_diffusion.detect import masked_denoise
-from bernoulli_diffusion.flags import add_diffusion_flags, network_config, process_config
-from bernoulli_diffusion.latents import CodeCache, Variants, build_cache, cache_path
+from bernoulli_diffusion.flags import add_diffusion_flags, network_config, process_config, views_of
+from bernoulli_diffusion.latents import CodeCache, build_cache, cache_path
 from bernoulli_diffusion.model import KIND, build_network, checkpoint_files, default_log_dir
 from bernoulli_diffusion.process import BernoulliDiffusion
 from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
@@ -181,29 +181,29 @@ def build(args: argparse.Namespace, world: World, autoencoder: TrainedAutoencode
 
 def training_codes(args, world: World, autoencoder: TrainedAutoencoder, slices: SliceFolder, encode, log_dir: Path):
     """The data set of the run: cached codes, or images that every step encodes (--no_code_cache, or sampled bits)."""
+    views = views_of(args)
     if args.no_code_cache or args.code_bits == "sample":
-        if args.corruptions:
+        if args.lesion_share:
             raise input_error(
-                "--corruptions",
-                f"{args.corruptions}, with --no_code_cache or --code_bits sample",
-                "the code cache, in which the codes of corrupted images lie",
+                "--lesion_share",
+                f"{args.lesion_share}, with --no_code_cache or --code_bits sample",
+                "the code cache, in which the codes of images with lesions lie",
                 "leave these flags out",
             )
-        cache_gib = args.cache_gib if args.workers == 0 else 0
-        return TrainingImages(slices, args.horizontal_flip, args.seed, cache_gib)
+        return TrainingImages(slices, views.variation, args.cache_gib if args.workers == 0 else 0)
     code_shape = autoencoder.network.code_shape
-    variants = Variants(args.horizontal_flip, args.corruptions, args.corruption_share, args.seed)
-    path = cache_path(log_dir, slices, autoencoder.weights_hash, variants)
+    path = cache_path(log_dir, slices, autoencoder.weights_hash, views)
     share = world.share_of(args.batch_size)
-    build_cache(path, slices, encode, code_shape, variants, world, share, args.workers)
-    return CodeCache(path, slices, code_shape, variants)
+    build_cache(path, slices, encode, code_shape, views, world, share, args.workers)
+    return CodeCache(path, slices, code_shape, views)
 
 
 def settings_of(args: argparse.Namespace, config: dict, amp: str, lr: float, images: int) -> dict:
     """What a rerun in the same folder must repeat."""
     names = (
         "batch_size", "seed", "horizontal_flip", "clip_norm", "lr_anneal_steps", "weight_decay", "ema_rate",
-        "schedule_sampler", "noise_level", "no_code_cache", "resume_checkpoint", "corruptions", "corruption_share",
+        "schedule_sampler", "noise_level", "no_code_cache", "resume_checkpoint", "augment", "lesion_share",
+        "code_views",
     )  # fmt: skip
     chosen = {name: getattr(args, name) for name in names} | {"amp": amp, "lr": lr, "images": images}
     autoencoder = {"autoencoder weights": config["autoencoder"]["weights_hash"], "code_bits": config["code_bits"]}

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from bernoulli_diffusion.latents import CodeCache, Variants, build_cache, cache_path
+from bernoulli_diffusion.latents import CodeCache, Views, build_cache, cache_path
 from uad.data.corruption import corrupt
 from uad.data.folder import SliceFolder
 from uad.data.formats import write_slice
+from uad.data.loading import Variation
 from uad.distributed import World
 
 # 3 x 5 x 5 bits do not fill whole bytes.
@@ -30,44 +31,61 @@ def slices(tmp_path) -> SliceFolder:
     return SliceFolder(tmp_path / "healthy", 2, 20, "joint")
 
 
-def cache(slices, tmp_path, variants, batch_size=3) -> CodeCache:
-    path = cache_path(tmp_path / "log", slices, "hash", variants)
-    build_cache(path, slices, encode, CODE_SHAPE, variants, ALONE, batch_size, workers=0)
-    return CodeCache(path, slices, CODE_SHAPE, variants)
+def views(flip: bool, count: int, share: float = 0.0, augment: float = 0.0) -> Views:
+    return Views(Variation(flip, augment, seed=1), count, share)
+
+
+def cache(slices, tmp_path, views, batch_size=3) -> CodeCache:
+    path = cache_path(tmp_path / "log", slices, "hash", views)
+    build_cache(path, slices, encode, CODE_SHAPE, views, ALONE, batch_size, workers=0)
+    return CodeCache(path, slices, CODE_SHAPE, views)
 
 
 def test_cached_codes_are_those_of_the_encoder(slices, tmp_path):
-    codes = cache(slices, tmp_path, Variants(True, 0, 0.5, seed=1))
+    codes = cache(slices, tmp_path, views(True, 2))
     seen = set()
     for position in range(30):
         index = position % 7
         item = codes[index, position]
-        orientation, _ = codes.variants.chosen(position)
+        view, _ = codes.views.chosen(position)
         image = slices[index]["image"]
         # The affine is the identity: axis H runs from left to right.
-        expected = encode((image.flip(1) if orientation else image)[None])[0]
+        expected = encode((image.flip(1) if view else image)[None])[0]
         assert torch.equal(item["code"], expected) and torch.equal(item["shown"], expected)
         assert (item["name"], item["index"], item["position"]) == (slices.names[index], index, position)
-        seen.add(orientation)
+        seen.add(view)
     assert seen == {0, 1}
 
 
+def test_augmented_views_differ_and_view_0_is_the_slice_itself(slices, tmp_path):
+    several = views(False, 4, augment=1.0)
+    item = slices[0]
+    images = [several.healthy(item, number) for number in range(4)]
+    assert torch.equal(images[0], item["image"])
+    assert all(not torch.equal(a, b) for i, a in enumerate(images) for b in images[:i])
+    assert torch.equal(images[3], several.healthy(item, 3))
+
+
 def test_lesions_change_what_is_shown_and_not_what_is_asked(slices, tmp_path):
-    codes = cache(slices, tmp_path, Variants(False, 3, 0.5, seed=1))
+    codes = cache(slices, tmp_path, views(False, 3, share=0.5))
     changed = [not torch.equal(*(codes[p % 7, p][key] for key in ("code", "shown"))) for p in range(200)]
     assert 0.05 < np.mean(changed) <= 0.6  # half of them show lesions, few of which cross a threshold
     assert all(torch.equal(codes[p % 7, p]["code"], encode(slices[p % 7]["image"][None])[0]) for p in range(20))
 
 
 def test_cache_does_not_depend_on_batches_and_follows_its_sources(slices, tmp_path):
-    variants = Variants(True, 2, 0.5, seed=1)
-    first = cache(slices, tmp_path / "a", variants, batch_size=1)
-    second = cache(slices, tmp_path / "b", variants, batch_size=7)
+    several = views(True, 4, share=0.5, augment=0.5)
+    first = cache(slices, tmp_path / "a", several, batch_size=1)
+    second = cache(slices, tmp_path / "b", several, batch_size=100)
     assert np.array_equal(first.packed, second.packed)
-    names = {
-        cache_path(tmp_path, slices, weights, v).name for weights in "xy" for v in (variants, Variants(False, 0, 0, 1))
-    }
-    assert len(names) == 4
+    others = (
+        several,
+        views(False, 4, 0.5, 0.5),
+        views(True, 4, 0.5, 0.6),
+        views(True, 5, 0.5, 0.5),
+        views(True, 4, 0, 0.5),
+    )
+    assert len({cache_path(tmp_path, slices, weights, v).name for weights in "xy" for v in others}) == 10
 
 
 @pytest.mark.parametrize("seed", range(20))

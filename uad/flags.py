@@ -7,6 +7,7 @@ stages take the checkpoint's value; `reconcile` refuses a flag that contradicts 
 import argparse
 from collections.abc import Mapping
 
+from uad.data.loading import Variation
 from uad.data.normalise import NORMALISATIONS
 from uad.errors import InputError, Problem, input_error
 from uad.precision import AMP_MODES
@@ -58,10 +59,19 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         choices=NORMALISATIONS,
         help="intensities to [0, 1], per slice. joint: minimum..maximum over all channels together, as the released "
         "code does; percentile: per channel, 99.5th percentile of the foreground to 1; foreground: per channel, "
-        "median and interquartile range; none: already in [0, 1]",
+        "median and interquartile range; tissue: per channel, median of the body's interior to 0.4, air to 0, for MRI "
+        "with or without skull; none: already in [0, 1]",
         shown="joint for OCT, percentile otherwise",
     )
     add_switch(group, "--horizontal_flip", "training images are mirrored left-right at random")
+    add(
+        group,
+        "--augment",
+        type=float,
+        default=0.0,
+        help="training images get random contrast, gain, shading, sharpness and posture, so strongly; 1: as much as "
+        "between scanners; 0: none, as in the paper",
+    )
     add(group, "--val_dir", help="folder of healthy slices for --steps_per_eval", shown="none")
     add(
         group,
@@ -242,6 +252,13 @@ def reconcile(args: argparse.Namespace, config: Mapping, source) -> None:
             )
     if problems:
         raise InputError(problems)
+
+
+def variation_of(args: argparse.Namespace) -> Variation:
+    """How the flags vary training images; an InputError for a negative strength."""
+    if not args.augment >= 0:
+        raise input_error("--augment", str(args.augment), "0 or more", "change it")
+    return Variation(args.horizontal_flip, args.augment, args.seed)
 
 
 def train_options(args: argparse.Namespace, amp: str, ema_beta: float, ema_every: int) -> TrainOptions:

@@ -9,33 +9,36 @@ import torch
 import torch.nn.functional as F
 
 MAX_BLOBS = 3
-# Radii in units of the image size: from a focus of a few pixels to a tenth of the field of view.
-RADIUS = (0.02, 0.11)
+# Radii in units of the image size: from a focus of a few pixels to a large tumour.
+RADIUS = (0.02, 0.18)
 # Size of the random field that makes outlines irregular.
 FIELD = 8
 MIN_CHANGE, MAX_CHANGE = 0.08, 0.45
+MAX_NOISE = 0.1
 
 
 def corrupt(image: torch.Tensor, donor: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A copy of a healthy image (C, S, S) in [0, 1] with one to three lesions inside its foreground.
 
-    Each lesion is one of: intensities shifted, differently in every channel (half of the time); replaced by a constant;
-    blurred; or taken from the same place of a mirrored `donor`, another healthy image.
+    Each lesion is one of: intensities shifted, differently in every channel (half of the time); replaced by a constant
+    with noise; blurred; or taken from another place of the image itself or of `donor`, another healthy image.
     """
     foreground = (image > 0.05).any(0)
     corrupted = image.clone()
     for _ in range(rng.integers(1, MAX_BLOBS + 1)):
         blob = _blob(foreground, rng)
-        kind = rng.choice(4, p=(0.5, 0.2, 0.15, 0.15))
+        kind = rng.choice(4, p=(0.5, 0.2, 0.1, 0.2))
         if kind == 0:
             size = rng.uniform(MIN_CHANGE, MAX_CHANGE, len(image)) * (rng.random(len(image)) < 0.8)
             change = corrupted + _per_channel(size * rng.choice((-1, 1), len(image)))
         elif kind == 1:
-            change = _per_channel(rng.uniform(0, 1, len(image))).expand_as(image)
+            noise = rng.normal(0, rng.uniform(0, MAX_NOISE), image.shape).astype(np.float32)
+            change = _per_channel(rng.uniform(0, 1, len(image))) + torch.from_numpy(noise)
         elif kind == 2:
             change = _blurred(corrupted)
         else:
-            change = donor.flip(1 + int(rng.integers(2)))
+            shift = tuple(int(d) for d in rng.integers(image.shape[-1] // 8, image.shape[-1] * 7 // 8, 2))
+            change = (image, donor)[rng.integers(2)].roll(shift, (1, 2))
         corrupted = torch.lerp(corrupted, change, blob)
     return corrupted.clamp(0, 1)
 

@@ -1,11 +1,13 @@
-"""Batches for training: which image comes at which step, mirrored or not, is a function of (seed, step) alone."""
+"""Batches for training: which image comes at which step, and how it is varied, is a function of (seed, step) alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from uad.data.augmentation import augment
 from uad.data.folder import SliceFolder, left_right_axis
 from uad.errors import input_error
 from uad.randomness import derive_seed, keyed_generator
@@ -40,16 +42,37 @@ class StepBatches:
             yield batch
 
 
+@dataclass(frozen=True)
+class Variation:
+    """How training images are varied: mirrored left-right, and by `augment` of this strength (0: not at all)."""
+
+    horizontal_flip: bool
+    augment: float
+    seed: int
+
+    def apply(self, item: dict, *key: int | str) -> torch.Tensor:
+        """The image (C, S, S) of a slice folder's item, varied at random by (seed, key)."""
+        image = item["image"]
+        if self.horizontal_flip and mirrored(self.seed, *key):
+            image = image.flip(1 + flip_axis(item["affine"], item["name"]))
+        return self.augmented(image, *key)
+
+    def augmented(self, image: torch.Tensor, *key: int | str) -> torch.Tensor:
+        """The image augmented at random by (seed, key)."""
+        if not self.augment:
+            return image
+        return augment(image, self.augment, np.random.default_rng(derive_seed(self.seed, "augmentation", *key)))
+
+
 class TrainingImages(Dataset):
     """Images of a folder for training; a key (index, position) gives a dict of image, name, index and position.
 
-    With `horizontal_flip` an image is mirrored left-right (the axis follows from its affine) with probability one half,
-    decided by (seed, position). Decoded images are kept in memory while they fit into `cache_gib`; that pays where
-    the images are read by the training process itself (0 workers).
+    An image is varied by (seed, position). Decoded images are kept in memory while they fit into `cache_gib`; that pays
+    where the images are read by the training process itself (0 workers).
     """
 
-    def __init__(self, slices: SliceFolder, horizontal_flip: bool, seed: int, cache_gib: float):
-        self.slices, self.horizontal_flip, self.seed = slices, horizontal_flip, seed
+    def __init__(self, slices: SliceFolder, variation: Variation, cache_gib: float):
+        self.slices, self.variation = slices, variation
         self.bytes_left = cache_gib * 2**30
         self.kept: dict[int, dict] = {}
 
@@ -59,9 +82,7 @@ class TrainingImages(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         index, position = key
         item = self._read(index)
-        image = item["image"]
-        if self.horizontal_flip and mirrored(self.seed, position):
-            image = image.flip(1 + flip_axis(item["affine"], item["name"]))
+        image = self.variation.apply(item, position)
         return {"image": image, "name": item["name"], "index": index, "position": position}
 
     def _read(self, index: int) -> dict:
@@ -75,9 +96,9 @@ class TrainingImages(Dataset):
         return item
 
 
-def mirrored(seed: int, position: int) -> bool:
-    """Whether the image at this position of the stream is mirrored."""
-    return bool(np.random.default_rng(derive_seed(seed, "mirror", position)).random() < 0.5)
+def mirrored(seed: int, *key: int | str) -> bool:
+    """Whether an image is mirrored, by (seed, key): a fair coin."""
+    return bool(np.random.default_rng(derive_seed(seed, "mirror", *key)).random() < 0.5)
 
 
 def flip_axis(affine: torch.Tensor, name: str) -> int:

@@ -27,7 +27,15 @@ def slice_with_lesion(generator, lesion: bool, n_channels: int = 1):
     return image, reconstruction, label
 
 
-def write_folder(folder, patients=4, slices=2, lesion=True, masks=True, autoencoder=True, first=0, **run):
+def cells(label: np.ndarray) -> np.ndarray:
+    """A flip probability (2, 8, 8): the share of a cell that is lesion."""
+    share = label.reshape(8, SIZE // 8, 8, SIZE // 8).mean((1, 3), dtype=np.float32)
+    return np.stack([share, share])
+
+
+def write_folder(
+    folder, patients=4, slices=2, lesion=True, masks=True, autoencoder=True, first=0, evidence=False, **run
+):
     """A result folder of `patients` * `slices` images; without lesions the patients have other names."""
     generator = np.random.default_rng(1 + lesion)
     info = run_info(**run)
@@ -45,6 +53,7 @@ def write_folder(folder, patients=4, slices=2, lesion=True, masks=True, autoenco
                 reconstruction,
                 anomaly_map(*tensors)[0].numpy(),
                 label if masks else None,
-                {"autoencoder": image} if autoencoder else {},
+                ({"autoencoder": image} if autoencoder else {})
+                | ({"flip_probability": cells(label)} if evidence else {}),
             )
     return folder

@@ -199,6 +199,17 @@ def test_masks_from_another_folder(tmp_path, folders):
         open_study(tmp_path / "run", "saved", tmp_path / "none")
 
 
+def test_a_stored_folder_is_scored_anew_with_its_evidence(tmp_path):
+    study = open_study(write_folder(tmp_path / "with", evidence=True), "evidence")
+    assert [row.score for row in study.rows[:2]] == ["evidence", "smooth"]
+    result = study.load(study.names[0])
+    smooth = open_study(tmp_path / "with", "smooth").rows[0].map(result)
+    scored = study.rows[0].map(result)
+    assert (scored[result.label > 0] > 0).all() and (scored <= smooth).all() and (scored < smooth).any()
+    with pytest.raises(InputError, match="flip_probability"):
+        open_study(write_folder(tmp_path / "without"), "evidence")
+
+
 def test_several_folders_are_compared(run_evaluation, tmp_path):
     for name, method in (("a", "first"), ("b", "second")):
         write_folder(tmp_path / name, patients=2, method=method)

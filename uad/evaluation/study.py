@@ -15,6 +15,7 @@ from uad.data.formats import EXTENSIONS, read_mask, slice_stem
 from uad.errors import InputError, Problem, input_error
 from uad.evaluation.contenders import AUTOENCODER, Contender, contenders
 from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened
+from uad.scores import EVIDENCE_EXTRA
 
 # What may differ between the runs on diseased and on healthy images: their maps are on one scale all the same.
 FREE_KEYS = VOLATILE_KEYS | {"data_dir", "num_samples", "seed", "out_dir"}
@@ -71,13 +72,19 @@ def open_study(folder: Path | str, score: str, labels: Path | str | None = None)
     """A study of the result folder `folder`; labels: folder of masks named as the images. Raises InputError."""
     results = ResultFolder(folder)
     records = [results.record(name) for name in results.names]
-    stored = [AUTOENCODER in record["extras"] for record in records]
+    everywhere = tuple(extra for extra in (AUTOENCODER, EVIDENCE_EXTRA) if _stored(extra, results, records))
+    rows = contenders(results.run, everywhere, score)
+    return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
+
+
+def _stored(extra: str, results: ResultFolder, records: Sequence[Mapping]) -> bool:
+    """Whether every image has this extra; InputError where only some have."""
+    stored = [extra in record["extras"] for record in records]
     if any(stored) and not all(stored):
         missing = [name for name, has in zip(results.names, stored, strict=True) if not has]
-        problem = f"{AUTOENCODER} stored for {sum(stored)} of {len(stored)} images, not for {missing[0]}"
-        raise input_error(folder, problem, "the same extras for every image", "run the inference again")
-    rows = contenders(results.run, (AUTOENCODER,) if all(stored) else (), score)
-    return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
+        problem = f"{extra} stored for {sum(stored)} of {len(stored)} images, not for {missing[0]}"
+        raise input_error(results.folder, problem, "the same extras for every image", "run the inference again")
+    return all(stored)
 
 
 def check_comparable(study: Study, healthy: Study) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 from bernoulli_diffusion.process import BernoulliDiffusion
 from uad.randomness import uniform_field
 
+SPACINGS = ("even", "quadratic")
+
 
 @dataclass(frozen=True)
 class MaskedDenoising:
@@ -24,11 +26,23 @@ class MaskedDenoising:
     flip_probability: Tensor
 
 
-def denoising_steps(noise_level: int, denoise_steps: int) -> list[int]:
-    """The noise levels visited, L = t_0 > t_1 > ... > t_K = 0, evenly spaced and rounded."""
+def denoising_steps(noise_level: int, denoise_steps: int, spacing: str = "even") -> list[int]:
+    """The noise levels visited, L = t_0 > t_1 > ... > t_K = 0, rounded.
+
+    spacing: even; or quadratic, t proportional to (1 - i / K)^2, with shorter steps where the noise is weak.
+    """
     if not 1 <= denoise_steps <= noise_level:
         raise ValueError(f"denoise_steps is in 1..{noise_level} (the noise level), not {denoise_steps}")
-    return [noise_level - (noise_level * i) // denoise_steps for i in range(denoise_steps + 1)]
+    if spacing not in SPACINGS:
+        raise ValueError(f"spacing is one of {SPACINGS}, not {spacing!r}")
+    if spacing == "even":
+        return [noise_level - (noise_level * i) // denoise_steps for i in range(denoise_steps + 1)]
+    levels = [noise_level]
+    for left in range(denoise_steps - 1, -1, -1):
+        # Below the level before, and high enough that every step still to come has a level of its own.
+        wanted = round(noise_level * (left / denoise_steps) ** 2)
+        levels.append(max(left, min(wanted, levels[-1] - 1)))
+    return levels
 
 
 @torch.inference_mode()
@@ -41,6 +55,7 @@ def masked_denoise(
     prob_threshold: float = 0.5,
     denoise_steps: int | None = None,
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    spacing: str = "even",
 ) -> MaskedDenoising:
     """Noise codes to level L, then denoise them; outside the mask the input's own bits are put back.
 
@@ -52,13 +67,14 @@ def masked_denoise(
     bit for bit. P = 0 is unmasked denoising.
 
     network: (z_t, t) -> log-odds of a flip; code: (N, K, h, w) in {0, 1}; generators: one per code, on the code's
-    device; prob_threshold: P in [0, 1]; callback: called after each step with (s, z_s, mask).
+    device; prob_threshold: P in [0, 1]; callback: called after each step with (s, z_s, mask);
+    spacing: see denoising_steps.
     """
     if len(generators) != code.shape[0]:
         raise ValueError(f"{len(generators)} generators for {code.shape[0]} codes")
     if not 0 <= prob_threshold <= 1:
         raise ValueError(f"prob_threshold is a probability, not {prob_threshold}")
-    levels = denoising_steps(noise_level, denoise_steps or noise_level)
+    levels = denoising_steps(noise_level, denoise_steps or noise_level, spacing)
     # The threshold acts on log-odds: P = 0 passes every bit however small a float its probability would be.
     threshold = torch.logit(torch.tensor(prob_threshold, dtype=torch.float64)).item()
     shape = code.shape[1:]

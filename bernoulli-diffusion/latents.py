@@ -35,16 +35,19 @@ class Views:
         return self.count * (2 if self.lesion_share else 1)
 
     def healthy(self, item: dict, number: int) -> Tensor:
-        """View number 0..count - 1 of a slice folder's item. Mirrored views alternate with others."""
+        """View number 0, 1, ... of a slice folder's item. Mirrored views alternate with others."""
         image = item["image"]
         if self.variation.horizontal_flip and number % 2:
             image = image.flip(1 + flip_axis(item["affine"], item["name"]))
         # View 0 is the slice itself.
         return self.variation.augmented(image, item["name"], number) if number else image
 
-    def with_lesions(self, image: Tensor, donor: Tensor, name: str, number: int) -> Tensor:
-        """The same view with lesions; donor: another slice."""
-        return corrupt(image, donor, np.random.default_rng(derive_seed(self.variation.seed, "lesions", name, number)))
+    def lesioned(self, slices: SliceFolder, index: int, image: Tensor, number: int) -> Tensor:
+        """The same view, `image`, of slice `index` with lesions."""
+        # Half a folder away, a slice belongs to another patient unless the folder holds one patient only.
+        donor = slices[(index + len(slices) // 2) % len(slices)]["image"]
+        key = (self.variation.seed, "lesions", slices.names[index], number)
+        return corrupt(image, donor, np.random.default_rng(derive_seed(*key)))
 
     def chosen(self, position: int) -> tuple[int, bool]:
         """View shown at a position of the training stream, and whether with lesions, by (seed, position)."""
@@ -81,6 +84,28 @@ class CodeCache(Dataset):
     def _code(self, index: int, number: int) -> Tensor:
         bits = np.unpackbits(self.packed[index, number], count=int(np.prod(self.code_shape)))
         return torch.from_numpy(bits.reshape(self.code_shape).astype(np.float32))
+
+
+class LiveViews(Dataset):
+    """A new view of a slice at every position of the stream, for codes that are not cached.
+
+    A key (index, position) gives a dict of image, the healthy view (C, S, S); shown_image, the same with lesions or
+    without; name, index and position.
+    """
+
+    def __init__(self, slices: SliceFolder, views: Views):
+        self.slices, self.views = slices, views
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        index, position = key
+        item = self.slices[index]
+        image = self.views.healthy(item, position)
+        _, lesions = self.views.chosen(position)
+        shown = self.views.lesioned(self.slices, index, image, position) if lesions else image
+        return {"image": image, "shown_image": shown, "name": item["name"], "index": index, "position": position}
 
 
 def cache_path(folder: Path, slices: SliceFolder, autoencoder_hash: str, views: Views) -> Path:
@@ -149,9 +174,7 @@ class ViewedSlices(Dataset):
         item = self.slices[index]
         images = [self.views.healthy(item, number) for number in range(self.views.count)]
         if self.views.lesion_share:
-            # Half a folder away, a slice belongs to another patient unless the folder holds one patient only.
-            donor = self.slices[(index + len(self) // 2) % len(self)]["image"]
-            images += [self.views.with_lesions(image, donor, item["name"], i) for i, image in enumerate(images)]
+            images += [self.views.lesioned(self.slices, index, image, i) for i, image in enumerate(images)]
         return item | {"image": torch.stack(images)}
 
 

@@ -18,7 +18,7 @@ class MaskedBernoulliDiffusion:
 
     encode: images (N, C, S, S) -> bit probabilities (N, K, h, w); decode: bits -> images; network and process: the
     diffusion model; code_bits: `threshold` probabilities at 0.5, or `sample` them; amp: off, bf16 or fp16, for the
-    networks only; score: see uad.scores.
+    networks only; score: see uad.scores; spacing: of the denoising steps, see denoising_steps.
     """
 
     def __init__(
@@ -33,10 +33,11 @@ class MaskedBernoulliDiffusion:
         code_bits: str = "threshold",
         amp: str = "off",
         score: str = "paper",
+        spacing: str = "even",
     ):
         self.encode, self.decode, self.network, self.process = encode, decode, network, process
         self.noise_level, self.prob_threshold, self.denoise_steps = noise_level, prob_threshold, denoise_steps
-        self.code_bits, self.amp, self.score = code_bits, amp, score
+        self.code_bits, self.amp, self.score, self.spacing = code_bits, amp, score, spacing
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
@@ -58,6 +59,7 @@ class MaskedBernoulliDiffusion:
             self.noise_level,
             self.prob_threshold,
             self.denoise_steps,
+            spacing=self.spacing,
         )
         with autocast(self.amp, images.device):
             reconstruction = self.decode(outcome.code).float().clamp(0, 1)

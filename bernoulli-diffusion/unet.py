@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uad.layers import GroupNorm
+
 PREDICTIONS = ("flip", "clean")
 
 
@@ -20,9 +22,9 @@ def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> T
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> GroupNorm:
     """Group normalisation with 32 groups, or as many as divide `channels`."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    return GroupNorm(math.gcd(32, channels), channels)
 
 
 def zero_initialised(layer: nn.Module) -> nn.Module:
@@ -68,7 +70,8 @@ class AttentionBlock(nn.Module):
         n, c, height, width = x.shape
         flat = x.reshape(n, c, height * width)
         qkv = self.qkv(self.norm(flat)).reshape(n, self.heads, 3, c // self.heads, height * width)
-        q, k, v = qkv.transpose(3, 4).unbind(2)
+        # Contiguous, because the library's fast kernel takes nothing else.
+        q, k, v = qkv.transpose(3, 4).contiguous().unbind(2)
         h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(n, c, height * width)
         return x + self.proj_out(h).reshape(x.shape)
 

@@ -10,7 +10,7 @@ from binary_autoencoder.flags import network_config
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
 from uad.errors import input_error
-from uad.flags import normalise_of, reconcile
+from uad.flags import reconcile
 
 KIND = "binary_autoencoder"
 
@@ -57,7 +57,8 @@ def load_autoencoder(args: argparse.Namespace) -> TrainedAutoencoder:
             "dataset": args.dataset,
             "n_channels": config["n_channels"],
             "img_size": config["img_size"],
-            "normalise": normalise_of(args),
+            # As the released code read its images.
+            "normalise": args.normalise or "joint",
         }
         weights = released_weights(content, config)
     else:

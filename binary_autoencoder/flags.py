@@ -18,6 +18,11 @@ NETWORK_DEFAULTS = {
     "use_tanh": False,
     "deterministic": False,
 }
+# `recommended` is what the measurements in docs/ABLATION.md favour, `paper` the paper's own choice.
+TRAINING_PRESETS = {
+    "recommended": {"normalise": "tissue", "horizontal_flip": True, "augment": 1.0, "code_weight": 0.01},
+    "paper": {"normalise": "joint", "horizontal_flip": False, "augment": 0.0, "code_weight": 0.0},
+}
 
 
 def add_autoencoder_flags(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from binary_autoencoder.checkpoint import KIND, checkpoint_files, find_step
-from binary_autoencoder.flags import add_autoencoder_flags, network_config
+from binary_autoencoder.flags import TRAINING_PRESETS, add_autoencoder_flags, network_config
 from binary_autoencoder.losses import (
     PerceptualLoss,
     adaptive_weight,
@@ -59,7 +59,7 @@ PICTURES = 8
 
 def get_args_parser() -> argparse.ArgumentParser:
     """All flags of stage 1."""
-    parser = Flags(__doc__)
+    parser = Flags(__doc__, TRAINING_PRESETS)
     add_shared_flags(parser)
     add_autoencoder_flags(parser)
     add_loss_flags(parser)
@@ -275,13 +275,13 @@ def build(args: argparse.Namespace, world: World, config: dict, data: dict) -> T
             Phase(
                 "autoencoder",
                 losses.wrapped_network,
-                torch.optim.Adam(network.parameters(), lr),
+                torch.optim.Adam(network.parameters(), lr, fused=True),
                 losses.autoencoder,
             ),
             Phase(
                 "discriminator",
                 losses.wrapped_discriminator,
-                torch.optim.Adam(discriminator.parameters(), lr),
+                torch.optim.Adam(discriminator.parameters(), lr, fused=True),
                 losses.discriminate,
                 first_step=args.disc_start_step,
             ),

@@ -42,7 +42,7 @@ TRAINING = {
 }
 NEEDS_HEALTHY = ("autoddpm",)
 READING = "--img_size 128 --workers 0"
-BERNOULLI = "--noise_level 50 --score evidence --amp"
+BERNOULLI = "--amp"
 
 
 def steps_of(dataset: str, images: int) -> list[Step]:

@@ -56,16 +56,14 @@ SCALES = {
 }
 STAGE1_FLAGS = (
     "--img_size 128 --latent_shape 1 16 16 --nf 16 --ch_mult 1 2 4 4 --res_blocks 1 --emb_dim 128 --codebook_size 32 "
-    "--norm_first --code_weight 0.01 --batch_size 8 --lr 1e-3 --steps_per_update_ema 1 --ema_beta 0.99 "
+    "--norm_first --batch_size 8 --lr 1e-3 --steps_per_update_ema 1 --ema_beta 0.99 "
 )
 STAGE2_FLAGS = (
-    "--num_channels 64 --channel_mult 1 2 2 --num_res_blocks 1 --attention_resolutions 8 --prediction clean "
-    "--schedule_sampler inference --lesion_share 0.5 --code_views 4 --batch_size 32 --lr 1e-3 --clip_norm 1 "
+    "--num_channels 64 --channel_mult 1 2 2 --num_res_blocks 1 --attention_resolutions 8 "
+    "--code_views 6 --batch_size 32 --lr 1e-3 --clip_norm 1 "
 )
-TRAIN_FLAGS = (
-    "--horizontal_flip --amp --workers 0 --steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100 "
-)
-DETECT_FLAGS = "--noise_level 50 --score evidence --amp --workers 0"
+TRAIN_FLAGS = "--amp --workers 0 --steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100 "
+DETECT_FLAGS = "--amp --workers 0"
 
 
 def steps_of(dataset: str, root: Path) -> list[Step]:

@@ -11,29 +11,26 @@ label where there is one, and a record; and run.json. Rerunning skips the images
 """
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
-from bernoulli_diffusion.flags import add_diffusion_flags, check_detection_flags
+from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, check_detection_flags
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.model import TrainedDiffusion, load_model
 from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
-from uad.checkpoints import versions
 from uad.command import run_command
 from uad.data.opening import check_once, open_slices
 from uad.distributed import distributed_world
-from uad.flags import CHANNEL_NAMES, DISPLAY_CHANNEL, Flags, add, add_shared_flags
+from uad.flags import Flags, add, add_shared_flags, provenance
 from uad.inference import detect_folder
-from uad.precision import resolve_amp
+from uad.precision import prepare_inference, resolve_amp
 from uad.results import ResultWriter
 from uad.scores import SCORES
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """All flags of inference."""
-    parser = Flags(__doc__)
+    parser = Flags(__doc__, DETECTION_PRESETS)
     add_shared_flags(parser)
     add_autoencoder_flags(parser)
     add_diffusion_flags(parser)
@@ -46,8 +43,6 @@ def get_args_parser() -> argparse.ArgumentParser:
 def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
     data = autoencoder.data
-    channel = DISPLAY_CHANNEL.get(data["dataset"])
-    names = CHANNEL_NAMES.get(data["dataset"])
     return {
         "method": "masked Bernoulli diffusion",
         **data,
@@ -59,14 +54,12 @@ def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: T
         "noise_level": args.noise_level,
         "prob_threshold": args.prob_threshold,
         "denoise_steps": args.denoise_steps or args.noise_level,
+        "denoise_spacing": args.denoise_spacing,
         "code_bits": code_bits(args, model),
         "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
         "model": {"step": model.step, "weights_hash": model.weights_hash},
         "parameters": sum(p.numel() for network in (autoencoder.network, model.network) for p in network.parameters()),
-        **({} if channel is None else {"display_channel": channel}),
-        **({} if names is None else {"channel_names": list(names)}),
-        "versions": versions(),
-        "command": shlex.join(sys.argv),
+        **provenance(data["dataset"]),
     }
 
 
@@ -86,12 +79,14 @@ def main(args: argparse.Namespace) -> None:
         if args.check_data:
             return
         model = load_model(args, autoencoder.network.code_shape, autoencoder.weights_hash)
+        if world.is_main and args.score == "evidence" and not model.config.get("lesion_share"):
+            print("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
         amp = resolve_amp(args.amp, world.device)
-        network = autoencoder.network.to(world.device)
+        network = prepare_inference(autoencoder.network.to(world.device), amp)
         method = MaskedBernoulliDiffusion(
             encode=network.encode,
             decode=network.decode,
-            network=model.network.to(world.device),
+            network=prepare_inference(model.network.to(world.device), amp),
             process=model.process,
             noise_level=args.noise_level,
             prob_threshold=args.prob_threshold,
@@ -99,6 +94,7 @@ def main(args: argparse.Namespace) -> None:
             code_bits=code_bits(args, model),
             amp=amp,
             score=args.score,
+            spacing=args.denoise_spacing,
         )
         slices = open_slices(args, autoencoder.data, args.data_dir)
         out_dir = Path(args.out_dir or default_out_dir(args))

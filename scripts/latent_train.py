@@ -22,23 +22,23 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from bernoulli_diffusion.detect import masked_denoise
-from bernoulli_diffusion.flags import add_diffusion_flags, network_config, process_config, views_of
-from bernoulli_diffusion.latents import CodeCache, build_cache, cache_path
+from bernoulli_diffusion.flags import TRAINING_PRESETS, add_diffusion_flags, network_config, process_config, views_of
+from bernoulli_diffusion.latents import CodeCache, LiveViews, build_cache, cache_path
 from bernoulli_diffusion.model import KIND, build_network, checkpoint_files, default_log_dir
+from bernoulli_diffusion.objective import DiffusionLoss
 from bernoulli_diffusion.process import BernoulliDiffusion
 from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
 from uad.command import run_command
 from uad.data.folder import SliceFolder
-from uad.data.loading import TrainingImages, collate_training
+from uad.data.loading import collate_training
 from uad.data.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
-from uad.errors import input_error
 from uad.files import written_whole
 from uad.flags import DISPLAY_CHANNEL, Flags, add_shared_flags, train_options
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
-from uad.training import Losses, Phase, Training
+from uad.training import Phase, Training
 
 PICTURES = 8
 PICTURE_STEPS = 10
@@ -46,35 +46,11 @@ PICTURE_STEPS = 10
 
 def get_args_parser() -> argparse.ArgumentParser:
     """All flags of stage 2."""
-    parser = Flags(__doc__)
+    parser = Flags(__doc__, TRAINING_PRESETS)
     add_shared_flags(parser)
     add_autoencoder_flags(parser)
     add_diffusion_flags(parser)
     return parser
-
-
-class DiffusionLoss:
-    """The one phase of a stage-2 step; noise levels and noise are keyed by an image's position in the stream."""
-
-    def __init__(self, args, world: World, network: nn.Module, process: BernoulliDiffusion, encode):
-        self.world, self.network, self.process, self.encode = world, world.wrap(network), process, encode
-        self.seed = args.seed
-        self.highest = args.noise_level if args.schedule_sampler == "inference" else process.diffusion_steps
-
-    def __call__(self, batch: dict, step: int) -> Losses:
-        device = self.world.device
-        positions = batch["position"].tolist()
-        code = batch["code"] if "code" in batch else self.encode(batch["image"], positions)
-        generators = [keyed_generator(self.seed, "noise", p, device=device) for p in positions]
-        t = 1 + (uniform_field(generators, (1,))[:, 0] * self.highest).long()
-        uniform = uniform_field(generators, code.shape[1:])
-        terms = self.process.training_loss(self.network, code, t, uniform, batch.get("shown"))
-        logged = {"loss": terms.loss.mean(), "ratio": terms.loss.sum() / terms.noise_entropy.sum()}
-        quarter = (4 * (t - 1)) // self.highest
-        for q in range(4):
-            inside = quarter == q
-            logged[f"ratio_q{q + 1}"] = (terms.loss * inside).sum() / (terms.noise_entropy * inside).sum()
-        return terms.loss.mean(), logged
 
 
 def image_encoder(args: argparse.Namespace, autoencoder: TrainedAutoencoder, world: World, amp: str):
@@ -125,6 +101,7 @@ def main(args: argparse.Namespace) -> None:
                 "weights_hash": autoencoder.weights_hash,
             },
             "data": autoencoder.data,
+            "lesion_share": args.lesion_share,
         }
         world.share_of(args.batch_size)
         summaries = check_once(args, autoencoder.data, args.batch_size, healthy=True, world=world)
@@ -147,9 +124,10 @@ def build(args: argparse.Namespace, world: World, autoencoder: TrainedAutoencode
     network = build_network(config["network"], process).to(world.device)
     encode = image_encoder(args, autoencoder, world, amp)
     slices = open_slices(args, autoencoder.data, args.data_dir)
-    loss = DiffusionLoss(args, world, network, process, encode)
+    highest = args.noise_level if args.schedule_sampler == "inference" else process.diffusion_steps
+    loss = DiffusionLoss(world, network, process, encode, args.seed, highest)
     lr = args.lr or 1e-4
-    optimizer = torch.optim.AdamW(network.parameters(), lr, weight_decay=args.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr, weight_decay=args.weight_decay, fused=True)
 
     pictured = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))])
 
@@ -180,17 +158,10 @@ def build(args: argparse.Namespace, world: World, autoencoder: TrainedAutoencode
 
 
 def training_codes(args, world: World, autoencoder: TrainedAutoencoder, slices: SliceFolder, encode, log_dir: Path):
-    """The data set of the run: cached codes, or images that every step encodes (--no_code_cache, or sampled bits)."""
-    views = views_of(args)
+    """The data set of the run: cached codes, or images for every step to encode (--no_code_cache, or sampled bits)."""
+    views = views_of(args, len(slices))
     if args.no_code_cache or args.code_bits == "sample":
-        if args.lesion_share:
-            raise input_error(
-                "--lesion_share",
-                f"{args.lesion_share}, with --no_code_cache or --code_bits sample",
-                "the code cache, in which the codes of images with lesions lie",
-                "leave these flags out",
-            )
-        return TrainingImages(slices, views.variation, args.cache_gib if args.workers == 0 else 0)
+        return LiveViews(slices, views)
     code_shape = autoencoder.network.code_shape
     path = cache_path(log_dir, slices, autoencoder.weights_hash, views)
     share = world.share_of(args.batch_size)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bernoulli_diffusion.detect import masked_denoise
-from bernoulli_diffusion.flags import add_diffusion_flags, check_detection_flags
+from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, check_detection_flags
 from bernoulli_diffusion.model import load_model
 from binary_autoencoder.checkpoint import load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
@@ -38,7 +38,7 @@ BITS = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
 
 def get_args_parser() -> argparse.ArgumentParser:
     """The flags of inference, and which image to draw where."""
-    parser = Flags(__doc__)
+    parser = Flags(__doc__, DETECTION_PRESETS)
     add_shared_flags(parser)
     add_autoencoder_flags(parser)
     add_diffusion_flags(parser)

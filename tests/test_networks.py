@@ -13,6 +13,8 @@ from binary_autoencoder.checkpoint import released_weights
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from uad.checkpoints import load_weights
 from uad.errors import InputError
+from uad.layers import GroupNorm
+from uad.precision import autocast, prepare_inference
 
 HERE = Path(__file__).parent
 GOLDEN_AUTOENCODER = {
@@ -104,3 +106,32 @@ def test_weights_of_another_shape_are_listed():
         load_weights(network, state, "file.th")
     assert len(error.value.problems) == 3
     assert "(64, 1, 4, 4)" in str(error.value)
+
+
+@torch.inference_mode()
+def test_prepared_networks_give_what_autocast_gives():
+    """Weights cast once are the weights that autocast casts in each call; the layout changes roundings only."""
+    torch.manual_seed(0)
+    network = FlipUNet(8, 8, 32, (1, 2), 1, (4,)).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    z_t, t = torch.randint(0, 2, (3, 8, 8, 8)).float(), torch.tensor([1, 200, 1000])
+    exact = network(z_t, t)
+    with autocast("bf16", z_t.device):
+        before = network(z_t, t)
+        after = prepare_inference(network, "bf16")(z_t, t)
+    rounding = (before - exact).abs().max()
+    assert (after - before).abs().max() <= 2 * rounding < 0.1 * exact.abs().max()
+    assert network.out[2].weight.dtype == torch.bfloat16
+    assert network.out[0].weight.dtype == torch.float32
+
+
+def test_group_norm_has_the_same_gradient_in_both_layouts():
+    torch.manual_seed(0)
+    x = torch.randn(2, 64, 8, 8)
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        norm, given = GroupNorm(32, 64), x.clone(memory_format=layout).requires_grad_(True)
+        norm(given).pow(3).sum().backward()
+        gradients.append(given.grad)
+    torch.testing.assert_close(*gradients)

@@ -73,7 +73,7 @@ def test_tissue_has_its_median_at_its_place_whatever_scalp_and_gain_are():
 
 
 def test_air_is_zero_and_lesions_are_seen():
-    image, body, brain = head()
+    image, body, _ = head()
     image[:, 45:52, 40:47] *= 2
     result = normalise(image, "tissue")
     assert (result[:, ~ndimage.binary_dilation(body, iterations=3)] == 0).all()

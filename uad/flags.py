@@ -5,8 +5,11 @@ stages take the checkpoint's value; `reconcile` refuses a flag that contradicts 
 """
 
 import argparse
+import shlex
+import sys
 from collections.abc import Mapping
 
+from uad.checkpoints import versions
 from uad.data.loading import Variation
 from uad.data.normalise import NORMALISATIONS
 from uad.errors import InputError, Problem, input_error
@@ -17,27 +20,60 @@ DATASETS = ("brats", "OCT", "custom", "chexpert")
 CHANNELS = {"brats": 4, "OCT": 1}
 CHANNEL_NAMES = {"brats": ("t1", "t1ce", "t2", "flair")}
 DISPLAY_CHANNEL = {"brats": 3}
+# What stands between a flag's help and its default.
+DEFAULT = " (default: "
+
+
+def provenance(dataset: str) -> dict:
+    """What every run.json ends with: the data set's display channel and channel names, if any, versions and command."""
+    channel, names = DISPLAY_CHANNEL.get(dataset), CHANNEL_NAMES.get(dataset)
+    return {
+        **({} if channel is None else {"display_channel": channel}),
+        **({} if names is None else {"channel_names": list(names)}),
+        "versions": versions(),
+        "command": shlex.join(sys.argv),
+    }
 
 
 class Flags(argparse.ArgumentParser):
-    """A parser that knows no abbreviations, so that a mistyped flag is an error, and shows defaults."""
+    """A parser that knows no abbreviations, so that a mistyped flag is an error, and shows defaults.
 
-    def __init__(self, description: str):
+    presets: name -> defaults of other flags, the same flags in each; the first one holds unless --preset names another.
+    """
+
+    def __init__(self, description: str, presets: Mapping[str, Mapping] | None = None):
         super().__init__(
             description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
         )
+        self.presets = presets or {}
+        if self.presets:
+            text = "defaults of other flags, shown with them; a flag that is given goes before"
+            add(self, "--preset", default=next(iter(self.presets)), choices=tuple(self.presets), help=text)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does, with the chosen preset's defaults."""
+        if self.presets:
+            chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            chooser.add_argument("--preset", default=self.get_default("preset"))
+            # An unknown name changes nothing here and is refused below.
+            chosen = self.presets.get(chooser.parse_known_args(args)[0].preset, {})
+            actions = {action.dest: action for action in self._actions}
+            for name, value in chosen.items():
+                actions[name].default = value
+                actions[name].help = actions[name].help.rsplit(DEFAULT, 1)[0] + f"{DEFAULT}{value})"
+        return super().parse_known_args(args, namespace)
 
 
 def add(group, *names: str, default=None, help: str, shown=None, **options) -> None:
     """Add a flag whose help ends with its default (`shown` where that is not the parser's)."""
     value = shown if shown is not None else default
     text = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-    group.add_argument(*names, default=default, help=f"{help} (default: {text})", **options)
+    group.add_argument(*names, default=default, help=f"{help}{DEFAULT}{text})", **options)
 
 
 def add_switch(group, name: str, help: str) -> None:
     """Add a flag without a value, off by default."""
-    group.add_argument(name, action="store_true", help=f"{help} (default: off)")
+    group.add_argument(name, action="store_true", help=f"{help}{DEFAULT}off)")
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -59,11 +95,17 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         choices=NORMALISATIONS,
         help="intensities to [0, 1], per slice. joint: minimum..maximum over all channels together, as the released "
         "code does; percentile: per channel, 99.5th percentile of the foreground to 1; foreground: per channel, "
-        "median and interquartile range; tissue: per channel, median of the body's interior to 0.4, air to 0, for MRI "
-        "with or without skull; none: already in [0, 1]",
-        shown="joint for OCT, percentile otherwise",
+        "median and interquartile range; tissue: per channel, median of the tissue's interior to 0.4, air to 0, with "
+        "or without skull; none: already in [0, 1]",
+        shown="tissue",
     )
-    add_switch(group, "--horizontal_flip", "training images are mirrored left-right at random")
+    add(
+        group,
+        "--horizontal_flip",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="mirror training images left-right at random",
+    )
     add(
         group,
         "--augment",
@@ -211,8 +253,8 @@ def n_channels_of(args: argparse.Namespace) -> int:
 
 
 def normalise_of(args: argparse.Namespace) -> str:
-    """`--normalise`, or the data set's default."""
-    return args.normalise or ("joint" if args.dataset == "OCT" else "percentile")
+    """`--normalise`, or its default."""
+    return args.normalise or "tissue"
 
 
 def require(args: argparse.Namespace, *names: str) -> None:

@@ -6,7 +6,10 @@ its map depends on neither batch size, order nor number of processes.
 
 import resource
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +22,9 @@ from uad.data.folder import SliceFolder, collate_slices
 from uad.distributed import World
 from uad.randomness import keyed_generator
 from uad.results import ResultWriter
+
+# Batches whose writing may lag behind the computation; more would only hold memory.
+LAG = 2
 
 
 @dataclass(frozen=True)
@@ -51,23 +57,47 @@ def detect_folder(
     seed: int,
     workers: int,
 ) -> int:
-    """Run a method on this process's share of a folder and save every image; returns how many were left to do."""
+    """Run a method on this process's share of a folder and save every image; returns how many were left to do.
+
+    Worker processes decode the images to come, and a thread writes those that are done, while the method computes.
+    """
     own = [i for i in range(world.rank, len(slices), world.size) if not writer.is_done(slices.names[i])]
     loader = DataLoader(Subset(slices, own), batch_size, num_workers=workers, collate_fn=collate_slices)
     bar = tqdm(total=len(own), unit="image", desc="detecting", disable=not world.is_main)
-    for batch in loader:
-        images = batch["image"].to(world.device)
-        generators = [keyed_generator(seed, name, device=world.device) for name in batch["name"]]
-        start = time.perf_counter()
-        result = method.reconstruct(images, generators)
-        if world.device.type == "cuda":
-            torch.cuda.synchronize(world.device)
-        seconds = (time.perf_counter() - start) / len(images)
-        _save(writer, batch, result, {"seconds": seconds, "peak_memory_mib": peak_memory_mib(world.device)})
-        bar.update(len(images))
+    with _background(LAG) as save:
+        for batch in loader:
+            images = batch["image"].to(world.device)
+            generators = [keyed_generator(seed, name, device=world.device) for name in batch["name"]]
+            start = time.perf_counter()
+            result = method.reconstruct(images, generators)
+            if world.device.type == "cuda":
+                torch.cuda.synchronize(world.device)
+            seconds = (time.perf_counter() - start) / len(images)
+            cost = {"seconds": seconds, "peak_memory_mib": peak_memory_mib(world.device)}
+            save(_save, writer, batch, result, cost)
+            bar.update(len(images))
     bar.close()
     world.barrier()
     return len(own)
+
+
+@contextmanager
+def _background(lag: int) -> Iterator[Callable]:
+    """Gives a function that runs its arguments, a function and its arguments, in one thread and in order.
+
+    It waits where more than `lag` calls are pending. What a call raises is raised by a later one or at the end.
+    """
+    pending: deque[Future] = deque()
+    with ThreadPoolExecutor(1) as thread:
+
+        def run(*call) -> None:
+            pending.append(thread.submit(*call))
+            while len(pending) > lag:
+                pending.popleft().result()
+
+        yield run
+        while pending:
+            pending.popleft().result()
 
 
 def peak_memory_mib(device: torch.device) -> float:

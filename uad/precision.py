@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from uad.errors import input_error
 
@@ -34,3 +35,21 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
     """The autocast context for a resolved mode."""
     dtype = torch.float16 if amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")
+
+
+def working_dtype(amp: str) -> torch.dtype:
+    """What a resolved mode computes in."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[amp]
+
+
+def prepare_inference(module: nn.Module, amp: str) -> nn.Module:
+    """The module itself, made fast for evaluation under `autocast(amp, ...)`; its outputs stay the same.
+
+    Convolutions and linear layers keep their weights in the working precision: autocast casts weights that need no
+    gradient anew in every call. Convolutions run in the channels-last layout.
+    """
+    module.eval().requires_grad_(False)
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            layer.to(working_dtype(amp))
+    return module.to(memory_format=torch.channels_last)

@@ -1,0 +1,53 @@
+"""What stage 2 minimises: the cross entropy of the flips at random noise levels."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bernoulli_diffusion.process import BernoulliDiffusion
+from uad.distributed import World
+from uad.randomness import keyed_generator, uniform_field
+from uad.training import Losses
+
+
+class DiffusionLoss:
+    """The one phase of a stage-2 step; noise levels and noise are keyed by an image's position in the stream.
+
+    encode: (images, positions) -> codes, for batches without cached codes; highest: noise levels are drawn from
+    1..highest.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        network: nn.Module,
+        process: BernoulliDiffusion,
+        encode: Callable[[Tensor, list[int]], Tensor],
+        seed: int,
+        highest: int,
+    ):
+        self.world, self.network, self.process, self.encode = world, world.wrap(network), process, encode
+        self.seed, self.highest = seed, highest
+
+    def __call__(self, batch: dict, step: int) -> Losses:
+        device = self.world.device
+        positions = batch["position"].tolist()
+        code, shown = self._codes(batch, positions)
+        generators = [keyed_generator(self.seed, "noise", p, device=device) for p in positions]
+        t = 1 + (uniform_field(generators, (1,))[:, 0] * self.highest).long()
+        uniform = uniform_field(generators, code.shape[1:])
+        terms = self.process.training_loss(self.network, code, t, uniform, shown)
+        logged = {"loss": terms.loss.mean(), "ratio": terms.loss.sum() / terms.noise_entropy.sum()}
+        quarter = (4 * (t - 1)) // self.highest
+        for q in range(4):
+            inside = quarter == q
+            logged[f"ratio_q{q + 1}"] = (terms.loss * inside).sum() / (terms.noise_entropy * inside).sum()
+        return terms.loss.mean(), logged
+
+    def _codes(self, batch: dict, positions: list[int]) -> tuple[Tensor, Tensor]:
+        """The healthy codes and those that are shown, from the cache or encoded now."""
+        if "code" in batch:
+            return batch["code"], batch["shown"]
+        both = self.encode(torch.cat([batch["image"], batch["shown_image"]]), positions * 2)
+        return tuple(both.chunk(2))

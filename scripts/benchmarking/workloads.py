@@ -1,0 +1,221 @@
+"""The work that is timed: detection and the steps of both trainings, ours and the released procedure's."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from bernoulli_diffusion.method import MaskedBernoulliDiffusion
+from bernoulli_diffusion.model import load_diffusion
+from bernoulli_diffusion.objective import DiffusionLoss
+from bernoulli_diffusion.process import BernoulliDiffusion
+from bernoulli_diffusion.unet import FlipUNet
+from binary_autoencoder.checkpoint import load_autoencoder
+from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator, Upsample
+from binary_autoencoder.train_ae_dist import AutoencoderLosses
+from uad.benchmark import released
+from uad.benchmark.measure import gflop
+from uad.checkpoints import CheckpointFiles
+from uad.distributed import World
+from uad.precision import prepare_inference
+from uad.randomness import keyed_generator
+from uad.training import Phase, Training, TrainOptions
+
+NEVER = 10**9
+# Small networks, for a quick look whether everything runs.
+QUICK_AUTOENCODER = {"img_size": 32, "nf": 8, "ch_mult": (1, 2), "res_blocks": 1, "emb_dim": 16, "codebook_size": 8}
+QUICK_UNET = {"num_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": (8,)}
+
+
+@dataclass
+class Workbench:
+    """The networks and the settings that all variants share.
+
+    steps: denoising steps K of ours; measured_steps: evaluations over which the released detection is timed.
+    """
+
+    autoencoder: BinaryAutoEncoder
+    network: FlipUNet
+    process: BernoulliDiffusion
+    device: torch.device
+    amp: str
+    noise_level: int
+    steps: int
+    batch: int
+    train_batch: int
+    measured_steps: int
+
+    @classmethod
+    def from_flags(cls, args, device: torch.device, amp: str) -> "Workbench":
+        """Trained networks where checkpoints are named, else random ones of the paper's size (tiny for --quick)."""
+        if args.ae_load_dir:
+            autoencoder = load_autoencoder(args).network
+            model = load_diffusion(Path(args.model_path), {})
+            network, process = model.network, model.process
+        else:
+            torch.manual_seed(0)
+            small = QUICK_AUTOENCODER if args.quick else {"img_size": args.img_size or 256}
+            autoencoder = BinaryAutoEncoder(**{"n_channels": args.n_channels or 4, "norm_first": True} | small)
+            bits, size = autoencoder.code_shape[:2]
+            network, process = FlipUNet(bits, size, **(QUICK_UNET if args.quick else {})), BernoulliDiffusion()
+            for parameter in network.parameters():  # not the zeros with which training begins
+                nn.init.normal_(parameter, std=0.02)
+        settings = (args.noise_level, args.denoise_steps, args.batch_size, args.train_batch, args.measured_steps)
+        return cls(autoencoder.to(device), network.to(device), process, device, amp, *settings)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of an image (C, S, S)."""
+        factor = 2 ** sum(isinstance(block, Upsample) for block in self.autoencoder.generator.blocks)
+        size = self.autoencoder.code_shape[1] * factor
+        return self.autoencoder.encoder.blocks[0].in_channels, size, size
+
+    def images(self, number: int) -> Tensor:
+        """Random images (number, C, S, S)."""
+        rows = [torch.rand(self.image_shape, generator=keyed_generator("image", i)) for i in range(number)]
+        return torch.stack(rows).to(self.device)
+
+    def generators(self, number: int) -> list[torch.Generator]:
+        """One generator per image, the same at every call."""
+        return [keyed_generator("detect", i, device=self.device) for i in range(number)]
+
+    def evaluation_gflop(self) -> float:
+        """Work of one network evaluation for one code."""
+        code = torch.zeros(1, *self.autoencoder.code_shape, device=self.device)
+        with torch.inference_mode():
+            return gflop(lambda: self.network(code, torch.ones(1, dtype=torch.long, device=self.device)))
+
+    def method(self, amp: str, steps: int, score: str = "paper", spacing: str = "even") -> MaskedBernoulliDiffusion:
+        """Our detector, on networks of its own."""
+        autoencoder = prepare_inference(copy.deepcopy(self.autoencoder), amp)
+        network = prepare_inference(copy.deepcopy(self.network), amp)
+        return MaskedBernoulliDiffusion(
+            autoencoder.encode,
+            autoencoder.decode,
+            network,
+            self.process,
+            self.noise_level,
+            denoise_steps=steps,
+            amp=amp,
+            score=score,
+            spacing=spacing,
+        )
+
+    def detection_ours(self) -> Callable[[], object]:
+        """Detection of one batch."""
+        method, images = self.method(self.amp, self.steps), self.images(self.batch)
+        return lambda: method.reconstruct(images, self.generators(self.batch))
+
+    def released_map(self, image: Tensor, generator: torch.Generator, steps: int) -> tuple[Tensor, Tensor]:
+        """The released detection of one image, over the first `steps` of its evaluations."""
+        autoencoder, network = self.autoencoder.eval(), self.network.eval()
+        alpha_bar = self.process.alpha_bar.to(self.device, torch.float32)
+        levels = range(self.noise_level, self.noise_level - steps, -1)
+        return released.detect(
+            image, autoencoder.encode, autoencoder.decode, network, alpha_bar, generator, levels, self.noise_level
+        )
+
+    def detection_released(self) -> Callable[[], object]:
+        """Detection of one image with `measured_steps` evaluations."""
+        image = self.images(1)
+        return lambda: self.released_map(image, self.generators(1)[0], self.measured_steps)
+
+    def detection_constant(self) -> Callable[[], object]:
+        """The same without any evaluation: encoding, decoding and map."""
+        image = self.images(1)
+        return lambda: self.released_map(image, self.generators(1)[0], 0)
+
+    def equality(self, level: int) -> float:
+        """Largest difference of maps and reconstructions, fast in float32 with every step against released, from L."""
+        bench = copy.copy(self)
+        bench.noise_level, images = level, self.images(2)
+        ours = bench.method("off", level).reconstruct(images, self.generators(2))
+        worst = 0.0
+        for i, generator in enumerate(self.generators(2)):
+            image, map_ = bench.released_map(images[i : i + 1], generator, level)
+            for a, b in ((ours.image[i], image[0]), (ours.anomaly_map[i], map_[0])):
+                worst = max(worst, float((a - b).abs().max()))
+        return worst
+
+    def stage1_released(self) -> Callable[[], object]:
+        """One training step of the autoencoder."""
+        network = copy.deepcopy(self.autoencoder).train().requires_grad_(True)
+        step = released.Stage1(network, self._discriminator(), lambda: network.generator.last_layer).step
+        images = self.images(self.train_batch)
+        return lambda: step(images)
+
+    def stage1_ours(self) -> Callable[[], object]:
+        """One training step of the autoencoder before the adversarial term starts."""
+        network, discriminator = copy.deepcopy(self.autoencoder).train().requires_grad_(True), self._discriminator()
+        world = World(0, 1, self.device)
+        flags = SimpleNamespace(
+            perceptual_weight=0.0, code_weight=0.0, disc_start_step=NEVER, disc_weight_max=1.0, diff_aug=False, seed=0
+        )
+        losses = AutoencoderLosses(flags, world, network, discriminator)
+        phases = [
+            Phase("autoencoder", losses.wrapped_network, fused(torch.optim.Adam, network), losses.autoencoder),
+            Phase("discriminator", discriminator, fused(torch.optim.Adam, discriminator), losses.discriminate, NEVER),
+        ]
+        modules = {"autoencoder": network, "discriminator": discriminator}
+        return self._steps("autoencoder", modules, phases, 10, {"image": self.images(self.train_batch)})
+
+    def stage2_released(self) -> Callable[[], object]:
+        """One training step of the diffusion network on images."""
+        network = copy.deepcopy(self.network).train().requires_grad_(True)
+        alpha_bar = self.process.alpha_bar.to(self.device, torch.float32)
+        step, images = released.Stage2(network, self.autoencoder.encode, alpha_bar).step, self.images(self.train_batch)
+        return lambda: step(images)
+
+    def stage2_ours(self) -> Callable[[], object]:
+        """One training step of the diffusion network on cached codes."""
+        network = copy.deepcopy(self.network).train().requires_grad_(True)
+        world = World(0, 1, self.device)
+        loss = DiffusionLoss(world, network, self.process, None, 0, self.process.diffusion_steps)
+        phases = [Phase("unet", loss.network, fused(torch.optim.AdamW, network), loss)]
+        with torch.no_grad():
+            code = (self.autoencoder.encode(self.images(self.train_batch)) > 0.5).float()
+        return self._steps("unet", {"unet": network}, phases, 1, {"code": code})
+
+    def _discriminator(self) -> Discriminator:
+        return Discriminator(self.image_shape[0]).to(self.device)
+
+    def _steps(self, averaged: str, modules: dict, phases: list[Phase], ema_every: int, content: dict) -> Callable:
+        """A call that does the training loop's own step with the same batch again and again."""
+        training = Training(
+            kind="benchmark",
+            world=World(0, 1, self.device),
+            options=TrainOptions(1, self.train_batch, 0, self.amp, ema_every=ema_every),
+            log_dir=Path(),
+            files=CheckpointFiles(Path(), "{step}", "{step}"),
+            modules=modules,
+            averaged=averaged,
+            phases=phases,
+            dataset=[],
+            collate=list,
+            config={},
+            settings={},
+        )
+        batch = content | {"position": torch.arange(self.train_batch)}
+        numbers = count()
+        return lambda: training.step(batch, next(numbers))
+
+
+def fused(optimizer: type, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer as our trainings make it."""
+    return optimizer(network.parameters(), 1e-4, fused=True)
+
+
+# What a child process runs to measure its memory, and its images per call.
+WORKLOADS = {
+    "detection released": (Workbench.detection_released, lambda bench: 1),
+    "detection ours": (Workbench.detection_ours, lambda bench: bench.batch),
+    "stage 1 released": (Workbench.stage1_released, lambda bench: bench.train_batch),
+    "stage 1 ours": (Workbench.stage1_ours, lambda bench: bench.train_batch),
+    "stage 2 released": (Workbench.stage2_released, lambda bench: bench.train_batch),
+    "stage 2 ours": (Workbench.stage2_ours, lambda bench: bench.train_batch),
+}

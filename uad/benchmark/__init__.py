@@ -1,0 +1,1 @@
+"""Measuring speed, memory and quality: what scripts/benchmark.py is made of."""

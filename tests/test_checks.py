@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uad.data.checks import check_disjoint, check_folder
+from uad.data.checks import check_disjoint, check_folder, data_hash
 from uad.data.formats import write_slice
 from uad.errors import InputError
 
@@ -239,3 +239,20 @@ def test_oct_patients_are_told_apart_across_classes(tmp_path):
     with pytest.raises(InputError, match="patient 12") as caught:
         check_disjoint(tmp_path / "NORMAL", tmp_path / "DRUSEN")
     assert len(caught.value.problems) == 1
+
+
+def test_the_hash_of_a_folder_is_that_of_its_names_and_bytes(brains, tmp_path):
+    first = data_hash(brains)
+    (brains / "P0_000.nii.gz").touch()
+    assert data_hash(brains, workers=1) == first
+    assert data_hash(f"{brains}/") == first, "however the folder is spelled"
+    seen = {first}
+    for change in (
+        lambda: write_slice(labels(brains) / "P0_000.nii.gz", np.eye(16, dtype=np.uint8), np.eye(4)),
+        lambda: write_slice(brains / "P0_000.nii.gz", image(99), np.eye(4)),
+        lambda: (brains / "P0_000.nii.gz").rename(brains / "P9_000.nii.gz"),
+        lambda: (brains / "P9_000.nii.gz").unlink(),
+    ):
+        change()
+        seen.add(data_hash(brains))
+    assert len(seen) == 5

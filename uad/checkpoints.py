@@ -5,21 +5,25 @@ weights for inference. File names follow the released code.
 """
 
 import hashlib
-import pickle
 import platform
 import re
 import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor, nn
 
 from uad.errors import InputError, Problem, input_error
-from uad.files import written_whole
+from uad.files import remove_leftovers, written_whole
 
+# What a full checkpoint holds; a file without these is not one.
+STATE_KEYS = frozenset(
+    {"kind", "format", "step", "config", "settings", "models", "ema", "ema_updates", "optimizers", "scaler",
+     "skipped_steps"}
+)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "numpy", "nibabel", "scikit-learn", "scipy")
 
 
@@ -55,16 +59,11 @@ def load_checkpoint(path: Path | str) -> dict:
     if not path.is_file():
         raise input_error(path, "no such file", "a checkpoint", "check the path")
     try:
+        _check_bytes(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
+    except Exception as error:
+        # Damaged bytes surface from zipfile, the unpickler and tensor constructors as a dozen unrelated exception
+        # types; here all of them mean that the file is unusable.
         reason = str(error).strip().splitlines()
         raise input_error(
             path,
@@ -75,6 +74,25 @@ def load_checkpoint(path: Path | str) -> dict:
     if not isinstance(content, dict):
         raise input_error(path, f"a {type(content).__name__}", "a dictionary", "use a checkpoint of this project")
     return content
+
+
+def _check_bytes(path: Path) -> None:
+    """Compare the archive's contents with their checksums, which torch.load does not do; ValueError where they differ.
+
+    Checkpoints are stored uncompressed, so that nothing is held that is larger than the file itself. Files of the
+    format before torch 1.6 have no checksums.
+    """
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != ZIP_STORED for entry in entries):
+            raise ValueError("compressed entries, which checkpoints do not have")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("entries that are together larger than the file")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of {damaged} is wrong")
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
@@ -135,24 +153,45 @@ class CheckpointFiles:
         return sorted(int(match[1]) for match in map(expression.fullmatch, names) if match)
 
     def save(self, step: int, state: dict, ema: dict) -> None:
-        """Write both files whole, the full one last: where it exists, the other one does too."""
+        """Write both files whole, the full one last: where it exists, the other one does too.
+
+        InputError where the disk is full or read-only; what is there stays.
+        """
         for path, content in ((self.ema_path(step), ema), (self.state_path(step), state)):
-            with written_whole(path) as temporary:
-                torch.save(content, temporary)
+            # Written through a file of Python's, whose errors say what the system refused.
+            with written_whole(path) as temporary, temporary.open("wb") as file:
+                torch.save(content, file)
 
-    def prune(self, keep: int, keep_every: int) -> None:
-        """Delete all but the last `keep` checkpoints and those at multiples of `keep_every` (0: none)."""
-        for step in self.steps()[:-keep]:
-            if not (keep_every and step % keep_every == 0):
-                self.state_path(step).unlink(missing_ok=True)
-                self.ema_path(step).unlink(missing_ok=True)
+    def prune(self, step: int, keep: int, keep_every: int) -> None:
+        """Delete all but the last `keep` checkpoints up to `step` and those at multiples of `keep_every` (0: none).
 
-    def newest_valid(self) -> tuple[dict | None, list[str]]:
+        Later ones are damaged, or the run would have begun with them: they do not count. Of each pair the full one
+        goes last, so that an interrupted deletion is completed by the next. Temporary files of a killed process go too.
+        """
+        for old in [s for s in self.steps() if s <= step][:-keep]:
+            if not (keep_every and old % keep_every == 0):
+                self.ema_path(old).unlink(missing_ok=True)
+                self.state_path(old).unlink(missing_ok=True)
+        remove_leftovers(self.folder)
+
+    def load(self, step: int, kind: str | None = None) -> dict:
+        """The full checkpoint of a step; InputError where it is damaged or foreign: not of this step, not of `kind`."""
+        path = self.state_path(step)
+        state = load_checkpoint(path)
+        missing = sorted(STATE_KEYS - state.keys())
+        if missing:
+            raise input_error(path, f"no {', '.join(missing)}", "a full checkpoint of this run", "remove this file")
+        found, expected = f"{state['kind']}, step {state['step']}", f"{kind or state['kind']}, step {step}"
+        if found != expected:
+            raise input_error(path, f"a checkpoint of {found}", expected, "remove this file")
+        return state
+
+    def newest_valid(self, kind: str | None = None) -> tuple[dict | None, list[str]]:
         """The newest full checkpoint that can be read (None if there is none), and what was wrong with newer ones."""
         complaints = []
         for step in reversed(self.steps()):
             try:
-                return load_checkpoint(self.state_path(step)), complaints
+                return self.load(step, kind), complaints
             except InputError as error:
                 complaints.append(str(error))
         return None, complaints

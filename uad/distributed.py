@@ -4,16 +4,23 @@ Start with `torchrun --nproc-per-node=N`, `python -m torch.distributed.launch --
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uad.errors import input_error
+from uad.errors import InputError, input_error
+
+T = TypeVar("T")
+# How long a process waits for the others: the first one may check a large folder, or have more images left to detect.
+# A process that dies is noticed at once, by its closed connections and by the launcher.
+PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,31 @@ class World:
         """Whether the flag is set in any process."""
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
+    def from_main(self, value: int) -> int:
+        """The main process's value, in every process."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        dist.broadcast(shared, src=0)
+        return int(shared)
+
+    def on_main(self, action: Callable[[], T]) -> T | None:
+        """Run `action` in the main process, the others wait; its value there, None elsewhere.
+
+        An InputError there ends all processes, so that none waits for ever.
+        """
+        value, error = None, None
+        if self.is_main:
+            try:
+                value = action()
+            except InputError as caught:
+                error = caught
+        if self.any(error is not None):
+            raise error or input_error(
+                "the first process", "an error", "none", "see its message; this process ends with it"
+            )
+        return value
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -84,7 +116,7 @@ def distributed_world(device_name: str = "auto") -> Iterator[World]:
     if "RANK" not in os.environ:
         yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:

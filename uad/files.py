@@ -1,10 +1,21 @@
-"""Files are written whole or not at all: a temporary file beside the target, then one rename."""
+"""Files are written whole or not at all: a temporary file beside the target, then one rename, both flushed to disk."""
 
+import errno
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from uad.errors import InputError, input_error
+
+TEMPORARY = ".tmp-"
+# How the system refuses to write: no space, quota or file limit, read-only, no permission, no folder, failing device.
+_REFUSALS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.EIO,
+}  # fmt: skip
 
 
 @contextmanager
@@ -12,23 +23,84 @@ def written_whole(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success flush it to disk and rename it to `path`.
 
     The temporary name keeps the target's suffixes, for writers that choose the format by name. On any error the
-    temporary file is removed and an older `path` stays as it was.
+    temporary file is removed and an older `path` stays as it was. InputError where the system refuses to write.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with refusals_named(path):
+        _make_folder(path.parent)
+        try:
+            yield temporary
+            put_in_place(temporary, path)
+        finally:
+            with suppress(OSError):  # what matters is the error that led here
+                temporary.unlink()
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Flush a finished temporary file to disk and give it its name."""
+    """Flush a finished temporary file to disk and give it its name, durably."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
+    _flush_folder(path.parent)
+
+
+@contextmanager
+def refusals_named(path: Path | str) -> Iterator[None]:
+    """A full disk, a read-only folder and the like become an InputError that names `path`.
+
+    Writers that wrap the system's error in one of their own are looked through.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        refusal = _refusal_behind(error)
+        if refusal is None:
+            raise
+        raise input_error(
+            path,
+            f"cannot be written: {refusal.strerror}",
+            "a writable folder on a disk with free space",
+            "mend that and run the same command again; what was written before is whole and stays",
+        ) from error
+
+
+def _refusal_behind(error: BaseException | None) -> OSError | None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _make_folder(folder: Path) -> None:
+    """Create a folder and its parents, durably: each is flushed into the folder that holds it."""
+    missing = [level for level in (folder, *folder.parents) if not level.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for level in missing:
+        _flush_folder(level.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems keep names durable without it
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
+    """Delete temporary files that a killed process left in a folder, those untouched for `older_than` seconds."""
+    limit = time.time() - older_than
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(FileNotFoundError):  # another process was faster
+            if path.stat().st_mtime <= limit:
+                path.unlink()
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -42,6 +114,13 @@ def write_json(path: Path | str, value) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path | str):
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: Path | str) -> dict:
+    """Read a JSON file that holds an object; InputError where it is missing, damaged or holds anything else."""
+    remedy = "restore it, or delete it and run the command that wrote it again"
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise input_error(path, f"unreadable ({type(error).__name__}: {error})", "a JSON object", remedy) from error
+    if not isinstance(value, dict):
+        raise input_error(path, f"a JSON {type(value).__name__}", "a JSON object", remedy)
+    return value

@@ -10,17 +10,16 @@ DIR/records/NAME.json           name, patient, has_label, extras and numbers; wr
 """
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 
+from uad.data.decoding import decode
 from uad.data.formats import write_slice
 from uad.errors import InputError, Problem, input_error
-from uad.files import read_json, write_json
+from uad.files import read_json, remove_leftovers, write_json
 
 FORMAT = 1
 # Keys of run.json, at any depth, that may differ when a run is continued: none of them changes a result.
@@ -38,6 +37,8 @@ VOLATILE_KEYS = frozenset(
         "parameters",
     }
 )
+# A slice is written within a second: a temporary file that is older than this was left by a process that died.
+LEFTOVER_SECONDS = 3600.0
 REQUIRED_RUN_KEYS = ("format", "method", "dataset", "n_channels", "img_size", "normalise", "seed")
 
 
@@ -61,7 +62,8 @@ class ResultWriter:
     def __init__(self, folder: Path | str, run_info: Mapping, volatile: frozenset[str] = VOLATILE_KEYS):
         """Create the folder and its run.json, or continue a folder whose run.json agrees.
 
-        Raises InputError that lists every differing key when the folder holds the results of another run.
+        Raises InputError that lists every differing key when the folder holds the results of another run. Temporary
+        files of processes that died are removed.
         """
         self.folder = Path(folder)
         run = json.loads(json.dumps({"format": FORMAT, **run_info}))
@@ -70,7 +72,9 @@ class ResultWriter:
             raise ValueError(f"run_info lacks {', '.join(missing)}")
         path = self.folder / "run.json"
         if path.exists():
-            _check_same_run(path, _read_json_object(path), run, volatile)
+            _check_same_run(path, read_json(path), run, volatile)
+            for kind in filter(Path.is_dir, self.folder.iterdir()):
+                remove_leftovers(kind, LEFTOVER_SECONDS)
         else:
             write_json(path, run)
 
@@ -95,9 +99,13 @@ class ResultWriter:
         image, reconstruction: (C, H, W) float; anomaly_map: (H, W), finite and non-negative; label: (H, W)
         of 0/1;
         extras: name -> (H', W') or (C', H', W') on a grid that covers the same field (H' <= H);
-        record: further finite numbers of this image. Raises ValueError where a shape or a value is not so.
+        record: further finite numbers of this image. Raises ValueError where a shape or a value is not so, or a name
+        would lead out of the folder; InputError where the disk is full or read-only.
         """
         extras, record = dict(extras or {}), dict(record or {})
+        for word in (name, *extras):
+            if not word or Path(word).name != word or word.startswith("."):
+                raise ValueError(f"{word!r} is no plain file name")
         _check_arrays(name, image, reconstruction, anomaly_map, label)
         size = np.array(anomaly_map.shape)
         arrays = {"input": image, "reconstruction": reconstruction, "anomaly_map": anomaly_map, **extras}
@@ -149,7 +157,7 @@ class ResultFolder:
         if not run_path.is_file():
             found = "no run.json" if self.folder.is_dir() else "no such folder"
             raise input_error(self.folder, found, "a result folder with run.json", remedy)
-        self.run = _read_json_object(run_path)
+        self.run = read_json(run_path)
         missing = [key for key in REQUIRED_RUN_KEYS if key not in self.run]
         if missing:
             raise input_error(run_path, f"no {', '.join(missing)}", "a run.json with these keys", remedy)
@@ -169,12 +177,12 @@ class ResultFolder:
     def record(self, name: str) -> dict:
         """The record of one image: name, patient, has_label, extras and the numbers saved with it."""
         path = self.folder / "records" / f"{name}.json"
-        record = _read_json_object(path)
-        missing = [key for key in ("name", "patient", "has_label", "extras") if key not in record]
-        if missing:
-            raise input_error(
-                path, f"no {', '.join(missing)}", "a whole record", "delete it and run the inference again"
-            )
+        record = read_json(path)
+        types = {"name": str, "patient": str, "has_label": bool, "extras": list}
+        wrong = [key for key, kind in types.items() if not isinstance(record.get(key), kind)]
+        if wrong:
+            found = f"no valid {', '.join(wrong)}"
+            raise input_error(path, found, "a whole record", "delete it and run the inference again")
         return record
 
     def load(self, name: str, extras: Sequence[str] = ()) -> Result:
@@ -212,20 +220,20 @@ class ResultFolder:
     def _read(self, kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         """(array, affine); the array is (H, W), or (C, H, W) from (H, W, 1, C) on disk."""
         path = self._path(kind, name)
+        if not path.is_file():
+            raise self._damaged(kind, name, "missing", "a NIfTI file")
         try:
-            volume = nib.load(path)
-            array = np.asarray(volume.dataobj, dtype=np.float32)
-        except FileNotFoundError:
-            raise self._damaged(kind, name, "missing", "a NIfTI file") from None
-        except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
-            raise self._damaged(kind, name, f"unreadable ({error})", "a NIfTI file") from None
+            decoded = decode(path)
+        except InputError as error:
+            raise self._damaged(kind, name, f"unreadable ({error.problems[0].found})", "a NIfTI file") from None
+        array = decoded.values.astype(np.float32)
         if array.ndim == 4 and array.shape[2] == 1:
             array = np.moveaxis(array[:, :, 0], -1, 0)
         elif array.ndim != 2:
             raise self._damaged(kind, name, f"shape {array.shape}", "(H, W) or (H, W, 1, C)")
         if not np.isfinite(array).all():
             raise self._damaged(kind, name, "NaN or infinite values", "finite values")
-        return array, volume.affine
+        return array, decoded.affine
 
     def _damaged(self, kind: str, name: str, found: str, expected: str) -> InputError:
         remedy = f"delete {self.folder / 'records' / (name + '.json')} and run the inference again: it fills the gap"
@@ -256,17 +264,6 @@ def _check_arrays(name: str, image, reconstruction, anomaly_map, label) -> None:
             raise ValueError(f"{name}: {kind} has shape {array.shape}, expected {shape}")
     if not np.isfinite(anomaly_map).all() or anomaly_map.min() < 0:
         raise ValueError(f"{name}: anomaly_map must be finite and non-negative")
-
-
-def _read_json_object(path: Path) -> dict:
-    remedy = "delete it and run the inference again"
-    try:
-        value = read_json(path)
-    except (OSError, ValueError) as error:
-        raise input_error(path, f"unreadable ({error})", "a JSON object", remedy) from None
-    if not isinstance(value, dict):
-        raise input_error(path, f"a JSON {type(value).__name__}", "a JSON object", remedy)
-    return value
 
 
 def _check_same_run(path: Path, old: dict, new: dict, volatile: frozenset[str]) -> None:

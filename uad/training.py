@@ -29,6 +29,7 @@ from uad.checkpoints import (
 from uad.data.loading import StepBatches, training_loader
 from uad.distributed import World
 from uad.errors import input_error
+from uad.files import refusals_named
 from uad.precision import autocast
 from uad.training_log import TrainingLog
 
@@ -114,7 +115,6 @@ class Training:
         options, world = self.options, self.world
         if start >= options.train_steps:
             return start
-        log = TrainingLog(self.log_dir, start, world, options.tensorboard)
         batches = StepBatches(
             len(self.dataset),
             options.batch_size,
@@ -129,9 +129,14 @@ class Training:
         )
         bar = tqdm(total=options.train_steps, initial=start, unit="step", disable=not world.is_main, desc=self.kind)
         done = start
-        with _StopSignals() as signals, log, bar:
+        with (
+            _StopSignals() as signals,
+            refusals_named(self.log_dir),
+            TrainingLog(self.log_dir, start, world, options.tensorboard) as log,
+            bar,
+        ):
             for done, batch in enumerate(loader, start + 1):
-                scalars = self._step(batch, done - 1)
+                scalars = self.step(batch, done - 1)
                 stopping = world.any(signals.received)
                 log.add(scalars, options.batch_size)
                 bar.update()
@@ -147,7 +152,8 @@ class Training:
                     break
         return done
 
-    def _step(self, batch: dict, step: int) -> dict[str, Tensor]:
+    def step(self, batch: dict, step: int) -> dict[str, Tensor]:
+        """One optimizer step of every phase on this process's share of a batch; returns scalars to log."""
         batch = {k: v.to(self.world.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
         chunks = self._chunks(batch)
         scalars: dict[str, Tensor] = {}
@@ -202,13 +208,32 @@ class Training:
 
     def _report_divergence(self, phase: Phase, batch: dict, step: int, loss: float) -> None:
         rate = phase.optimizer.param_groups[0]["lr"]
-        names = ", ".join(map(str, batch.get("name", batch["position"].tolist()))[:8])
+        found = f"loss {loss} at learning rate {rate:g}; batch: {_names(batch)}"
+        broken = self._not_finite()
+        if broken and step:
+            found += f"; {broken} is not finite already, since an update after the batch: {self._names_before(step)}"
         raise input_error(
             f"step {step}, {phase.name}",
-            f"loss {loss} at learning rate {rate:g}; batch: {names}",
+            found,
             "a finite loss",
             "lower --lr, or use --amp bf16 or off; the last checkpoint is kept and a rerun continues from it",
         )
+
+    def _not_finite(self) -> str | None:
+        """The first weight that holds NaN or infinity, if any."""
+        for name, module in self.modules.items():
+            for key, value in module.state_dict().items():
+                if not torch.isfinite(value).all():
+                    return f"{name}.{key}"
+        return None
+
+    def _names_before(self, step: int) -> str:
+        """What this process was shown in the step before, read once more: it is a function of (seed, step)."""
+        world, options = self.world, self.options
+        (keys,) = StepBatches(
+            len(self.dataset), options.batch_size, world.rank, world.size, options.seed, step - 1, step
+        )
+        return _names(self.collate([self.dataset[key] for key in keys]))
 
     def _state_scalars(self) -> dict[str, float]:
         values = {f"lr_{p.name}": p.optimizer.param_groups[0]["lr"] for p in self.phases}
@@ -217,40 +242,64 @@ class Training:
         return values
 
     def _save(self, step: int) -> None:
-        if self.world.is_main:
-            shared = {
-                "kind": self.kind,
-                "format": 1,
-                "step": step,
-                "config": self.config,
-                "versions": versions(),
-            }
-            ema_weights = self.ema.module.state_dict()
-            state = shared | {
-                "settings": self.settings,
-                "models": {name: module.state_dict() for name, module in self.modules.items()},
-                "ema": ema_weights,
-                "ema_updates": int(self.ema.n_averaged),
-                "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
-                "scaler": self.scaler.state_dict(),
-                "skipped_steps": self.skipped_steps,
-            }
-            light = shared | {"weights": ema_weights, "weights_hash": weights_hash(ema_weights)}
-            self.files.save(step, state, light)
-            self.files.prune(self.options.keep, self.options.keep_every)
-        self.world.barrier()
+        self.world.on_main(lambda: self._write_checkpoint(step))
+
+    def _write_checkpoint(self, step: int) -> None:
+        broken = self._not_finite()
+        if broken:
+            raise input_error(
+                f"step {step}",
+                f"NaN or infinity in {broken} after the batch: {self._names_before(step)}",
+                "finite weights",
+                "lower --lr, or use --amp bf16 or off; nothing was saved, a rerun continues from the last checkpoint",
+            )
+        shared = {
+            "kind": self.kind,
+            "format": 1,
+            "step": step,
+            "config": self.config,
+            "versions": versions(),
+        }
+        ema_weights = self.ema.module.state_dict()
+        state = shared | {
+            "settings": self.settings,
+            "models": {name: module.state_dict() for name, module in self.modules.items()},
+            "ema": ema_weights,
+            "ema_updates": int(self.ema.n_averaged),
+            "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
+            "scaler": self.scaler.state_dict(),
+            "skipped_steps": self.skipped_steps,
+        }
+        light = shared | {"weights": ema_weights, "weights_hash": weights_hash(ema_weights)}
+        self.files.save(step, state, light)
+        self.files.prune(step, self.options.keep, self.options.keep_every)
 
     def _restore(self) -> int:
-        state, complaints = self.files.newest_valid()
-        for complaint in complaints:
-            tqdm.write(f"a damaged checkpoint is skipped: {complaint}")
-        if state is None:
+        """Continue from the checkpoint that the main process finds, so that all processes begin with the same step."""
+        state = self.world.on_main(self._newest_state)
+        step = self.world.from_main(state["step"] if state else 0)
+        if step == 0:
             if self.initial is not None:
                 self._take_over(load_checkpoint(self.initial), self.initial, self.initial_optimizers)
             return 0
+        if state is None:
+            state = self.files.load(step, self.kind)
         check_same_configuration(state["settings"], self.settings, self.log_dir)
-        self._take_over(state, self.files.state_path(state["step"]), with_optimizers=True)
-        return state["step"]
+        self._take_over(state, self.files.state_path(step), with_optimizers=True)
+        return step
+
+    def _newest_state(self) -> dict | None:
+        state, complaints = self.files.newest_valid(self.kind)
+        if complaints and state is None:
+            raise input_error(
+                self.files.folder,
+                f"{len(complaints)} checkpoint(s), none of which can be used: {complaints[0]}",
+                "a whole checkpoint of this run, or none",
+                "restore one, or move them away to begin anew",
+            )
+        for complaint in complaints:
+            tqdm.write(f"a damaged checkpoint is skipped: {complaint}")
+        return state
 
     def _take_over(self, state: dict, source: Path, with_optimizers: bool) -> None:
         for name, module in self.modules.items():
@@ -262,6 +311,10 @@ class Training:
                 phase.optimizer.load_state_dict(state["optimizers"][phase.name])
             self.scaler.load_state_dict(state["scaler"])
             self.skipped_steps = state["skipped_steps"]
+
+
+def _names(batch: dict) -> str:
+    return ", ".join(map(str, batch.get("name", batch["position"].tolist())))
 
 
 def _warmed_up_average(beta: float) -> Callable:

@@ -13,7 +13,11 @@ from uad.files import write_text
 
 
 class TrainingLog:
-    """Means of scalars between two log lines, over all processes. Lines after the step of a resume are dropped."""
+    """Means of scalars between two log lines, over all processes. Lines after the step of a resume are dropped.
+
+    Every line has `cpu_seconds`: the CPU time of this process, all its threads, since it was started; a resumed run
+    counts from 0 again, and processes that read images count for themselves.
+    """
 
     def __init__(self, folder: Path, start: int, world: World, tensorboard: bool):
         self.path, self.world = folder / "log.jsonl", world
@@ -65,7 +69,7 @@ class TrainingLog:
         if not self.world.is_main:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | values) + "\n")
+            file.write(json.dumps({"step": step} | values | {"cpu_seconds": time.process_time()}) + "\n")
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)

@@ -1,5 +1,6 @@
 """Checks of a folder of slices before anything is computed; all problems are reported together."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import numpy as np
 
 from uad.data.folder import find_slices, labels_folder, normalised, pair_masks, read_labelled
 from uad.data.formats import RawSlice, patient_of
-from uad.errors import InputError, Problem
+from uad.errors import InputError, Problem, input_error
 
 
 @dataclass
@@ -123,6 +124,28 @@ def check_disjoint(train_folder: Path | str, test_folder: Path | str) -> None:
     ]
     if problems:
         raise InputError(problems)
+
+
+def data_hash(folder: Path | str, workers: int = 2) -> str:
+    """SHA-256 over names and bytes of a folder's slices and of their masks, 16 hexadecimal digits."""
+    slices, _ = find_slices(folder)
+    masks, _ = pair_masks(folder, slices)
+    files = [*slices.values(), *(masks[stem] for stem in sorted(masks))]
+    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+        contents = list(pool.map(_file_hash, files))
+    listed = [(path.parent == Path(folder), path.name, content) for path, content in zip(files, contents, strict=True)]
+    return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise input_error(path, f"cannot be read: {error.strerror}", "a readable file", "check it") from error
+    return digest.hexdigest()
 
 
 def _too_few(folder: Path, count: int, batch_size: int) -> Problem:

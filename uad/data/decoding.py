@@ -22,6 +22,8 @@ EXTENSIONS = (*NIFTI_EXTENSIONS, *IMAGE_EXTENSIONS, ".npy")
 
 # A slice has some 10^5 values; a header that claims more than this is damaged or belongs to something else.
 MAX_VALUES = 2**26
+# What may follow the data of a NIfTI file; more is not read, for a small gzip file can hold any amount.
+_MAX_TRAILING = 2**20
 # Images without geometry are shown as a radiologist sees them: columns run to the patient's left (-x in
 # RAS+ coordinates), rows run downwards (-y), one millimetre a pixel.
 PLANE_AFFINE = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
@@ -30,6 +32,7 @@ _IMAGE_FORMATS = ("PNG", "JPEG", "TIFF")
 _DIRECT_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F", "RGB", "RGBA"}
 _CONVERTED_MODES = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB", "CMYK": "RGB"}
 _MAX_NIFTI_OFFSET = 2**24
+_MAX_ITEMSIZE = 16
 
 
 class Decoded(NamedTuple):
@@ -116,10 +119,12 @@ def _checked_values(decoded: Decoded, path: Path) -> Decoded:
     return decoded
 
 
-def _refuse_large(shape) -> None:
+def _refuse_large(shape, itemsize: int = 1) -> None:
+    """ValueError for more than MAX_VALUES values, or values of more bytes than any number has."""
     count = math.prod(int(n) for n in shape)
-    if count > MAX_VALUES or any(n < 0 for n in shape):
-        raise ValueError(f"its header claims the shape {tuple(shape)}; at most {MAX_VALUES} values are read")
+    if count > MAX_VALUES or any(n < 0 for n in shape) or itemsize > _MAX_ITEMSIZE:
+        claim = f"the shape {tuple(shape)} of {itemsize}-byte values"
+        raise ValueError(f"its header claims {claim}; at most {MAX_VALUES} values are read")
 
 
 def _full_scale(values: np.ndarray) -> float:
@@ -133,7 +138,7 @@ def _decode_nifti(path: Path) -> Decoded:
         head = stream.read(1024)
         kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(head) else nib.Nifti1Image
         header = kind.header_class.from_fileobj(io.BytesIO(head))
-        _refuse_large(header.get_data_shape())
+        _refuse_large(header.get_data_shape(), header.get_data_dtype().itemsize)
         offset = int(header.get_data_offset())
         if not 0 <= offset <= _MAX_NIFTI_OFFSET:
             raise ValueError(f"its header claims that the data start at byte {offset}")
@@ -141,8 +146,8 @@ def _decode_nifti(path: Path) -> Decoded:
         content = head + stream.read(max(length - len(head), 0))
         if len(content) < length:
             raise EOFError(f"{len(content)} bytes where the header promises {length}")
-        while stream.read(2**20):  # gzip verifies its checksum only at the end of the stream
-            pass
+        if len(stream.read(_MAX_TRAILING + 1)) > _MAX_TRAILING:  # gzip verifies its checksum only at the end
+            raise ValueError(f"more than {_MAX_TRAILING} bytes after the data")
     nifti = kind.from_bytes(content)
     values = np.asanyarray(nifti.dataobj)
     affine = np.asarray(nifti.affine, dtype=np.float64)
@@ -153,7 +158,7 @@ def _decode_npy(path: Path) -> Decoded:
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # reads the header only
     if not isinstance(mapped, np.ndarray):
         raise TypeError("an archive of several arrays, not one array")
-    _refuse_large(mapped.shape)
+    _refuse_large(mapped.shape, mapped.dtype.itemsize)
     values = np.array(mapped)
     return Decoded(values, PLANE_AFFINE.copy(), _full_scale(values), colour=False)
 
@@ -163,7 +168,7 @@ def _decode_image(path: Path) -> Decoded:
         if image.format == "PNG":
             image.verify()  # the checksums of all chunks, which decoding alone ignores; it uses the file up
     with Image.open(path, formats=_IMAGE_FORMATS) as image:  # reads the header only
-        _refuse_large((image.height, image.width))
+        _refuse_large((image.height, image.width, len(image.getbands())))
         if getattr(image, "n_frames", 1) > 1 and image.format == "TIFF":
             raise ValueError(f"{image.n_frames} pages: a stack, not one slice")
         # Some versions of the decoder give 16-bit grey PNG as 32-bit integers.

@@ -34,10 +34,12 @@ class MaskedBernoulliDiffusion:
         amp: str = "off",
         score: str = "paper",
         spacing: str = "even",
+        polarity: Sequence[int] | None = None,
     ):
         self.encode, self.decode, self.network, self.process = encode, decode, network, process
         self.noise_level, self.prob_threshold, self.denoise_steps = noise_level, prob_threshold, denoise_steps
-        self.code_bits, self.amp, self.score, self.spacing = code_bits, amp, score, spacing
+        self.code_bits, self.amp, self.spacing = code_bits, amp, spacing
+        self.score, self.polarity = score, polarity
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
@@ -66,7 +68,7 @@ class MaskedBernoulliDiffusion:
         flip = outcome.flip_probability
         return Reconstruction(
             image=reconstruction,
-            anomaly_map=anomaly_map(images, reconstruction, self.score, flip.mean(1)),
+            anomaly_map=anomaly_map(images, reconstruction, self.score, flip.mean(1), self.polarity),
             extras={
                 "autoencoder": own,
                 "latent_mask": outcome.mask.to(torch.uint8),

@@ -45,6 +45,15 @@ def get_args_parser() -> Flags:
         choices=(SAVED, *SCORES),
         help="saved: the maps as stored; others: made anew from the stored input and reconstruction",
     )
+    add(
+        parser,
+        "--polarity",
+        nargs="+",
+        type=int,
+        help="with --score smooth or evidence, prior knowledge per channel: lesions are brighter (1), darker (-1), or "
+        "do not show (0)",
+        shown="none",
+    )
     add(parser, "--bootstrap", type=int, default=1000, help="resamples of patients for the intervals")
     add(parser, "--seed", type=int, default=0, help="of the bootstrap")
     add(
@@ -63,8 +72,9 @@ def main(args) -> None:
             raise input_error(f"--{flag}", str(getattr(args, flag)), f"{least} or more", f"correct --{flag}")
     folders = [Path(folder) for folder in args.results or [newest_result_folder(RESULTS_ROOT)]]
     outputs = _output_folders(folders, args.out)
-    studies = [open_study(folder, args.score, args.labels) for folder in folders]
-    healthy = open_study(args.healthy, args.score) if args.healthy else None
+    polarity = tuple(args.polarity) if args.polarity else None
+    studies = [open_study(folder, args.score, args.labels, polarity) for folder in folders]
+    healthy = open_study(args.healthy, args.score, polarity=polarity) if args.healthy else None
     if healthy:
         for study in studies:
             check_comparable(study, healthy)
@@ -121,6 +131,7 @@ def _facts(args, study: Study, healthy: Study | None) -> dict:
         "labels": args.labels,
         "protocol": args.protocol,
         "score": args.score,
+        "polarity": args.polarity,
         "bootstrap": args.bootstrap,
         "seed": args.seed,
         "images": len(study.names),

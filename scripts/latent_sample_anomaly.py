@@ -25,7 +25,7 @@ from uad.flags import Flags, add, add_shared_flags, provenance
 from uad.inference import detect_folder
 from uad.precision import prepare_inference, resolve_amp
 from uad.results import ResultWriter
-from uad.scores import SCORES
+from uad.scores import SCORES, check_polarity
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -37,6 +37,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("inference")
     add(group, "--out_dir", help="result folder", shown="see the description")
     add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the saved maps; see the README")
+    add(
+        group,
+        "--polarity",
+        nargs="+",
+        type=int,
+        help="prior knowledge per channel: lesions are brighter (1), darker (-1), or do not show (0)",
+        shown="none",
+    )
     return parser
 
 
@@ -51,6 +59,7 @@ def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: T
         "seed": args.seed,
         "amp": amp,
         "score": args.score,
+        "polarity": args.polarity,
         "noise_level": args.noise_level,
         "prob_threshold": args.prob_threshold,
         "denoise_steps": args.denoise_steps or args.noise_level,
@@ -73,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
     check_detection_flags(args)
     with distributed_world(args.device) as world:
         autoencoder = load_autoencoder(args)
+        check_polarity(args.polarity, args.score, autoencoder.data["n_channels"])
         summaries = check_once(args, autoencoder.data, None, healthy=False, world=world)
         if world.is_main:
             print("\n".join(summaries))
@@ -94,6 +104,7 @@ def main(args: argparse.Namespace) -> None:
             code_bits=code_bits(args, model),
             amp=amp,
             score=args.score,
+            polarity=args.polarity,
             spacing=args.denoise_spacing,
         )
         slices = open_slices(args, autoencoder.data, args.data_dir)

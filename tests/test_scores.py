@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from uad.errors import InputError
 from uad.scores import SCORES, anomaly_map, gaussian, intensity_map, median5
 
 
@@ -85,3 +86,24 @@ def test_bad_arguments_are_refused():
         anomaly_map(image, reconstruction[:1])
     with pytest.raises(ValueError, match="unknown score"):
         anomaly_map(image, reconstruction, "best")
+
+
+def test_polarity_counts_differences_of_its_sign_only():
+    image = torch.full((1, 3, 32, 32), 0.5)
+    reconstruction = image - torch.tensor([0.1, 0.2, -0.3])[:, None, None]
+
+    def value(*polarity: int) -> float:
+        return anomaly_map(image, reconstruction, "smooth", polarity=polarity).mean().item()
+
+    assert value(1, 1, 1) == pytest.approx(0.01 + 0.04, rel=1e-4)
+    assert value(0, 0, -1) == pytest.approx(0.09, rel=1e-4)
+    assert value(-1, -1, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("polarity", "score"), [((1, 0), "smooth"), ((0,), "smooth"), ((2,), "evidence"), ((1,), "paper")]
+)
+def test_a_polarity_that_does_not_fit_is_refused(polarity, score):
+    image = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(InputError, match="polarity"):
+        anomaly_map(image, image, score, torch.zeros(1, 2, 2), polarity)

@@ -5,11 +5,15 @@ Nothing here depends on the other images of a batch, so a map is the same for ev
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
+from uad.errors import input_error
+
 SCORES = ("paper", "smooth", "evidence")
+SIGNED_SCORES = ("smooth", "evidence")
 # The score of a residual without evidence beside it, for rows that have none, such as the autoencoder alone.
 RESIDUAL_SCORE = {"paper": "paper", "smooth": "smooth", "evidence": "smooth"}
 # The array of a result folder whose first channel is the evidence.
@@ -19,7 +23,11 @@ SIGMA_AT_128 = 3.0
 
 
 def anomaly_map(
-    image: torch.Tensor, reconstruction: torch.Tensor, score: str = "paper", evidence: torch.Tensor | None = None
+    image: torch.Tensor,
+    reconstruction: torch.Tensor,
+    score: str = "paper",
+    evidence: torch.Tensor | None = None,
+    polarity: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Raw anomaly map, (N, H, W), non-negative, of images (N, C, H, W) and reconstructions of the same shape.
 
@@ -28,21 +36,43 @@ def anomaly_map(
     proportional to the image size: smoothing the signed difference lets noise of either sign cancel.
     "evidence": "smooth" times the evidence (N, h, w) in [0, 1], which the method gives on a coarser grid (here the mean
     flip probability of a position's bits), interpolated to the image: both have to speak for a lesion.
-    Raises ValueError for unequal shapes, an unknown score, or missing evidence.
+    polarity: prior knowledge, per channel: 1 where lesions are brighter than healthy tissue, -1 darker, 0 where they do
+    not show; differences of another sign count as 0. None knows nothing. Not for "paper".
+    Raises ValueError for unequal shapes, an unknown score or missing evidence, InputError for a polarity that does not
+    fit.
     """
     if image.shape != reconstruction.shape or image.ndim != 4:
         raise ValueError(f"image {tuple(image.shape)}, reconstruction {tuple(reconstruction.shape)}: need equal NCHW")
     if score not in SCORES:
         raise ValueError(f"unknown score {score!r}, choose from {SCORES}")
+    check_polarity(polarity, score, image.shape[1])
     if score == "paper":
         return channel_maps(image, reconstruction).sum(1)
-    residual = gaussian(image.float() - reconstruction.float()).square().sum(1)
+    difference = gaussian(image.float() - reconstruction.float())
+    if polarity is not None:
+        signs = torch.tensor(polarity, dtype=difference.dtype, device=difference.device)
+        difference = (difference * signs[:, None, None]).clamp_min(0)
+    residual = difference.square().sum(1)
     if score == "smooth":
         return residual
     if evidence is None:
         raise ValueError("the score 'evidence' needs the method's evidence")
     fine = F.interpolate(evidence[:, None].float(), image.shape[-2:], mode="bilinear", align_corners=False)
     return residual * fine[:, 0]
+
+
+def check_polarity(polarity: Sequence[int] | None, score: str, n_channels: int) -> None:
+    """InputError unless it is None or a sign, -1, 0 or 1, for every channel, not all 0, and the score can use it."""
+    if polarity is None:
+        return
+    found = " ".join(map(str, polarity))
+    if score not in SIGNED_SCORES:
+        remedy = "choose --score smooth or evidence, or leave --polarity out"
+        raise input_error(
+            "--polarity", f"{found}, with the score {score}", "a score made of signed differences", remedy
+        )
+    if len(polarity) != n_channels or not set(polarity) <= {-1, 0, 1} or not any(polarity):
+        raise input_error("--polarity", found, f"-1, 0 or 1 for each of {n_channels} channels, not all 0", "correct it")
 
 
 def channel_maps(image: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,8 @@ class Contender:
     """One way to get an anomaly map from a stored result.
 
     name: as shown; kind: "method", "autoencoder" or "intensity"; score: "saved" (the stored map) or a score's name;
-    channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed.
+    channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed; polarity: see
+    uad.scores.anomaly_map.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Contender:
     score: str | None = None
     channel: int | None = None
     smooth: bool = False
+    polarity: tuple[int, ...] | None = None
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -46,7 +48,7 @@ class Contender:
         evidence = None
         if self.score == "evidence":
             evidence = torch.from_numpy(result.extras[scores.EVIDENCE_EXTRA][:1])
-        return scores.anomaly_map(image, reconstruction, self.score, evidence)[0].numpy()
+        return scores.anomaly_map(image, reconstruction, self.score, evidence, self.polarity)[0].numpy()
 
     def channel_maps(self, result: Result) -> np.ndarray:
         """The maps that the paper protocol starts from, (C, H, W): median-filtered squared differences per
@@ -66,15 +68,16 @@ class Contender:
         return result.reconstruction
 
 
-def contenders(run: Mapping, extras: tuple[str, ...], score: str) -> tuple[Contender, ...]:
+def contenders(
+    run: Mapping, extras: tuple[str, ...], score: str, polarity: tuple[int, ...] | None = None
+) -> tuple[Contender, ...]:
     """The rows to score for a run: the method first, then the autoencoder where it is stored, then
     intensities.
 
-    run: contents of run.json; extras: what every image of the folder has stored; score: "saved" or a score's
-    name. With "saved", the autoencoder alone gets the score that run.json names; it has no evidence of its own, so
-    that its "evidence" is "smooth". Four channels are
-    BraTS' (T1, T1ce, T2, FLAIR): there the intensity is FLAIR, the last; one channel is itself; otherwise
-    the sum and each channel are scored.
+    run: contents of run.json; extras: what every image of the folder has stored; score: "saved" or a score's name;
+    polarity: for scores made anew. With "saved", the autoencoder alone gets the score that run.json names; it has no
+    evidence of its own, so that its "evidence" is "smooth". Four channels are BraTS' (T1, T1ce, T2, FLAIR): there the
+    intensity is FLAIR, the last; one channel is itself; otherwise the sum and each channel are scored.
     """
     if score == "evidence" and scores.EVIDENCE_EXTRA not in extras:
         raise input_error(
@@ -83,9 +86,10 @@ def contenders(run: Mapping, extras: tuple[str, ...], score: str) -> tuple[Conte
             "results of a method that gives evidence",
             "choose another --score",
         )
-    rows = [Contender(str(run["method"]), "method", score)]
+    scores.check_polarity(polarity, score, run["n_channels"])
+    rows = [Contender(str(run["method"]), "method", score, polarity=polarity)]
     if AUTOENCODER in extras:
-        own = run.get("score") if score == SAVED else score
+        own, known = (run.get("score"), run.get("polarity")) if score == SAVED else (score, polarity)
         if own not in scores.SCORES:
             raise input_error(
                 "run.json, score",
@@ -93,7 +97,8 @@ def contenders(run: Mapping, extras: tuple[str, ...], score: str) -> tuple[Conte
                 f"one of {', '.join(scores.SCORES)}, so that the autoencoder alone is scored alike",
                 "choose --score paper or --score smooth, which score every row anew",
             )
-        rows.append(Contender("autoencoder alone", AUTOENCODER, scores.RESIDUAL_SCORE[own]))
+        alike = scores.RESIDUAL_SCORE[own]
+        rows.append(Contender("autoencoder alone", AUTOENCODER, alike, polarity=known and tuple(known)))
     for name, channel in _intensities(run):
         rows.append(Contender(name, "intensity", channel=channel))
         rows.append(Contender(f"{name}, smoothed", "intensity", channel=channel, smooth=True))

@@ -68,12 +68,19 @@ def mapping(workers: int) -> Iterator[Callable]:
         yield partial(pool.map, chunksize=4)
 
 
-def open_study(folder: Path | str, score: str, labels: Path | str | None = None) -> Study:
-    """A study of the result folder `folder`; labels: folder of masks named as the images. Raises InputError."""
+def open_study(
+    folder: Path | str,
+    score: str,
+    labels: Path | str | None = None,
+    polarity: tuple[int, ...] | None = None,
+) -> Study:
+    """A study of the result folder `folder`; labels: folder of masks named as the images; score, polarity: see
+    contenders. Raises InputError.
+    """
     results = ResultFolder(folder)
     records = [results.record(name) for name in results.names]
     everywhere = tuple(extra for extra in (AUTOENCODER, EVIDENCE_EXTRA) if _stored(extra, results, records))
-    rows = contenders(results.run, everywhere, score)
+    rows = contenders(results.run, everywhere, score, polarity)
     return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import DiffusionModelUNet
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
+from baselines.folded import FoldedUNet
 from baselines.gaussian import draw_steps, make_scheduler, predicted_clean, q_sample, reverse_chain, run_network
 from baselines.simplex import SimplexNoise
 from uad.configuration import check_values
@@ -28,31 +28,36 @@ NAME = "anoddpm"
 STAGES = ("diffusion",)
 METHOD = "AnoDDPM"
 COARSEST = 8
-# Widths of the published network at resolutions 256, 128, ..., 8, and of a small one.
-WIDTHS = {"paper": (128, 128, 256, 256, 512, 512), "cpu": (16, 16, 32, 64, 64, 64)}
+# Widths of the published network at resolutions 256, 128, ..., 8, and of a small one at 64, ..., 8.
+WIDTHS = {"paper": (128, 128, 256, 256, 512, 512), "cpu": (32, 32, 64, 64)}
 ATTENTION_AT = {"paper": 32, "cpu": 8}
+FOLD = {"paper": 1, "cpu": 2}
 
 
 def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     """Network, process and defaults.
 
     paper: the published network, whose width belongs to the resolution: other image sizes have fewer or more levels
-    above the same ones; cpu: a small network, and a process of 200 steps with the noise levels of every fifth published
-    one. Raises InputError for an image size that cannot be halved down to about 8 pixels.
+    above the same ones; cpu: a small network on images folded by 2 (see FoldedUNet), a bank of noise, and a process of
+    200 steps with the noise levels of every fifth published one. Raises InputError for an image size that cannot be
+    halved down to about 8 pixels.
     """
-    levels = max(1, 1 + round(math.log2(img_size / COARSEST)))
-    if img_size % 2 ** (levels - 1):
+    fold = FOLD[preset]
+    levels = max(1, 1 + round(math.log2(img_size / fold / COARSEST)))
+    multiple = fold * 2 ** (levels - 1)
+    if img_size % multiple:
         raise input_error(
-            "--img_size", f"{img_size}", f"a multiple of {2 ** (levels - 1)}: it is halved so often", "choose another"
+            "--img_size", f"{img_size}", f"a multiple of {multiple}: it is halved so often", "choose another"
         )
     widths = WIDTHS[preset]
     channels = [widths[0]] * max(0, levels - len(widths)) + list(widths[-levels:])
-    attention = [img_size / 2**level <= ATTENTION_AT[preset] for level in range(levels)]
+    attention = [img_size / fold / 2**level <= ATTENTION_AT[preset] for level in range(levels)]
     paper = preset == "paper"
     return {
         "img_size": img_size,
         "n_channels": n_channels,
         "network": {
+            "fold": fold,
             "channels": channels,
             "attention_levels": attention,
             "num_head_channels": [width // 2 if at else 0 for width, at in zip(channels, attention, strict=True)],
@@ -66,7 +71,14 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
             "beta_end": 2e-2 if paper else 1e-1,
             "trained_steps": 800 if paper else 160,
         },
-        "noise": {"dimensions": 3, "octaves": 6, "persistence": 0.8, "feature_size": 64.0, "standardise": False},
+        "noise": {
+            "dimensions": 3,
+            "octaves": 6,
+            "persistence": 0.8,
+            "feature_size": 64.0,
+            "standardise": False,
+            "source": "online" if paper else "bank",
+        },
         "training": {
             "diffusion": {
                 "lr": 1e-4 if paper else 5e-4,
@@ -83,8 +95,7 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
 
 def build(config: dict) -> dict[str, nn.Module]:
     """The network that predicts the noise, (N, C, S, S) and steps (N,) -> (N, C, S, S)."""
-    channels = config["n_channels"]
-    return {"diffusion": DiffusionModelUNet(2, channels, channels, use_flash_attention=True, **config["network"])}
+    return {"diffusion": FoldedUNet(n_channels=config["n_channels"], **config["network"])}
 
 
 def scheduler_of(config: dict) -> DDPMScheduler:

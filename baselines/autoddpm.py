@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
+from baselines.folded import FoldedUNet
 from baselines.gaussian import (
     draw_steps,
     make_scheduler,
@@ -53,8 +53,9 @@ REGIONS = ("image", "foreground")
 def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     """Network, process and defaults.
 
-    paper: the published network and chain; cpu: a small network, and a process of 200 steps whose noise levels are
-    those of the published one at every fifth step. Raises InputError where the network cannot halve the image size.
+    paper: the published network and chain; cpu: a small network on images folded by 2 (see FoldedUNet), and a
+    process of 200 steps whose noise levels are those of the published one at every fifth step. Raises InputError where
+    the network cannot halve the image size.
     """
     detection = {
         # Steps t = 200 and t = 50, counted from 0.
@@ -69,23 +70,26 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     }
     training = {"lr": 1e-4, "batch_size": 4, "train_steps": 200_000, "ema_beta": 0.0, "clip_norm": 0.0}
     network = {
+        "fold": 1,
         "channels": [128, 256, 256],
         "attention_levels": [False, True, True],
         "num_head_channels": [0, 256, 256],
+        "num_res_blocks": 1,
         "norm_num_groups": 32,
     }
     process = {"schedule": "linear_beta", "steps": 1000, "beta_start": 1e-4, "beta_end": 2e-2}
     if preset == "cpu":
-        network = {
-            "channels": [16, 32, 64, 64],
+        network |= {
+            "fold": 2,
+            "channels": [32, 32, 64, 64],
             "attention_levels": [False, False, False, True],
-            "num_head_channels": [0, 0, 0, 64],
-            "norm_num_groups": 16,
+            "num_head_channels": [0, 0, 0, 32],
+            "norm_num_groups": 8,
         }
         process |= {"steps": 200, "beta_start": 5e-4, "beta_end": 1e-1}
         detection |= {"noise_level": 41, "resample_level": 11, "resamplings": 2}
         training |= {"lr": 5e-4, "batch_size": 8, "train_steps": 3000, "ema_beta": 0.99, "clip_norm": 1.0}
-    multiple = 2 ** (len(network["channels"]) - 1)
+    multiple = network["fold"] * 2 ** (len(network["channels"]) - 1)
     check_values([("--img_size", img_size, f"a multiple of {multiple}", img_size % multiple == 0)])
     return {
         "img_size": img_size,
@@ -99,9 +103,7 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
 
 def build(config: dict) -> dict[str, nn.Module]:
     """The network that predicts the noise, (N, C, S, S) and steps (N,) -> (N, C, S, S)."""
-    channels = config["n_channels"]
-    network = DiffusionModelUNet(2, channels, channels, 1, use_flash_attention=True, **config["network"])
-    return {"diffusion": network}
+    return {"diffusion": FoldedUNet(n_channels=config["n_channels"], **config["network"])}
 
 
 def loss(

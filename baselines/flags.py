@@ -6,7 +6,7 @@ have is refused, and each method checks the values of its own.
 
 import argparse
 
-from baselines.methods import METHODS, PRESETS
+from baselines.methods import METHODS, NOISE_SOURCES, PRESETS
 from uad.errors import InputError, Problem
 from uad.flags import add, add_switch
 from uad.scores import SCORES
@@ -69,6 +69,14 @@ def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="optimizer steps of ldm's autoencoder; --train_steps are those of its diffusion model",
         shown=FROM_METHOD,
+    )
+    add(
+        group,
+        "--noise_source",
+        choices=NOISE_SOURCES,
+        help="simplex noise (anoddpm, pddpm) is computed `online`, or cut at random from a `bank` of larger fields; "
+        "detection does as the training did",
+        shown="online, with --preset cpu bank",
     )
     add_switch(group, "--standardise_noise", "simplex noise has standard deviation 1 (anoddpm, pddpm)")
 

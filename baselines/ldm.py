@@ -53,7 +53,15 @@ DETECTION = {
 
 
 class LatentAutoencoder(VQVAE):
-    """MONAI's VQ-VAE, with the codebook search and its running averages in float32 under any autocast."""
+    """MONAI's VQ-VAE, with the codebook search and its running averages in float32 under any autocast.
+
+    A vector's running count starts at 1, where MONAI's starts at 0: a vector that the first batch does not use would be
+    its sum divided by almost nothing, so far away that nothing ever uses it.
+    """
+
+    def __init__(self, **shape):
+        super().__init__(**shape)
+        self.quantizer.quantizer.ema_cluster_size.fill_(1)
 
     def quantize(self, encodings: Tensor) -> tuple[Tensor, Tensor]:
         """Encodings (N, D, h, w) -> nearest codebook vectors of the same shape, and the commitment loss."""

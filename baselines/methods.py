@@ -28,6 +28,7 @@ METHODS = {
     "autoddpm": "baselines.autoddpm",
 }
 PRESETS = ("paper", "cpu")
+NOISE_SOURCES = ("online", "bank")
 # Packages that the comparing methods need beyond those of the main method.
 PACKAGES = ("monai", "einops", "opensimplex", "numba", "lpips")
 

@@ -11,9 +11,9 @@ the same times the patch's share of the image, which Adam cancels), and nothing 
 from collections.abc import Iterator, Sequence
 
 import torch
-from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
 
+from baselines.folded import FoldedUNet
 from baselines.gaussian import draw_steps, make_scheduler, q_sample, reverse_chain, run_network
 from baselines.simplex import SimplexNoise
 from uad.configuration import check_values
@@ -29,14 +29,16 @@ PATCHES_A_SIDE = 2
 def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     """Plain values of network, process, training and detection.
 
-    paper: the published sizes; cpu: a small network on images folded by 2 (see FoldedUNet). Raises InputError if the
-    image size does not fit patches and network.
+    paper: the published sizes; cpu: a small network on images folded by 2 (see FoldedUNet), and a bank of noise. Raises
+    InputError if the image size does not fit patches and network.
     """
     network = {"channels": [128, 256, 256], "res_blocks": 3, "head_channels": 64, "groups": 32, "fold": 1}
+    noise = {"dimensions": 2, "octaves": 6, "persistence": 0.8, "feature_size": 64.0, "source": "online"}
     training = {"lr": 1e-4, "batch_size": 32, "train_steps": 20_000, "ema_beta": 0.0, "clip_norm": 0.0}
     if preset == "cpu":
-        network |= {"channels": [32, 64, 64], "res_blocks": 1, "head_channels": 32, "fold": 2}
+        network |= {"channels": [32, 32, 64, 64], "res_blocks": 1, "head_channels": 32, "groups": 8, "fold": 2}
         training |= {"lr": 5e-4, "batch_size": 8, "train_steps": 6_000, "ema_beta": 0.995, "clip_norm": 1.0}
+        noise |= {"source": "bank"}
     multiple = max(PATCHES_A_SIDE, network["fold"] * 2 ** (len(network["channels"]) - 1))
     if img_size % multiple:
         raise input_error("--img_size", str(img_size), f"a multiple of {multiple}", "choose another size")
@@ -46,25 +48,10 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
         "patch": img_size // PATCHES_A_SIDE,
         "network": network,
         "process": {"schedule": "cosine", "steps": 1000},
-        "noise": {"dimensions": 2, "octaves": 6, "persistence": 0.8, "feature_size": 64.0},
+        "noise": noise,
         "training": {"diffusion": training | {"weight_decay": 0.0}},
         "detection": {"noise_level": 300, "iterative": False},
     }
-
-
-class FoldedUNet(nn.Module):
-    """A U-Net on images folded by `fold`: each fold x fold square of pixels becomes channels of one position, so that
-    the network works at 1 / fold^2 of the positions; fold 1 is the U-Net itself."""
-
-    def __init__(self, fold: int, n_channels: int, **shape):
-        super().__init__()
-        folded = n_channels * fold**2
-        self.unet = DiffusionModelUNet(2, folded, folded, use_flash_attention=True, **shape)
-        self.fold, self.unfold = nn.PixelUnshuffle(fold), nn.PixelShuffle(fold)
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Noised images (N, C, S, S) and steps (N,) -> (N, C, S, S)."""
-        return self.unfold(self.unet(self.fold(x_t), t))
 
 
 def build(config: dict) -> dict[str, nn.Module]:

@@ -10,8 +10,6 @@ run.json, and healthy.json where thresholds come from --healthy_dir. Rerunning s
 """
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -19,14 +17,13 @@ from torch.utils.data import DataLoader
 from baselines.checkpoints import TrainedBaseline, default_log_dir, find_checkpoint, load_baseline
 from baselines.flags import add_detection_flags, add_method_flag, detection_options
 from baselines.methods import load_method
-from uad.checkpoints import versions
 from uad.command import run_command
 from uad.data.folder import collate_slices
 from uad.data.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import read_json, write_json
-from uad.flags import CHANNEL_NAMES, DISPLAY_CHANNEL, Flags, add_shared_flags, reconcile, require
+from uad.flags import Flags, add_shared_flags, provenance, reconcile, require
 from uad.inference import detect_folder
 from uad.precision import resolve_amp
 from uad.results import ResultWriter
@@ -117,8 +114,6 @@ def run_name(trained: TrainedBaseline) -> str:
 def run_info(args: argparse.Namespace, trained: TrainedBaseline, detector, options: dict, amp: str) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
     data = trained.data
-    channel = DISPLAY_CHANNEL.get(data["dataset"])
-    names = CHANNEL_NAMES.get(data["dataset"])
     networks = trained.modules.values()
     return {
         "method": detector.method,
@@ -132,10 +127,7 @@ def run_info(args: argparse.Namespace, trained: TrainedBaseline, detector, optio
         "options": options,
         "model": {"step": trained.step, "weights_hash": trained.weights_hashes},
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
-        **({} if channel is None else {"display_channel": channel}),
-        **({} if names is None else {"channel_names": list(names)}),
-        "versions": versions(),
-        "command": shlex.join(sys.argv),
+        **provenance(data["dataset"], args.data_dir),
     }
 
 

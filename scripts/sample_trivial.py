@@ -11,27 +11,25 @@ without diffusion. Written to --out_dir (default results/<method>_<folder>): a r
 """
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, fit_pca, load_pca, save_pca
 from binary_autoencoder.checkpoint import load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
-from uad.checkpoints import versions, weights_hash
+from uad.checkpoints import weights_hash
 from uad.command import run_command
 from uad.configuration import check_values
 from uad.data.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
 from uad.flags import (
     CHANNEL_NAMES,
-    DISPLAY_CHANNEL,
     Flags,
     add,
     add_shared_flags,
     add_switch,
     n_channels_of,
     normalise_of,
+    provenance,
     reconcile,
     require,
 )
@@ -123,7 +121,6 @@ def main(args: argparse.Namespace) -> None:
             print("\n".join(summaries))
         if args.check_data:
             return
-        channel, names = DISPLAY_CHANNEL.get(data["dataset"]), CHANNEL_NAMES.get(data["dataset"])
         info = {
             "method": name,
             **data,
@@ -133,10 +130,7 @@ def main(args: argparse.Namespace) -> None:
             "amp": resolve_amp(args.amp, world.device),
             "score": args.score,
             **facts,
-            **({} if channel is None else {"display_channel": channel}),
-            **({} if names is None else {"channel_names": list(names)}),
-            "versions": versions(),
-            "command": shlex.join(sys.argv),
+            **provenance(data["dataset"], args.data_dir),
         }
         out_dir = Path(args.out_dir or Path("results") / f"{args.method}_{Path(args.data_dir).name}")
         if world.is_main:

@@ -30,7 +30,16 @@ from uad.data.loading import TrainingImages, collate_training
 from uad.data.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
-from uad.flags import DISPLAY_CHANNEL, Flags, add_shared_flags, n_channels_of, normalise_of, require, train_options
+from uad.flags import (
+    DISPLAY_CHANNEL,
+    Flags,
+    add_shared_flags,
+    n_channels_of,
+    normalise_of,
+    require,
+    train_options,
+    variation_of,
+)
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator
 from uad.training import Losses, Phase, Training
@@ -93,13 +102,16 @@ def chosen_configuration(args: argparse.Namespace, method: ModuleType, data: dic
     checks = (
         ("--vqvae_steps", args.vqvae_steps, "an autoencoder to train", "vqvae" in method.STAGES),
         ("--standardise_noise", args.standardise_noise, "simplex noise", "noise" in config),
+        ("--noise_source", args.noise_source, "simplex noise", "noise" in config),
     )
     check_values(
         (flag, f"{value}, with --method {args.method}", f"a method that has {what}", has)
         for flag, value, what, has in checks
         if value
     )
-    return config | {"noise": config["noise"] | {"standardise": True}} if args.standardise_noise else config
+    noise = {"standardise": True} if args.standardise_noise else {}
+    noise |= {"source": args.noise_source} if args.noise_source else {}
+    return config | {"noise": config["noise"] | noise} if noise else config
 
 
 def stage_arguments(args: argparse.Namespace, config: dict, stage: str) -> argparse.Namespace:
@@ -167,7 +179,7 @@ def stage_training(
         modules={stage: modules[stage]},
         averaged=stage,
         phases=[Phase(stage, loss.network, optimizer, loss)],
-        dataset=TrainingImages(slices, args.horizontal_flip, args.seed, 0 if args.workers else args.cache_gib),
+        dataset=TrainingImages(slices, variation_of(args), 0 if args.workers else args.cache_gib),
         collate=collate_training,
         config={"method": config, "data": data, "preset": args.preset, "earlier": dict(earlier)},
         settings=settings,
@@ -179,7 +191,7 @@ def stage_training(
 def settings_of(args: argparse.Namespace, config: dict, data: dict, earlier: dict, amp: str, images: int) -> dict:
     """What a rerun in the same folder must repeat."""
     names = ("method", "preset", "batch_size", "lr", "clip_norm", "weight_decay", "lr_anneal_steps", "ema_beta", "seed",
-             "horizontal_flip")  # fmt: skip
+             "horizontal_flip", "augment")  # fmt: skip
     shape = {key: value for key, value in config.items() if key not in ("training", "detection")}
     stages = {f"{stage} weights": of["weights_hash"] for stage, of in earlier.items()}
     return shape | data | stages | {name: getattr(args, name) for name in names} | {"amp": amp, "images": images}

@@ -149,7 +149,7 @@ def test_options_out_of_range_are_all_named():
     assert len(raised.value.problems) == 4
     with pytest.raises(InputError, match="healthy or image"):
         detector(mask_threshold="median")
-    with pytest.raises(InputError, match="multiple of 8"):
+    with pytest.raises(InputError, match="multiple of 16"):
         autoddpm.configuration(36, 1, "cpu")
 
 

@@ -67,6 +67,49 @@ def test_fields_are_independent_and_belong_to_their_generator():
     assert torch.equal(alone[0], fields[5])
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_fields_of_a_bank_are_spread_and_correlated_as_computed_ones(dimensions):
+    """Mean, standard deviation, correlation of neighbours at several distances (the octaves) and of two channels."""
+
+    def statistics(source: str) -> torch.Tensor:
+        fields = SimplexNoise(dimensions, source=source).draw(generators(300), 2, 32)
+        normed = fields - fields.mean()
+        spread = fields.std()
+        near = [(normed[..., d:] * normed[..., :-d]).mean() / spread**2 for d in (1, 2, 4, 8, 16)]
+        channels = (normed[:, 0] * normed[:, 1]).mean() / spread**2
+        return torch.stack([fields.mean(), spread, *near, channels])
+
+    torch.testing.assert_close(statistics("bank"), statistics("online"), atol=0.04, rtol=0)
+    standardised = SimplexNoise(dimensions, standardise=True, source="bank").draw(generators(200), 2, 32)
+    assert float(standardised.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_fields_of_a_bank_belong_to_their_generator_and_hardly_ever_repeat():
+    noise = SimplexNoise(source="bank")
+    fields = noise.draw(generators(300), 2, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = noise.draw([keyed_generator("field", 5)], 2, 32)
+    assert alone.dtype == torch.float32 and torch.equal(alone[0], fields[5])
+    assert len(fields.flatten(0, 1).flatten(1).unique(dim=0)) == 600
+
+
+def test_cuts_of_a_bank_are_its_places_in_all_symmetries_and_signs():
+    """A bank of one field of 3 x 3 has four places for a cut of 2 x 2, each in 8 symmetries and 2 signs."""
+    bank = torch.arange(1.0, 10.0).view(1, 3, 3)
+    uniform = torch.rand(4000, 4, generator=keyed_generator("cuts"), dtype=torch.float64)
+    found = simplex._cut(bank, uniform, 2).flatten(1).unique(dim=0)
+    expected = {
+        tuple((sign * cut.rot90(turns).flatten()).tolist())
+        for row in (0, 1)
+        for column in (0, 1)
+        for turns in range(4)
+        for sign in (1, -1)
+        for piece in (bank[0, row : row + 2, column : column + 2],)
+        for cut in (piece, piece.T)
+    }
+    assert {tuple(cut) for cut in found.tolist()} == expected and len(expected) == 64
+
+
 @pytest.mark.parametrize("t", [0, 1, 250, 999])
 def test_ancestral_step_is_monais_without_clipping(t):
     x_t, eps = torch.randn(2, 2, 1, 4, 4, generator=keyed_generator("chain"))
@@ -151,7 +194,20 @@ def test_training_leaves_checkpoints_pictures_and_evaluations(trained):
         f"{prefix}anoddpm_diffusion_{step:06d}.pt" for prefix in ("", "ema_") for step in (2, 3)
     }
     assert (folder / "images" / "0000002.png").stat().st_size > 100
-    assert any("val_loss" in line for line in (folder / "log.jsonl").read_text().splitlines())
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert any("val_loss" in line for line in lines)
+    seconds = [line["cpu_seconds"] for line in lines]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def test_the_noise_source_is_the_presets_unless_it_is_given():
+    script = module(TRAIN)
+    cases = (("cpu", "", "bank"), ("paper", "", "online"), ("cpu", "--noise_source online", "online"))
+    for preset, given, expected in cases:
+        words = f"--method anoddpm --preset {preset} {given}".split()
+        args = script.get_args_parser().parse_args(words)
+        chosen = script.chosen_configuration(args, methods.load_method("anoddpm"), {"img_size": 32, "n_channels": 2})
+        assert chosen["noise"]["source"] == expected
 
 
 def test_interrupted_training_ends_with_the_same_weights(data, trained, tmp_path):
@@ -233,7 +289,8 @@ def test_bad_input_is_refused(data, trained, tmp_path, monkeypatch):
         ("--img_size 17", "--img_size"),
     ):
         assert expected in problems(TRAIN, train_words(data, log, 1, words))
-    assert "--standardise_noise" in problems(TRAIN, train_words(data, log, 1, "--standardise_noise", "autoddpm"))
+    for words in ("--standardise_noise", "--noise_source bank"):
+        assert words.split()[0] in problems(TRAIN, train_words(data, log, 1, words, "autoddpm"))
     monkeypatch.setattr(methods, "PACKAGES", ("no_such_package",))
     assert "pip install no_such_package" in problems(TRAIN, train_words(data, log, 1))
     assert not log.exists() and not out.exists()

@@ -1,0 +1,19 @@
+"""MONAI's diffusion U-Net, on images that are folded for networks small enough to train on a CPU."""
+
+from monai.networks.nets import DiffusionModelUNet
+from torch import Tensor, nn
+
+
+class FoldedUNet(nn.Module):
+    """A U-Net on images folded by `fold`: each fold x fold square of pixels becomes channels of one position, so that
+    the network works at 1 / fold^2 of the positions; fold 1 is the U-Net itself. shape: of MONAI's network."""
+
+    def __init__(self, fold: int, n_channels: int, **shape):
+        super().__init__()
+        folded = n_channels * fold**2
+        self.unet = DiffusionModelUNet(2, folded, folded, use_flash_attention=True, **shape)
+        self.fold, self.unfold = nn.PixelUnshuffle(fold), nn.PixelShuffle(fold)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Noised images (N, C, S, S) and steps (N,) -> (N, C, S, S)."""
+        return self.unfold(self.unet(self.fold(x_t), t))

@@ -1,6 +1,7 @@
 """The codes of the training images: encoded once, packed to one bit a bit, memory-mapped."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from uad.data.corruption import corrupt
 from uad.data.folder import SliceFolder, collate_slices
 from uad.data.loading import Variation, flip_axis
 from uad.distributed import World
-from uad.files import put_in_place
+from uad.files import put_in_place, refusals_named
 from uad.randomness import derive_seed
 
 
@@ -146,7 +147,7 @@ def build_cache(
     if world.is_main:
         path.parent.mkdir(parents=True, exist_ok=True)
         width = (int(np.prod(code_shape)) + 7) // 8
-        np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(slices), views.codes, width)).flush()
+        _allocate(temporary, (len(slices), views.codes, width))
     world.barrier()
     packed = np.lib.format.open_memmap(temporary, "r+")
     own = Subset(ViewedSlices(slices, views), range(world.rank, len(slices), world.size))
@@ -159,6 +160,13 @@ def build_cache(
     if world.is_main:
         put_in_place(temporary, path)
     world.barrier()
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> None:
+    """A file for a memory-mapped array, with all its space: a disk that fills up later would kill the writers."""
+    np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
+    with refusals_named(path), path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 class ViewedSlices(Dataset):

@@ -68,7 +68,7 @@ def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: T
         "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
         "model": {"step": model.step, "weights_hash": model.weights_hash},
         "parameters": sum(p.numel() for network in (autoencoder.network, model.network) for p in network.parameters()),
-        **provenance(data["dataset"]),
+        **provenance(data["dataset"], args.data_dir),
     }
 
 

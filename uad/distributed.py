@@ -18,9 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from uad.errors import InputError, input_error
 
 T = TypeVar("T")
-# How long a process waits for the others: the first one may check a large folder, or have more images left to detect.
-# A process that dies is noticed at once, by its closed connections and by the launcher.
-PATIENCE = timedelta(hours=6)
+# How long a process waits for the others, on every kind of device, before it ends with an error.
+PATIENCE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,26 @@ class Problem:
 
 
 class InputError(Exception):
-    """The input cannot be used; carries every problem found, so that all can be mended at once."""
+    """The input cannot be used; carries every problem found, so that all can be mended at once.
 
-    def __init__(self, problems: Problem | Sequence[Problem]):
+    Made from a text, it is one that another process raised: only the text crosses over.
+    """
+
+    def __init__(self, problems: Problem | Sequence[Problem] | str):
+        if isinstance(problems, str):
+            self.problems = []
+            super().__init__(problems)
+            return
         self.problems = [problems] if isinstance(problems, Problem) else list(problems)
-        super().__init__(str(self))
+        super().__init__(_listed(self.problems))
 
-    def __str__(self) -> str:
-        count = len(self.problems)
-        listed = [f"{i}. {p}" for i, p in enumerate(self.problems[:MAX_LISTED], 1)]
-        if count > MAX_LISTED:
-            listed.append(f"... and {count - MAX_LISTED} more")
-        return f"{count} problem{'s' if count != 1 else ''} with the input:\n" + "\n".join(listed)
+
+def _listed(problems: Sequence[Problem]) -> str:
+    count = len(problems)
+    lines = [f"{i}. {p}" for i, p in enumerate(problems[:MAX_LISTED], 1)]
+    if count > MAX_LISTED:
+        lines.append(f"... and {count - MAX_LISTED} more")
+    return f"{count} problem{'s' if count != 1 else ''} with the input:\n" + "\n".join(lines)
 
 
 def input_error(where, found: str, expected: str, remedy: str) -> InputError:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 
 from uad.checkpoints import versions
+from uad.data.checks import data_hash
 from uad.data.loading import Variation
 from uad.data.normalise import NORMALISATIONS
 from uad.errors import InputError, Problem, input_error
@@ -24,12 +25,15 @@ DISPLAY_CHANNEL = {"brats": 3}
 DEFAULT = " (default: "
 
 
-def provenance(dataset: str) -> dict:
-    """What every run.json ends with: the data set's display channel and channel names, if any, versions and command."""
+def provenance(dataset: str, data_dir: str) -> dict:
+    """What every run.json ends with: display channel and channel names of the data set, if any, hash of the folder's
+    files, versions, command.
+    """
     channel, names = DISPLAY_CHANNEL.get(dataset), CHANNEL_NAMES.get(dataset)
     return {
         **({} if channel is None else {"display_channel": channel}),
         **({} if names is None else {"channel_names": list(names)}),
+        "data_hash": data_hash(data_dir),
         "versions": versions(),
         "command": shlex.join(sys.argv),
     }

@@ -18,7 +18,7 @@ from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened
 from uad.scores import EVIDENCE_EXTRA
 
 # What may differ between the runs on diseased and on healthy images: their maps are on one scale all the same.
-FREE_KEYS = VOLATILE_KEYS | {"data_dir", "num_samples", "seed", "out_dir"}
+FREE_KEYS = VOLATILE_KEYS | {"data_dir", "data_hash", "num_samples", "seed", "out_dir"}
 
 
 @dataclass(frozen=True)

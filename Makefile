@@ -14,8 +14,9 @@ demo: $(VENV)/.installed
 compare: $(VENV)/.installed
 	$(RUN) scripts/compare_demo.py --dataset $(DATASET)
 
+# Two processes of one thread each: small tests gain nothing from more threads.
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

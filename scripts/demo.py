@@ -62,7 +62,8 @@ STAGE2_FLAGS = (
     "--num_channels 64 --channel_mult 1 2 2 --num_res_blocks 1 --attention_resolutions 8 "
     "--code_views 6 --batch_size 32 --lr 1e-3 --clip_norm 1 "
 )
-TRAIN_FLAGS = "--amp --workers 0 --steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100 "
+# Phantoms come from one scanner: augmentation would only cost training time.
+TRAIN_FLAGS = "--augment 0 --amp --workers 0 --steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100 "
 DETECT_FLAGS = "--amp --workers 0"
 
 

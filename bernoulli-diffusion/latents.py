@@ -43,17 +43,21 @@ class Views:
         # View 0 is the slice itself.
         return self.variation.augmented(image, item["name"], number) if number else image
 
-    def lesioned(self, slices: SliceFolder, index: int, image: Tensor, number: int) -> Tensor:
-        """The same view, `image`, of slice `index` with lesions."""
-        # Half a folder away, a slice belongs to another patient unless the folder holds one patient only.
-        donor = slices[(index + len(slices) // 2) % len(slices)]["image"]
-        key = (self.variation.seed, "lesions", slices.names[index], number)
-        return corrupt(image, donor, np.random.default_rng(derive_seed(*key)))
+    def lesioned(self, image: Tensor, donor: Tensor, name: str, number: int) -> Tensor:
+        """The same view, `image`, with lesions; donor: another slice."""
+        return corrupt(image, donor, np.random.default_rng(derive_seed(self.variation.seed, "lesions", name, number)))
 
     def chosen(self, position: int) -> tuple[int, bool]:
         """View shown at a position of the training stream, and whether with lesions, by (seed, position)."""
         rng = np.random.default_rng(derive_seed(self.variation.seed, "view", position))
         return int(rng.integers(self.count)), bool(rng.random() < self.lesion_share)
+
+
+def donor_of(slices: SliceFolder, index: int) -> Tensor:
+    """Another image, from which slice `index` may get tissue: half a folder away it belongs to another patient, unless
+    the folder holds one patient only.
+    """
+    return slices[(index + len(slices) // 2) % len(slices)]["image"]
 
 
 class CodeCache(Dataset):
@@ -105,7 +109,9 @@ class LiveViews(Dataset):
         item = self.slices[index]
         image = self.views.healthy(item, position)
         _, lesions = self.views.chosen(position)
-        shown = self.views.lesioned(self.slices, index, image, position) if lesions else image
+        shown = image
+        if lesions:
+            shown = self.views.lesioned(image, donor_of(self.slices, index), item["name"], position)
         return {"image": image, "shown_image": shown, "name": item["name"], "index": index, "position": position}
 
 
@@ -182,7 +188,8 @@ class ViewedSlices(Dataset):
         item = self.slices[index]
         images = [self.views.healthy(item, number) for number in range(self.views.count)]
         if self.views.lesion_share:
-            images += [self.views.lesioned(self.slices, index, image, i) for i, image in enumerate(images)]
+            donor = donor_of(self.slices, index)
+            images += [self.views.lesioned(image, donor, item["name"], i) for i, image in enumerate(images)]
         return item | {"image": torch.stack(images)}
 
 

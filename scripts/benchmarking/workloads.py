@@ -179,7 +179,7 @@ class Workbench:
         phases = [Phase("unet", loss.network, fused(torch.optim.AdamW, network), loss)]
         with torch.no_grad():
             code = (self.autoencoder.encode(self.images(self.train_batch)) > 0.5).float()
-        return self._steps("unet", {"unet": network}, phases, 1, {"code": code})
+        return self._steps("unet", {"unet": network}, phases, 1, {"code": code, "shown": code})
 
     def _discriminator(self) -> Discriminator:
         return Discriminator(self.image_shape[0]).to(self.device)

@@ -147,14 +147,18 @@ def lines_of(out: Path) -> list[str]:
 
 def detect_and_kill(job, out: Path, undisturbed: Path, stress) -> str:
     """Detection on both hosts, the second of which dies amid it, and once more; what came of it."""
-    finish(launch_both(job.script, job.words(undisturbed), undisturbed, restarts=0), undisturbed)
-    both = launch_both(job.script, job.words(out), out, restarts=0)
+
+    def detect(folder: Path) -> dict[str, subprocess.Popen]:
+        return launch_both(job.script, f"{job.words(folder)} --batch_size 2", folder, restarts=0)  # an image a host
+
+    finish(detect(undisturbed), undisturbed)
+    both = detect(out)
     wait_for(lambda: len(stress.record_times(out)) >= 3, "three images")
     kill_host(SECOND)
     for process in both.values():
         process.wait(PATIENCE)
     before = stress.record_times(out)
-    finish(launch_both(job.script, job.words(out), out, restarts=0), out)
+    finish(detect(out), out)
     differing = stress.written_twice(before, out)
     differing += filter(None, [stress.difference(stress.contents(undisturbed), stress.contents(out), "folder")])
     done = f"{len(before)} images were done when the host was killed, {len(stress.record_times(out))} after the rerun"

@@ -9,7 +9,7 @@ size, from a random place of the noise; the same network in training and detecti
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,15 @@ from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
 from baselines.folded import FoldedUNet
-from baselines.gaussian import draw_steps, make_scheduler, predicted_clean, q_sample, reverse_chain, run_network
+from baselines.gaussian import (
+    draw_steps,
+    make_scheduler,
+    no_calibration,
+    predicted_clean,
+    q_sample,
+    reverse_chain,
+    run_network,
+)
 from baselines.simplex import SimplexNoise
 from uad.configuration import check_values
 from uad.errors import input_error
@@ -121,11 +129,7 @@ def loss(
     return error, {"mse": error}
 
 
-def calibrate(
-    stage: str, config: dict, modules: dict[str, nn.Module], images: Iterator[Tensor], device: torch.device
-) -> dict:
-    """Nothing has to be known before training."""
-    return {}
+calibrate = no_calibration
 
 
 class Detector:

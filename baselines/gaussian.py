@@ -5,7 +5,7 @@ Equations: Ho et al., "Denoising diffusion probabilistic models", 2020. Nothing 
 the noise of a step may be any field, not only a Gaussian one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from monai.networks.schedulers import DDPMScheduler
@@ -97,3 +97,10 @@ def run_network(network: nn.Module, x_t: Tensor, t: Tensor | int, amp: str = "of
     steps = torch.full((len(x_t),), t, device=x_t.device) if isinstance(t, int) else t
     with autocast(amp, x_t.device):
         return network(x_t, steps).float()
+
+
+def no_calibration(
+    stage: str, config: dict, modules: dict[str, nn.Module], images: Iterator[Tensor], device: torch.device
+) -> dict:
+    """`calibrate` of a method that has to know nothing before it is trained; see baselines.methods."""
+    return {}

@@ -8,13 +8,13 @@ parameters for 37.5), every image and channel has its own noise, the loss is ave
 the same times the patch's share of the image, which Adam cancels), and nothing is tuned on labelled images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from baselines.folded import FoldedUNet
-from baselines.gaussian import draw_steps, make_scheduler, q_sample, reverse_chain, run_network
+from baselines.gaussian import draw_steps, make_scheduler, no_calibration, q_sample, reverse_chain, run_network
 from baselines.simplex import SimplexNoise
 from uad.configuration import check_values
 from uad.errors import input_error
@@ -98,11 +98,7 @@ def loss(
     return error, {"loss": error}
 
 
-def calibrate(
-    stage: str, config: dict, modules: dict[str, nn.Module], images: Iterator[Tensor], device: torch.device
-) -> dict:
-    """Nothing has to be known before training."""
-    return {}
+calibrate = no_calibration
 
 
 class Detector:

@@ -45,8 +45,7 @@ from uad.flags import (
     add,
     add_shared_flags,
     add_switch,
-    n_channels_of,
-    normalise_of,
+    reading_of,
     train_options,
     variation_of,
 )
@@ -212,12 +211,7 @@ def main(args: argparse.Namespace) -> None:
     with distributed_world(args.device) as world:
         config = network_config(args)
         world.share_of(args.batch_size)
-        data = {
-            "dataset": args.dataset,
-            "n_channels": n_channels_of(args),
-            "img_size": config["img_size"],
-            "normalise": normalise_of(args),
-        }
+        data = reading_of(args)
         summaries = check_once(args, data, args.batch_size, healthy=True, world=world)
         if world.is_main:
             print("\n".join(summaries))

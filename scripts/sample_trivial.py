@@ -27,9 +27,8 @@ from uad.flags import (
     add,
     add_shared_flags,
     add_switch,
-    n_channels_of,
-    normalise_of,
     provenance,
+    reading_of,
     reconcile,
     require,
 )
@@ -60,7 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def intensity(args: argparse.Namespace, world: World):
     """(method, its name, data settings, what is written to run.json of it)."""
-    data = data_of(args)
+    data = reading_of(args)
     n_channels = data["n_channels"]
     in_range = args.channel is None or 0 <= args.channel < n_channels
     check_values([("--channel", args.channel, f"0..{n_channels - 1}", in_range)])
@@ -76,7 +75,7 @@ def pca(args: argparse.Namespace, world: World):
     require(args, "model_path")
     if not Path(args.model_path).exists() and world.is_main:
         require(args, "train_dir")
-        data = data_of(args)
+        data = reading_of(args)
         training = argparse.Namespace(**vars(args) | {"data_dir": args.train_dir, "num_samples": 0})
         check_once(training, data, None, healthy=True, world=World(0, 1, world.device))
         save_pca(args.model_path, *fit_pca(open_slices(training, data, args.train_dir), args.components), data)
@@ -97,16 +96,6 @@ def autoencoder(args: argparse.Namespace, world: World):
         "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
     }
     return method, "binarizing autoencoder", trained.data, facts
-
-
-def data_of(args: argparse.Namespace) -> dict:
-    """How images are read, by the flags."""
-    return {
-        "dataset": args.dataset,
-        "n_channels": n_channels_of(args),
-        "img_size": args.img_size or 256,
-        "normalise": normalise_of(args),
-    }
 
 
 def main(args: argparse.Namespace) -> None:

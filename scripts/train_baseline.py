@@ -34,8 +34,7 @@ from uad.flags import (
     DISPLAY_CHANNEL,
     Flags,
     add_shared_flags,
-    n_channels_of,
-    normalise_of,
+    reading_of,
     require,
     train_options,
     variation_of,
@@ -74,12 +73,7 @@ def main(args: argparse.Namespace) -> None:
     """Check the data, then train."""
     require(args, "method")
     method = load_method(args.method)
-    data = {
-        "dataset": args.dataset,
-        "n_channels": n_channels_of(args),
-        "img_size": args.img_size or 256,
-        "normalise": normalise_of(args),
-    }
+    data = reading_of(args)
     config = chosen_configuration(args, method, data)
     with distributed_world(args.device) as world:
         of_stage = {stage: stage_arguments(args, config, stage) for stage in method.STAGES}

@@ -256,9 +256,14 @@ def n_channels_of(args: argparse.Namespace) -> int:
     return args.n_channels or implied
 
 
-def normalise_of(args: argparse.Namespace) -> str:
-    """`--normalise`, or its default."""
-    return args.normalise or "tissue"
+def reading_of(args: argparse.Namespace) -> dict:
+    """How images are read, with defaults filled in: what checkpoints keep as `data` and later stages take from them."""
+    return {
+        "dataset": args.dataset,
+        "n_channels": n_channels_of(args),
+        "img_size": args.img_size or 256,
+        "normalise": args.normalise or "tissue",
+    }
 
 
 def require(args: argparse.Namespace, *names: str) -> None:

@@ -35,6 +35,7 @@ TRAINING_PRESETS = {
         "prediction": "clean",
         "schedule_sampler": "inference",
         "noise_level": 20,
+        "optimizer": "muon",
     },
     "paper": {
         "horizontal_flip": False,
@@ -43,6 +44,7 @@ TRAINING_PRESETS = {
         "prediction": "flip",
         "schedule_sampler": "uniform",
         "noise_level": 200,
+        "optimizer": "adam",
     },
 }
 DETECTION_PRESETS = {

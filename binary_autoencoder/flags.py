@@ -17,11 +17,24 @@ NETWORK_DEFAULTS = {
     "norm_first": False,
     "use_tanh": False,
     "deterministic": False,
+    "norm_groups": 32,
 }
 # `recommended` is what the measurements in docs/ABLATION.md favour, `paper` the paper's own choice.
 TRAINING_PRESETS = {
-    "recommended": {"normalise": "tissue", "horizontal_flip": True, "augment": 1.0, "code_weight": 0.01},
-    "paper": {"normalise": "joint", "horizontal_flip": False, "augment": 0.0, "code_weight": 0.0},
+    "recommended": {
+        "normalise": "tissue",
+        "horizontal_flip": True,
+        "augment": 1.0,
+        "code_weight": 0.01,
+        "optimizer": "muon",
+    },
+    "paper": {
+        "normalise": "joint",
+        "horizontal_flip": False,
+        "augment": 0.0,
+        "code_weight": 0.0,
+        "optimizer": "adam",
+    },
 }
 
 
@@ -61,6 +74,13 @@ def add_autoencoder_flags(parser: argparse.ArgumentParser) -> None:
     add(group, "--norm_first", help="group normalisation in front of the generator", **switch)
     add(group, "--use_tanh", help="bits are shown to the generator as -1 and +1", **switch)
     add(group, "--deterministic", help="bits are thresholded at 0.5 instead of drawn", **switch)
+    add(
+        group,
+        "--norm_groups",
+        type=int,
+        help="most groups of a group normalisation; at narrow widths many groups hide how bright an image is",
+        shown=d["norm_groups"],
+    )
     add(group, "--ae_load_dir", help="log_dir of a stage-1 run", shown="none")
     add(group, "--ae_load_step", default="latest", help="its checkpoint: a step, or latest")
     add(

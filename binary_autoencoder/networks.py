@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uad.layers import GroupNorm
+from uad.layers import GroupNorm, limit_groups
 
 
 def group_norm(channels: int, groups: int = 32) -> GroupNorm:
@@ -175,6 +175,7 @@ class BinaryAutoEncoder(nn.Module):
         norm_first: bool = False,
         use_tanh: bool = False,
         deterministic: bool = False,
+        norm_groups: int = 32,
     ):
         super().__init__()
         if img_size % 2 ** (len(ch_mult) - 1):
@@ -186,6 +187,7 @@ class BinaryAutoEncoder(nn.Module):
         self.generator = Generator(
             n_channels, nf, emb_dim, ch_mult, res_blocks * gen_mul, img_size, attn_resolutions, norm_first
         )
+        limit_groups(self, norm_groups)
 
     def encode(self, x: Tensor) -> Tensor:
         """Image (N, C, S, S) in [0, 1] -> probability of each bit (N, K, h, w), float32."""

@@ -49,6 +49,7 @@ from uad.flags import (
     train_options,
     variation_of,
 )
+from uad.optimizers import make_optimizer
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
 from uad.training import Losses, Phase, Training
@@ -269,13 +270,13 @@ def build(args: argparse.Namespace, world: World, config: dict, data: dict) -> T
             Phase(
                 "autoencoder",
                 losses.wrapped_network,
-                torch.optim.Adam(network.parameters(), lr, fused=True),
+                make_optimizer(network, lr, args.optimizer, args.matrix_lr, amp=amp),
                 losses.autoencoder,
             ),
             Phase(
                 "discriminator",
                 losses.wrapped_discriminator,
-                torch.optim.Adam(discriminator.parameters(), lr, fused=True),
+                make_optimizer(discriminator, lr),
                 losses.discriminate,
                 first_step=args.disc_start_step,
             ),
@@ -294,9 +295,9 @@ def build(args: argparse.Namespace, world: World, config: dict, data: dict) -> T
 def settings_of(args: argparse.Namespace, config: dict, data: dict, amp: str, lr: float, images: int) -> dict:
     """What a rerun in the same folder must repeat."""
     names = (
-        "batch_size", "seed", "horizontal_flip", "augment", "clip_norm", "lr_anneal_steps", "ema_beta",
+        "batch_size", "seed", "compile", "horizontal_flip", "augment", "clip_norm", "lr_anneal_steps", "ema_beta",
         "steps_per_update_ema", "code_weight", "perceptual_weight", "disc_start_step", "disc_weight_max",
-        "disc_layers", "ndf", "diff_aug", "load_dir", "load_step", "load_optim",
+        "disc_layers", "ndf", "diff_aug", "load_dir", "load_step", "load_optim", "optimizer", "matrix_lr",
     )  # fmt: skip
     return config | data | {name: getattr(args, name) for name in names} | {"amp": amp, "lr": lr, "images": images}
 

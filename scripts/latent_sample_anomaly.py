@@ -58,6 +58,7 @@ def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: T
         "num_samples": args.num_samples,
         "seed": args.seed,
         "amp": amp,
+        "compile": args.compile,
         "score": args.score,
         "polarity": args.polarity,
         "noise_level": args.noise_level,
@@ -96,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
         method = MaskedBernoulliDiffusion(
             encode=network.encode,
             decode=network.decode,
-            network=prepare_inference(model.network.to(world.device), amp),
+            network=prepare_inference(model.network.to(world.device), amp, args.compile),
             process=model.process,
             noise_level=args.noise_level,
             prob_threshold=args.prob_threshold,

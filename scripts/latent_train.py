@@ -36,6 +36,7 @@ from uad.data.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
 from uad.flags import DISPLAY_CHANNEL, Flags, add_shared_flags, train_options
+from uad.optimizers import make_optimizer
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
 from uad.training import Phase, Training
@@ -127,7 +128,7 @@ def build(args: argparse.Namespace, world: World, autoencoder: TrainedAutoencode
     highest = args.noise_level if args.schedule_sampler == "inference" else process.diffusion_steps
     loss = DiffusionLoss(world, network, process, encode, args.seed, highest)
     lr = args.lr or 1e-4
-    optimizer = torch.optim.AdamW(network.parameters(), lr, weight_decay=args.weight_decay, fused=True)
+    optimizer = make_optimizer(network, lr, args.optimizer, args.matrix_lr, args.weight_decay, amp)
 
     pictured = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))])
 
@@ -172,9 +173,9 @@ def training_codes(args, world: World, autoencoder: TrainedAutoencoder, slices: 
 def settings_of(args: argparse.Namespace, config: dict, amp: str, lr: float, images: int) -> dict:
     """What a rerun in the same folder must repeat."""
     names = (
-        "batch_size", "seed", "horizontal_flip", "clip_norm", "lr_anneal_steps", "weight_decay", "ema_rate",
+        "batch_size", "seed", "compile", "horizontal_flip", "clip_norm", "lr_anneal_steps", "weight_decay", "ema_rate",
         "schedule_sampler", "noise_level", "no_code_cache", "resume_checkpoint", "augment", "lesion_share",
-        "code_views",
+        "code_views", "optimizer", "matrix_lr",
     )  # fmt: skip
     chosen = {name: getattr(args, name) for name in names} | {"amp": amp, "lr": lr, "images": images}
     autoencoder = {"autoencoder weights": config["autoencoder"]["weights_hash"], "code_bits": config["code_bits"]}

@@ -53,6 +53,9 @@ def main(args: argparse.Namespace) -> None:
         amp = resolve_amp(args.amp, world.device)
         options = detection_options(args, trained.config)
         modules = {stage: module.to(world.device) for stage, module in trained.modules.items()}
+        if args.compile:
+            for module in modules.values():
+                module.compile()
         detector = method.Detector(trained.config, modules, options, amp, args.score)
         check_healthy_dir(args, detector)
         out_dir = Path(args.out_dir or Path("results") / f"{run_name(trained)}_{Path(args.data_dir).name}")
@@ -123,6 +126,7 @@ def run_info(args: argparse.Namespace, trained: TrainedBaseline, detector, optio
         "num_samples": args.num_samples,
         "seed": args.seed,
         "amp": amp,
+        "compile": args.compile,
         "score": args.score,
         "options": options,
         "model": {"step": trained.step, "weights_hash": trained.weights_hashes},

@@ -39,6 +39,7 @@ from uad.flags import (
     train_options,
     variation_of,
 )
+from uad.optimizers import make_optimizer
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator
 from uad.training import Losses, Phase, Training
@@ -162,7 +163,7 @@ def stage_training(
     else:
         config = begun["config"]["method"]
     loss = StageLoss(method, stage, config, modules, world, args.seed)
-    optimizer = torch.optim.AdamW(modules[stage].parameters(), args.lr, weight_decay=args.weight_decay)
+    optimizer = make_optimizer(modules[stage], args.lr, args.optimizer, args.matrix_lr, args.weight_decay, amp)
     is_last = stage == method.STAGES[-1]
     return Training(
         kind=kind(method.NAME, stage),
@@ -185,7 +186,7 @@ def stage_training(
 def settings_of(args: argparse.Namespace, config: dict, data: dict, earlier: dict, amp: str, images: int) -> dict:
     """What a rerun in the same folder must repeat."""
     names = ("method", "preset", "batch_size", "lr", "clip_norm", "weight_decay", "lr_anneal_steps", "ema_beta", "seed",
-             "horizontal_flip", "augment")  # fmt: skip
+             "compile", "horizontal_flip", "augment", "optimizer", "matrix_lr")  # fmt: skip
     shape = {key: value for key, value in config.items() if key not in ("training", "detection")}
     stages = {f"{stage} weights": of["weights_hash"] for stage, of in earlier.items()}
     return shape | data | stages | {name: getattr(args, name) for name in names} | {"amp": amp, "images": images}

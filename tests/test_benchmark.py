@@ -1,6 +1,7 @@
 """The measures of the benchmark, and the benchmark itself in its tiny form."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -17,6 +18,7 @@ from uad.benchmark import released
 from uad.benchmark.measure import gflop, ratios, spread
 from uad.benchmark.quality import pooled_quality
 from uad.errors import InputError
+from uad.inference import peak_memory_mib
 from uad.precision import prepare_inference
 from uad.randomness import keyed_generator
 
@@ -95,6 +97,14 @@ def test_tiny_benchmark_runs_and_saves_what_it_prints(tmp_path):
     assert found["detection"]["ratio"]["least"] <= found["detection"]["ratio"]["median"]
     assert found["detection"]["peak_memory_mib"]["ours"] > 0
     assert "| ours |" in done.stdout
+
+
+def test_peak_memory_is_the_process_s_own_and_not_that_of_the_one_that_started_it():
+    held = b"1" * 2**30
+    code = "import torch; from uad.inference import peak_memory_mib; print(peak_memory_mib(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert 10 < float(done.stdout) < len(held) / 2**20
+    assert peak_memory_mib(torch.device("cpu")) > len(held) / 2**20
 
 
 @pytest.fixture

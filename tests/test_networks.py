@@ -135,3 +135,14 @@ def test_group_norm_has_the_same_gradient_in_both_layouts():
         norm(given).pow(3).sum().backward()
         gradients.append(given.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_fewer_groups_change_the_normalisation_and_not_the_weights():
+    shape = {"img_size": 16, "n_channels": 1, "nf": 8, "ch_mult": (1, 2), "emb_dim": 12, "norm_first": True}
+    torch.manual_seed(0)
+    many, few = BinaryAutoEncoder(**shape), BinaryAutoEncoder(**shape, norm_groups=8)
+    few.load_state_dict(many.state_dict())
+    x = torch.rand(1, 1, 16, 16)
+    assert not torch.allclose(many.encode(x), few.encode(x))
+    groups = {(m.num_channels, m.num_groups) for m in few.modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert groups == {(8, 8), (16, 8), (12, 4)}

@@ -14,6 +14,7 @@ from uad.data.checks import data_hash
 from uad.data.loading import Variation
 from uad.data.normalise import NORMALISATIONS
 from uad.errors import InputError, Problem, input_error
+from uad.optimizers import MATRIX_LR, OPTIMIZERS
 from uad.precision import AMP_MODES
 from uad.training import TrainOptions
 
@@ -155,6 +156,7 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
         choices=AMP_MODES,
         help="mixed precision; alone: bf16 where the device has it, else fp16 on CUDA and off on a CPU",
     )
+    add_switch(group, "--compile", "compile the networks (torch.compile): worth its minutes in long runs on a GPU")
     add(group, "--seed", type=int, default=0, help="seed of all randomness")
     add(group, "--workers", type=int, default=2, help="worker processes that read images")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
@@ -189,10 +191,19 @@ def add_run_flags(parser: argparse.ArgumentParser, deferred: str | None = None) 
     )
     add(
         group,
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="adam",
+        help="adam; or muon, which learns in far fewer steps: orthogonalised momentum for the weights of convolutions "
+        "and linear layers, Adam for the rest",
+    )
+    add(group, "--matrix_lr", type=float, default=MATRIX_LR, help="learning rate of muon's orthogonalised updates")
+    add(
+        group,
         "--lr_anneal_steps",
         type=int,
         default=0,
-        help="the learning rate falls linearly to 0 over so many; 0: no",
+        help="the learning rates fall linearly to 0 over so many; 0: no",
     )
     add(group, "--weight_decay", type=float, **own(0.0), help="AdamW weight decay (unused by stage 1)")
     add(group, "--clip_norm", type=float, **own(0.0), help="largest gradient norm; 0: not clipped")
@@ -319,6 +330,7 @@ def train_options(args: argparse.Namespace, amp: str, ema_beta: float, ema_every
         batch_size=args.batch_size,
         seed=args.seed,
         amp=amp,
+        compile=args.compile,
         microbatch=args.microbatch,
         clip_norm=args.clip_norm,
         ema_beta=ema_beta,

@@ -4,13 +4,13 @@ Images are shared over processes, those that are done already are skipped, and e
 its map depends on neither batch size, order nor number of processes.
 """
 
-import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -25,6 +25,7 @@ from uad.results import ResultWriter
 
 # Batches whose writing may lag behind the computation; more would only hold memory.
 LAG = 2
+PROCESS_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def peak_memory_mib(device: torch.device) -> float:
     """The most memory held so far in MiB: of a CUDA device what was allocated, else the process's resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts in KiB
+    # Not `ru_maxrss`: on Linux a new program inherits that from the process that started it.
+    status = dict(line.split(":", 1) for line in PROCESS_STATUS.read_text().splitlines())
+    return int(status["VmHWM"].removesuffix("kB")) / 2**10
 
 
 def _save(writer: ResultWriter, batch: dict, result: Reconstruction, cost: dict[str, float]) -> None:

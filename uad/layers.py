@@ -1,5 +1,7 @@
 """Network layers that more than one method is made of."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -13,3 +15,13 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous() if torch.is_grad_enabled() else x)
+
+
+def limit_groups(network: nn.Module, most: int) -> None:
+    """Give every group normalisation of a network at most `most` groups, as many as divide its channels.
+
+    Groups of a single channel remove its mean and contrast, which say how bright the image is there.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.num_groups = math.gcd(most, layer.num_channels)

@@ -42,14 +42,17 @@ def working_dtype(amp: str) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[amp]
 
 
-def prepare_inference(module: nn.Module, amp: str) -> nn.Module:
+def prepare_inference(module: nn.Module, amp: str, compiled: bool = False) -> nn.Module:
     """The module itself, made fast for evaluation under `autocast(amp, ...)`; its outputs stay the same.
 
     Convolutions and linear layers keep their weights in the working precision: autocast casts weights that need no
-    gradient anew in every call. Convolutions run in the channels-last layout.
+    gradient anew in every call. Convolutions run in the channels-last layout. `compiled` compiles its forward pass;
+    that may change how results are rounded.
     """
     module.eval().requires_grad_(False)
     for layer in module.modules():
         if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Linear)):
             layer.to(working_dtype(amp))
+    if compiled:
+        module.compile()
     return module.to(memory_format=torch.channels_last)

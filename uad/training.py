@@ -59,6 +59,7 @@ class TrainOptions:
     batch_size: int
     seed: int
     amp: str = "off"
+    compile: bool = False
     microbatch: int = 0
     clip_norm: float = 0.0
     ema_beta: float = 0.999
@@ -108,6 +109,10 @@ class Training:
         averaging = _warmed_up_average(self.options.ema_beta)
         self.ema = AveragedModel(self.modules[self.averaged], multi_avg_fn=averaging)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.options.amp == "fp16")
+        if self.options.compile:
+            # In place, so that the names of the weights stay. The EMA above was copied before and is not compiled.
+            for module in self.modules.values():
+                module.compile()
 
     def run(self) -> int:
         """Train from the newest valid checkpoint, or from the start, to `train_steps`; returns the steps done."""
@@ -308,9 +313,17 @@ class Training:
         self.ema.n_averaged.fill_(state["ema_updates"])
         if with_optimizers:
             for phase in self.phases:
-                phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+                self._restore_optimizer(phase, state["optimizers"][phase.name], source)
             self.scaler.load_state_dict(state["scaler"])
             self.skipped_steps = state["skipped_steps"]
+
+    def _restore_optimizer(self, phase: Phase, state: dict, source: Path) -> None:
+        try:
+            phase.optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise input_error(
+                source, f"the state of another optimizer: {error}", "that of --optimizer", "change one of the two"
+            ) from error
 
 
 def _names(batch: dict) -> str:

@@ -1,0 +1,103 @@
+"""Optimizers of all trainings: Adam, or Muon, which learns in far fewer steps."""
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+
+OPTIMIZERS = ("adam", "muon")
+MATRIX_LR = 0.02
+MATRIX_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+# Matrices with fewer rows or columns are left to Adam: the last layer, with a row per image channel.
+LEAST_SIDE = 4
+MOMENTUM = 0.95
+ITERATIONS = 5
+# Of the polynomial a x + b x^3 + c x^5 that, iterated, brings singular values in (0, 1] near 1.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def make_optimizer(
+    network: nn.Module,
+    lr: float,
+    name: str = "adam",
+    matrix_lr: float = MATRIX_LR,
+    weight_decay: float = 0.0,
+    amp: str = "off",
+) -> torch.optim.Optimizer:
+    """The optimizer `name` (one of OPTIMIZERS) for a network; matrix_lr and amp, the training's, are for muon only."""
+    if name == "muon":
+        return Muon(network, lr, matrix_lr, weight_decay, torch.bfloat16 if amp == "bf16" else torch.float32)
+    return torch.optim.AdamW(network.parameters(), lr, weight_decay=weight_decay, fused=True)
+
+
+class Muon(torch.optim.AdamW):
+    """Weights of convolutions and linear layers move by their orthogonalised momentum, all others by Adam.
+
+    A weight is seen as a matrix of outputs x (inputs x kernel); its Nesterov momentum is replaced by the nearest
+    semi-orthogonal matrix, times sqrt(max(1, rows / columns)) and `matrix_lr` (Jordan et al., "Muon: an optimizer for
+    hidden layers in neural networks", 2024). dtype: what the orthogonalisation computes in.
+    """
+
+    def __init__(self, network: nn.Module, lr: float, matrix_lr: float, weight_decay: float, dtype: torch.dtype):
+        layers = [layer.weight for layer in network.modules() if isinstance(layer, MATRIX_LAYERS)]
+        matrices = [weight for weight in layers if min(weight.flatten(1).shape) >= LEAST_SIDE]
+        chosen = set(map(id, matrices))
+        others = [parameter for parameter in network.parameters() if id(parameter) not in chosen]
+        groups = [{"params": others, "lr": lr, "matrices": False}]
+        if matrices:
+            groups.append({"params": matrices, "lr": matrix_lr, "matrices": True})
+        # Not fused: a fused step would unscale float16 gradients by itself, for its own parameters only.
+        super().__init__(groups, betas=(0.9, 0.95), weight_decay=weight_decay, foreach=True)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step of all weights that have a gradient."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["matrices"]]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            if group["matrices"]:
+                self._step_matrices(group)
+        return loss
+
+    def _step_matrices(self, group: dict) -> None:
+        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for weight in group["params"]:
+            if weight.grad is not None:
+                by_shape[weight.flatten(1).shape].append(weight)
+        for (rows, columns), weights in by_shape.items():
+            gradients = [weight.grad for weight in weights]
+            momenta = [self._momentum(weight) for weight in weights]
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+            stacked = torch.stack([update.flatten(1) for update in ahead])
+            updates = orthogonalised(stacked.to(self.dtype)).to(stacked.dtype)
+            rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+            for weight, update in zip(weights, updates, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(update.view(weight.shape), alpha=rate)
+
+    def _momentum(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if "momentum" not in state:
+            # Every state that AdamW restores has a step.
+            state["step"] = torch.zeros(())
+            state["momentum"] = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        state["step"] += 1
+        return state["momentum"]
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Matrices (N, rows, columns) with their singular values brought near 1 (about 0.7 to 1.2); a zero stays zero."""
+    a, b, c = COEFFICIENTS
+    rows, columns = matrices.shape[1:]
+    x = matrices.mT if rows > columns else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if rows > columns else x

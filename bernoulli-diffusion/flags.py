@@ -5,6 +5,7 @@ import argparse
 from bernoulli_diffusion.detect import SPACINGS
 from bernoulli_diffusion.latents import Views
 from bernoulli_diffusion.process import NOISE_KERNELS, NOISE_SCHEDULES
+from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
 from uad.errors import input_error
 from uad.flags import add, add_switch, filled, variation_of
@@ -48,9 +49,9 @@ TRAINING_PRESETS = {
     },
 }
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 5, "score": "evidence"},
-    "fast": {"noise_level": 1, "score": "evidence"},
-    "paper": {"noise_level": 200, "score": "paper"},
+    "recommended": {"noise_level": 1, "shifts": 2, "score": "evidence"},
+    "fast": {"noise_level": 1, "shifts": 1, "score": "evidence"},
+    "paper": {"noise_level": 200, "shifts": 1, "score": "paper"},
 }
 
 
@@ -125,6 +126,14 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
         default="even",
         choices=SPACINGS,
         help="where fewer steps than L stop: evenly, or quadratic, with shorter steps where the noise is weak",
+    )
+    add(
+        group,
+        "--shifts",
+        type=int,
+        default=1,
+        choices=tuple(SHIFTS),
+        help="average over so many copies of an image, shifted by half a position of the code",
     )
     add(group, "--model_path", help="stage-2 checkpoint for inference", shown="the newest one of this autoencoder")
 

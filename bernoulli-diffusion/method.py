@@ -1,12 +1,15 @@
 """Masked Bernoulli diffusion as a method of anomaly detection: image -> code -> masked denoising -> image."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bernoulli_diffusion.detect import masked_denoise
+from bernoulli_diffusion.detect import MaskedDenoising, masked_denoise
 from bernoulli_diffusion.process import BernoulliDiffusion
+from bernoulli_diffusion.shifts import SHIFTS, mean_of_shifted, shifted
 from uad.inference import Reconstruction
 from uad.precision import autocast
 from uad.randomness import uniform_field
@@ -18,7 +21,8 @@ class MaskedBernoulliDiffusion:
 
     encode: images (N, C, S, S) -> bit probabilities (N, K, h, w); decode: bits -> images; network and process: the
     diffusion model; code_bits: `threshold` probabilities at 0.5, or `sample` them; amp: off, bf16 or fp16, for the
-    networks only; score: see uad.scores; spacing: of the denoising steps, see denoising_steps.
+    networks only; score: see uad.scores; spacing: of the denoising steps, see denoising_steps;
+    shifts: how many copies of an image, shifted by half a code position, are averaged (1, 2 or 4).
     """
 
     def __init__(
@@ -35,16 +39,46 @@ class MaskedBernoulliDiffusion:
         score: str = "paper",
         spacing: str = "even",
         polarity: Sequence[int] | None = None,
+        shifts: int = 1,
     ):
         self.encode, self.decode, self.network, self.process = encode, decode, network, process
         self.noise_level, self.prob_threshold, self.denoise_steps = noise_level, prob_threshold, denoise_steps
         self.code_bits, self.amp, self.spacing = code_bits, amp, spacing
-        self.score, self.polarity = score, polarity
+        self.score, self.polarity, self.shifts = score, polarity, shifts
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
         """Reconstruction and anomaly map, with the autoencoder's own reconstruction, the latent mask (N, K, h, w) and
-        the flip probability (N, 2, h, w), mean and maximum over the bits of a position, as extras."""
+        the flip probability (N, 2, h, w), mean and maximum over the bits of a position, as extras.
+
+        Of several shifted copies these are the means, the flip probability on the image's grid (N, 2, H, W); the latent
+        mask is that of the first copy, which is not shifted.
+        """
+        first = self._of_copy(images, generators)
+        half = images.shape[-1] // first.outcome.code.shape[-1] // 2
+        shifts = [(half * down, half * right) for down, right in SHIFTS[self.shifts]]
+        copies = [first, *(self._of_copy(shifted(images, *shift), generators) for shift in shifts[1:])]
+        own = mean_of_shifted([copy.own for copy in copies], shifts)
+        reconstruction = mean_of_shifted([copy.healthy for copy in copies], shifts)
+        flip = first.flip
+        if len(copies) > 1:
+            size = images.shape[-2:]
+            fine = [F.interpolate(copy.flip, size, mode="bilinear", align_corners=False) for copy in copies]
+            flip = mean_of_shifted(fine, shifts)
+        evaluations = len(copies) * (self.denoise_steps or self.noise_level)
+        mask, code = first.outcome.mask, first.outcome.code
+        return Reconstruction(
+            image=reconstruction,
+            anomaly_map=anomaly_map(images, reconstruction, self.score, flip[:, 0], self.polarity),
+            extras={"autoencoder": own, "latent_mask": mask.to(torch.uint8), "flip_probability": flip},
+            numbers={
+                "network_evaluations": torch.full((len(images),), evaluations),
+                "mask_share": mask.float().mean((1, 2, 3)),
+                "changed_share": (code != first.code).float().mean((1, 2, 3)),
+            },
+        )
+
+    def _of_copy(self, images: Tensor, generators: Sequence[torch.Generator]) -> "_Copy":
         with autocast(self.amp, images.device):
             code = self._bits(self.encode(images), generators)
             own = self.decode(code).float().clamp(0, 1)
@@ -64,24 +98,23 @@ class MaskedBernoulliDiffusion:
             spacing=self.spacing,
         )
         with autocast(self.amp, images.device):
-            reconstruction = self.decode(outcome.code).float().clamp(0, 1)
+            healthy = self.decode(outcome.code).float().clamp(0, 1)
         flip = outcome.flip_probability
-        return Reconstruction(
-            image=reconstruction,
-            anomaly_map=anomaly_map(images, reconstruction, self.score, flip.mean(1), self.polarity),
-            extras={
-                "autoencoder": own,
-                "latent_mask": outcome.mask.to(torch.uint8),
-                "flip_probability": torch.stack([flip.mean(1), flip.amax(1)], dim=1),
-            },
-            numbers={
-                "network_evaluations": torch.full((len(images),), self.denoise_steps or self.noise_level),
-                "mask_share": outcome.mask.float().mean((1, 2, 3)),
-                "changed_share": (outcome.code != code).float().mean((1, 2, 3)),
-            },
-        )
+        return _Copy(own, healthy, code, torch.stack([flip.mean(1), flip.amax(1)], dim=1), outcome)
 
     def _bits(self, probability: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         if self.code_bits == "threshold":
             return (probability > 0.5).float()
         return (uniform_field(generators, probability.shape[1:]) < probability).float()
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What comes of one shifted copy: images (N, C, S, S) decoded from its code and from the denoised one, the code
+    (N, K, h, w), the flip probability's mean and maximum over bits (N, 2, h, w), and the denoising's outcome."""
+
+    own: Tensor
+    healthy: Tensor
+    code: Tensor
+    flip: Tensor
+    outcome: MaskedDenoising

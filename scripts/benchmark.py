@@ -7,7 +7,8 @@ A device that does other work too: `--clock cpu --threads 1` counts the process'
 
 Released: float32, one image at a time, L evaluations, nothing overlapped; in training the encoder in the loop, the
 adversarial branch always computed, unfused optimizers. Its detection is timed over --measured_steps evaluations and
-scaled to L; the constant part (encoding, decoding, map) is measured too. Ours: --amp, --batch_size, --denoise_steps.
+scaled to L; the constant part (encoding, decoding, map) is measured too. Ours: --amp, --batch_size, --denoise_steps,
+--shifts, by default as in --preset recommended.
 Ratios are taken repeat by repeat, in which all variants follow each other. Prints Markdown, saves --out as JSON.
 """
 
@@ -33,6 +34,7 @@ from uad.errors import input_error
 from uad.files import write_json
 from uad.flags import Flags, add, add_data_flags, add_runtime_flags, add_switch, require
 from uad.inference import peak_memory_mib
+from uad.optimizers import OPTIMIZERS
 from uad.precision import resolve_amp
 
 SECTIONS = ("peaks", "detection", "stage1", "stage2", "scaling", "quality")
@@ -54,6 +56,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(group, "--repeats", type=int, default=5, help="interleaved repeats")
     add(group, "--batch_size", type=int, default=8, help="images at a time in detection")
     add(group, "--train_batch", type=int, default=8, help="images at a time in training")
+    add(group, "--optimizer", choices=OPTIMIZERS, default="muon", help="of our trainings")
     add(group, "--measured_steps", type=int, default=5, help="evaluations over which the released detection is timed")
     add(group, "--threads", type=int, help="threads", shown="torch's default")
     add(group, "--clock", choices=tuple(CLOCKS), default="wall", help="seconds on the wall, or of the CPU")
@@ -63,7 +66,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(group, "--quality_steps", type=int, nargs="+", default=(5, 10, 20, 50, 100, 200), help="quality: values of K")
     add(group, "--quality_seeds", type=int, default=3, help="quality: seeds")
     group.add_argument("--workload", choices=tuple(WORKLOADS), help=argparse.SUPPRESS)  # of a child process
-    parser.set_defaults(denoise_steps=10, amp="auto")
+    parser.default_to({"denoise_steps": 1, "shifts": 2, "amp": "auto"})  # as in --preset recommended
     return parser
 
 
@@ -92,7 +95,7 @@ class Benchmark:
         level = min(AGREEMENT_STEPS, bench.noise_level)
         result = {
             "seconds_per_image": {"ours": spread(ours), "released": spread(released)},
-            "evaluations": {"ours": bench.steps, "released": bench.noise_level},
+            "evaluations": {"ours": bench.steps * bench.shifts, "released": bench.noise_level},
             "peak_memory_mib": {name: self._child(f"detection {name}")["memory"] for name in names[:2]},
             "ratio": ratios(released, ours),
             "agreement": {"steps": level, "largest_difference": bench.equality(level)},
@@ -235,7 +238,8 @@ def main(args: argparse.Namespace) -> None:
         run_workload(args.workload, args, bench)
         return
     settings = {"device": str(device), "threads": torch.get_num_threads(), "clock": args.clock, "amp": bench.amp}
-    settings |= {"batch": bench.batch, "denoise_steps": bench.steps, "noise_level": bench.noise_level}
+    settings |= {"batch": bench.batch, "noise_level": bench.noise_level}
+    settings |= {"denoise_steps": bench.steps, "shifts": bench.shifts, "optimizer": bench.optimizer}
     results = {"settings": settings | {"versions": versions()}}
     print(", ".join(f"{key} {value}" for key, value in settings.items()))
     benchmark = Benchmark(args, bench)

@@ -40,9 +40,18 @@ TRAINING = {
     "pddpm": "--train_steps 600",
     "autoddpm": "--train_steps 600",
 }
-NEEDS_HEALTHY = ("autoddpm",)
+# Variants in detection: method, its flags, and whether a threshold comes from healthy images, then those of training.
+VARIANTS = {
+    "anoddpm": ("anoddpm", "", False),
+    "ldm": ("ldm", "", False),
+    "ldm_masked": ("ldm", "--masked", True),
+    "pddpm": ("pddpm", "", False),
+    "autoddpm": ("autoddpm", "", True),
+}
+# What every method gets: the optimizer of the main method, and the score that its autoencoder alone is best with.
+FAIRNESS = "--optimizer muon"
+SCORE = "--score smooth"
 READING = "--img_size 128 --workers 0"
-BERNOULLI = "--amp"
 
 
 def steps_of(dataset: str, images: int) -> list[Step]:
@@ -50,18 +59,22 @@ def steps_of(dataset: str, images: int) -> list[Step]:
     demo = Path("demo") / dataset
     data, root, folders = demo / "data", demo / "compare", FOLDERS[dataset]
     train = data / folders.train
+    pca = root / "logs" / "pca.pt"
     detections = {
-        "bernoulli": ("latent_sample_anomaly.py", f"--ae_load_dir {demo / 'logs'} {BERNOULLI}"),
-        **{method: baseline(method, root, train) for method in TRAINING},
-        "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'}"),
-        "pca": ("sample_trivial.py", f"--method pca --train_dir {train} --model_path {root / 'logs' / 'pca.pt'}"),
-        "intensity": ("sample_trivial.py", f"--method intensity --channel {DISPLAY_CHANNEL.get(dataset, 0)}"),
-        "equalised": ("sample_trivial.py", "--method intensity --equalise"),
+        "bernoulli": ("latent_sample_anomaly.py", f"--ae_load_dir {demo / 'logs'} --amp"),
+        **{name: baseline(name, root, train) for name in VARIANTS},
+        "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'} {SCORE}"),
+        "pca": (
+            "sample_trivial.py",
+            f"--method pca --train_dir {train} --model_path {pca} {SCORE}",
+        ),
+        "intensity": ("sample_trivial.py", f"--method intensity --channel {DISPLAY_CHANNEL.get(dataset, 0)} {SCORE}"),
+        "equalised": ("sample_trivial.py", f"--method intensity --equalise {SCORE}"),
     }
     steps = [Step("demo", SCRIPTS / "demo.py", f"--dataset {dataset}")]
     for method, flags in TRAINING.items():
         words = f"--method {method} --dataset {dataset} --data_dir {train} --log_dir {root / 'logs' / method} "
-        words += f"--preset cpu {READING} --horizontal_flip --steps_per_save_output 0 {flags}"
+        words += f"--preset cpu {READING} --amp --horizontal_flip --steps_per_save_output 0 {FAIRNESS} {flags}"
         steps.append(Step(f"training of {method}", SCRIPTS / "train_baseline.py", words))
     for folder in (folders.healthy, folders.diseased):
         for name, (script, flags) in detections.items():
@@ -76,11 +89,11 @@ def steps_of(dataset: str, images: int) -> list[Step]:
     return [*steps, Step("comparison", SCRIPTS / "compare.py", words)]
 
 
-def baseline(method: str, root: Path, train: Path) -> tuple[str, str]:
-    """Script and flags of a comparing method's detection; thresholds come from training images, the others being too
-    few."""
-    words = f"--method {method} --log_dir {root / 'logs' / method}"
-    return "sample_baseline.py", words + (f" --healthy_dir {train}" if method in NEEDS_HEALTHY else "")
+def baseline(variant: str, root: Path, train: Path) -> tuple[str, str]:
+    """Script and flags of a comparing method's detection."""
+    method, flags, needs_healthy = VARIANTS[variant]
+    words = f"--method {method} --log_dir {root / 'logs' / method} --amp {SCORE} {flags}"
+    return "sample_baseline.py", words + (f" --healthy_dir {train}" if needs_healthy else "")
 
 
 def get_args_parser() -> argparse.ArgumentParser:

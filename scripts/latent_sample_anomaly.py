@@ -65,6 +65,7 @@ def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: T
         "prob_threshold": args.prob_threshold,
         "denoise_steps": args.denoise_steps or args.noise_level,
         "denoise_spacing": args.denoise_spacing,
+        "shifts": args.shifts,
         "code_bits": code_bits(args, model),
         "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
         "model": {"step": model.step, "weights_hash": model.weights_hash},
@@ -107,6 +108,7 @@ def main(args: argparse.Namespace) -> None:
             score=args.score,
             polarity=args.polarity,
             spacing=args.denoise_spacing,
+            shifts=args.shifts,
         )
         slices = open_slices(args, autoencoder.data, args.data_dir)
         out_dir = Path(args.out_dir or default_out_dir(args))

@@ -61,12 +61,15 @@ class Flags(argparse.ArgumentParser):
             chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
             chooser.add_argument("--preset", default=self.get_default("preset"))
             # An unknown name changes nothing here and is refused below.
-            chosen = self.presets.get(chooser.parse_known_args(args)[0].preset, {})
-            actions = {action.dest: action for action in self._actions}
-            for name, value in chosen.items():
-                actions[name].default = value
-                actions[name].help = actions[name].help.rsplit(DEFAULT, 1)[0] + f"{DEFAULT}{value})"
+            self.default_to(self.presets.get(chooser.parse_known_args(args)[0].preset, {}))
         return super().parse_known_args(args, namespace)
+
+    def default_to(self, values: Mapping) -> None:
+        """Give flags other defaults, and show these in their help."""
+        actions = {action.dest: action for action in self._actions}
+        for name, value in values.items():
+            actions[name].default = value
+            actions[name].help = actions[name].help.rsplit(DEFAULT, 1)[0] + f"{DEFAULT}{value})"
 
 
 def add(group, *names: str, default=None, help: str, shown=None, **options) -> None:

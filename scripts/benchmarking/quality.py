@@ -68,7 +68,7 @@ def _read(folders: list[SliceFolder]) -> tuple[torch.Tensor, np.ndarray, list[st
 
 def _qualities(bench: Workbench, images, labels, names, spacing: str, steps: int, seed: int) -> dict[str, dict]:
     """Both numbers for every score, from one detection of all images."""
-    method = bench.method(bench.amp, steps, spacing=spacing)
+    method = bench.method(bench.amp, steps, spacing=spacing, shifts=bench.shifts)
     maps: dict[str, list[np.ndarray]] = {score: [] for score in SCORES}
     for start in range(0, len(images), bench.batch):
         part = slice(start, start + bench.batch)

@@ -22,6 +22,7 @@ from uad.benchmark import released
 from uad.benchmark.measure import gflop
 from uad.checkpoints import CheckpointFiles
 from uad.distributed import World
+from uad.optimizers import make_optimizer
 from uad.precision import prepare_inference
 from uad.randomness import keyed_generator
 from uad.training import Phase, Training, TrainOptions
@@ -36,7 +37,8 @@ QUICK_UNET = {"num_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "
 class Workbench:
     """The networks and the settings that all variants share.
 
-    steps: denoising steps K of ours; measured_steps: evaluations over which the released detection is timed.
+    steps: denoising steps K of ours; measured_steps: evaluations over which the released detection is timed;
+    optimizer: of our trainings; shifts: copies of an image in our detection.
     """
 
     autoencoder: BinaryAutoEncoder
@@ -49,6 +51,8 @@ class Workbench:
     batch: int
     train_batch: int
     measured_steps: int
+    optimizer: str
+    shifts: int
 
     @classmethod
     def from_flags(cls, args, device: torch.device, amp: str) -> "Workbench":
@@ -65,8 +69,9 @@ class Workbench:
             network, process = FlipUNet(bits, size, **(QUICK_UNET if args.quick else {})), BernoulliDiffusion()
             for parameter in network.parameters():  # not the zeros with which training begins
                 nn.init.normal_(parameter, std=0.02)
-        settings = (args.noise_level, args.denoise_steps, args.batch_size, args.train_batch, args.measured_steps)
-        return cls(autoencoder.to(device), network.to(device), process, device, amp, *settings)
+        names = ("noise_level", "batch_size", "train_batch", "measured_steps", "optimizer", "shifts")
+        settings = {name.removesuffix("_size"): getattr(args, name) for name in names} | {"steps": args.denoise_steps}
+        return cls(autoencoder.to(device), network.to(device), process, device, amp, **settings)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -90,7 +95,9 @@ class Workbench:
         with torch.inference_mode():
             return gflop(lambda: self.network(code, torch.ones(1, dtype=torch.long, device=self.device)))
 
-    def method(self, amp: str, steps: int, score: str = "paper", spacing: str = "even") -> MaskedBernoulliDiffusion:
+    def method(
+        self, amp: str, steps: int, score: str = "paper", spacing: str = "even", shifts: int = 1
+    ) -> MaskedBernoulliDiffusion:
         """Our detector, on networks of its own."""
         autoencoder = prepare_inference(copy.deepcopy(self.autoencoder), amp)
         network = prepare_inference(copy.deepcopy(self.network), amp)
@@ -104,11 +111,13 @@ class Workbench:
             amp=amp,
             score=score,
             spacing=spacing,
+            shifts=shifts,
         )
 
     def detection_ours(self) -> Callable[[], object]:
         """Detection of one batch."""
-        method, images = self.method(self.amp, self.steps), self.images(self.batch)
+        method = self.method(self.amp, self.steps, shifts=self.shifts)
+        images = self.images(self.batch)
         return lambda: method.reconstruct(images, self.generators(self.batch))
 
     def released_map(self, image: Tensor, generator: torch.Generator, steps: int) -> tuple[Tensor, Tensor]:
@@ -158,8 +167,8 @@ class Workbench:
         )
         losses = AutoencoderLosses(flags, world, network, discriminator)
         phases = [
-            Phase("autoencoder", losses.wrapped_network, fused(torch.optim.Adam, network), losses.autoencoder),
-            Phase("discriminator", discriminator, fused(torch.optim.Adam, discriminator), losses.discriminate, NEVER),
+            Phase("autoencoder", losses.wrapped_network, self._optimizer(network), losses.autoencoder),
+            Phase("discriminator", discriminator, self._optimizer(discriminator), losses.discriminate, NEVER),
         ]
         modules = {"autoencoder": network, "discriminator": discriminator}
         return self._steps("autoencoder", modules, phases, 10, {"image": self.images(self.train_batch)})
@@ -176,10 +185,13 @@ class Workbench:
         network = copy.deepcopy(self.network).train().requires_grad_(True)
         world = World(0, 1, self.device)
         loss = DiffusionLoss(world, network, self.process, None, 0, self.process.diffusion_steps)
-        phases = [Phase("unet", loss.network, fused(torch.optim.AdamW, network), loss)]
+        phases = [Phase("unet", loss.network, self._optimizer(network), loss)]
         with torch.no_grad():
             code = (self.autoencoder.encode(self.images(self.train_batch)) > 0.5).float()
         return self._steps("unet", {"unet": network}, phases, 1, {"code": code, "shown": code})
+
+    def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        return make_optimizer(network, 1e-4, self.optimizer, amp=self.amp)
 
     def _discriminator(self) -> Discriminator:
         return Discriminator(self.image_shape[0]).to(self.device)
@@ -203,11 +215,6 @@ class Workbench:
         batch = content | {"position": torch.arange(self.train_batch)}
         numbers = count()
         return lambda: training.step(batch, next(numbers))
-
-
-def fused(optimizer: type, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer as our trainings make it."""
-    return optimizer(network.parameters(), 1e-4, fused=True)
 
 
 # What a child process runs to measure its memory, and its images per call.

@@ -27,6 +27,7 @@ TRAINING_PRESETS = {
         "augment": 1.0,
         "code_weight": 0.01,
         "optimizer": "muon",
+        "norm_groups": 8,
     },
     "paper": {
         "normalise": "joint",
@@ -34,6 +35,7 @@ TRAINING_PRESETS = {
         "augment": 0.0,
         "code_weight": 0.0,
         "optimizer": "adam",
+        "norm_groups": 32,
     },
 }
 

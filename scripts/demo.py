@@ -39,8 +39,8 @@ SCALES = {
         train="train_healthy",
         healthy="val_healthy",
         diseased="val_diseased",
-        stage1_steps=900,
-        stage2_steps=650,
+        stage1_steps=600,
+        stage2_steps=500,
         images=100,
     ),
     "OCT": Scale(
@@ -49,8 +49,8 @@ SCALES = {
         train="NORMAL",
         healthy="val_NORMAL",
         diseased="DME",
-        stage1_steps=900,
-        stage2_steps=650,
+        stage1_steps=600,
+        stage2_steps=500,
         images=60,
     ),
 }

@@ -37,7 +37,7 @@ from uad.distributed import World, distributed_world
 from uad.files import written_whole
 from uad.flags import DISPLAY_CHANNEL, Flags, add_shared_flags, train_options
 from uad.optimizers import make_optimizer
-from uad.precision import autocast, resolve_amp
+from uad.precision import autocast, prepare_inference, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
 from uad.training import Phase, Training
 
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
     """Check the data and the autoencoder, then train."""
     with distributed_world(args.device) as world:
         autoencoder = load_autoencoder(args)
-        autoencoder.network.to(world.device)
+        prepare_inference(autoencoder.network.to(world.device), resolve_amp(args.amp, world.device))
         config = {
             "process": process_config(args),
             "network": network_config(args, autoencoder.network.code_shape),

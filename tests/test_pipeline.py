@@ -105,7 +105,7 @@ def test_results_are_complete_and_keep_the_affine(data, trained, tmp_path):
         ("reconstruction", (32, 32, 1, 4)),
         ("autoencoder", (32, 32, 1, 4)),
         ("latent_mask", (16, 16, 1, 8)),
-        ("flip_probability", (16, 16, 1, 2)),
+        ("flip_probability", (32, 32, 1, 2)),
         ("label", (32, 32)),
     ):
         image = nib.load(tmp_path / "out" / kind / name)

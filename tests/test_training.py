@@ -89,10 +89,12 @@ def test_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(images
 
 
 def test_two_processes_give_the_result_of_one(images, tmp_path):
-    one = stage1(images, tmp_path / "one", 6, ADVERSARIAL)
-    done = run_apart(STAGE1, small(images, tmp_path / "two", 6, ADVERSARIAL), processes=2)
+    # Few steps: sooner or later a bit is drawn so near to its probability that rounding decides it.
+    flags = "--disc_start_step 1 --ndf 8 --disc_layers 1 --diff_aug"
+    one = stage1(images, tmp_path / "one", 4, flags)
+    done = run_apart(STAGE1, small(images, tmp_path / "two", 4, flags), processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert_same_function(one, load_checkpoint(tmp_path / "two" / "saved_models" / "binaryae_6.th"))
+    assert_same_function(one, load_checkpoint(tmp_path / "two" / "saved_models" / "binaryae_4.th"))
     words = f"{SMALL_STAGE2} --data_dir {images} --ae_load_dir {tmp_path / 'one'} --train_steps 6"
     run(STAGE2, f"{words} --log_dir {tmp_path / 'd1'}")
     done = run_apart(STAGE2, f"{words} --log_dir {tmp_path / 'd2'}", processes=2)

@@ -22,9 +22,8 @@ from uad.command import run_command
 from uad.data.opening import check_once, open_slices
 from uad.distributed import distributed_world
 from uad.flags import Flags, add, add_shared_flags, provenance
-from uad.inference import detect_folder
+from uad.inference import detect_folder, result_writer
 from uad.precision import prepare_inference, resolve_amp
-from uad.results import ResultWriter
 from uad.scores import SCORES, check_polarity
 
 
@@ -113,10 +112,7 @@ def main(args: argparse.Namespace) -> None:
         slices = open_slices(args, autoencoder.data, args.data_dir)
         out_dir = Path(args.out_dir or default_out_dir(args))
         info = run_info(args, autoencoder, model, amp)
-        if world.is_main:
-            ResultWriter(out_dir, info)
-        world.barrier()
-        writer = ResultWriter(out_dir, info)
+        writer = result_writer(out_dir, info, world)
         detect_folder(method, slices, writer, world, world.share_of(args.batch_size), args.seed, args.workers)
         if world.is_main:
             print(

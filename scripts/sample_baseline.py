@@ -24,9 +24,8 @@ from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import read_json, write_json
 from uad.flags import Flags, add_shared_flags, provenance, reconcile, require
-from uad.inference import detect_folder
+from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
-from uad.results import ResultWriter
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -60,15 +59,11 @@ def main(args: argparse.Namespace) -> None:
         check_healthy_dir(args, detector)
         out_dir = Path(args.out_dir or Path("results") / f"{run_name(trained)}_{Path(args.data_dir).name}")
         info = run_info(args, trained, detector, options, amp)
-        if world.is_main:
-            ResultWriter(out_dir, info)
-            if args.healthy_dir:
-                learn_from_healthy(args, trained.data, detector, world, out_dir / "healthy.json")
-        world.barrier()
+        writer = result_writer(out_dir, info, world)
         if args.healthy_dir:
+            world.on_main(lambda: learn_from_healthy(args, trained.data, detector, world, out_dir / "healthy.json"))
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, args.score)
-        writer = ResultWriter(out_dir, info)
         slices = open_slices(args, trained.data, args.data_dir)
         detect_folder(detector, slices, writer, world, world.share_of(args.batch_size), args.seed, args.workers)
         if world.is_main:

@@ -32,9 +32,8 @@ from uad.flags import (
     reconcile,
     require,
 )
-from uad.inference import detect_folder
+from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
-from uad.results import ResultWriter
 
 METHODS = ("intensity", "pca", "autoencoder")
 SCORES = ("paper", "smooth")
@@ -122,11 +121,8 @@ def main(args: argparse.Namespace) -> None:
             **provenance(data["dataset"], args.data_dir),
         }
         out_dir = Path(args.out_dir or Path("results") / f"{args.method}_{Path(args.data_dir).name}")
-        if world.is_main:
-            ResultWriter(out_dir, info)
-        world.barrier()
         slices = open_slices(args, data, args.data_dir)
-        writer = ResultWriter(out_dir, info)
+        writer = result_writer(out_dir, info, world)
         detect_folder(method, slices, writer, world, world.share_of(args.batch_size), args.seed, args.workers)
         if world.is_main:
             print(f"{len(slices)} images in {out_dir}")

@@ -82,6 +82,15 @@ def detect_folder(
     return len(own)
 
 
+def result_writer(out_dir: Path, info: dict, world: World) -> ResultWriter:
+    """The writer of a result folder, for every process; the main one makes or checks the folder before the others look.
+
+    Raises InputError where the folder holds the results of other settings.
+    """
+    world.on_main(lambda: ResultWriter(out_dir, info))
+    return ResultWriter(out_dir, info)
+
+
 @contextmanager
 def _background(lag: int) -> Iterator[Callable]:
     """Gives a function that runs its arguments, a function and its arguments, in one thread and in order.

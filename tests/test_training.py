@@ -182,3 +182,22 @@ def test_ema_of_a_constant_is_the_constant():
     ema.update_parameters(module)
     # The sixth update counts five before it: decay (1 + 5) / (10 + 5).
     torch.testing.assert_close(ema.module.weight, before + (1 - 6 / 15))
+
+
+def test_compiled_networks_train_to_the_same_checkpoint(images, tmp_path, monkeypatch):
+    """With a back end of torch.compile that computes as ever, so that no time goes into making kernels."""
+    compiled = []
+    compile_in_place = torch.nn.Module.compile
+
+    def compile_quickly(module, **options):
+        compiled.append(type(module).__name__)
+        compile_in_place(module, backend="eager", **options)
+
+    plain = stage1(images, tmp_path / "plain", 2)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    found = stage1(images, tmp_path / "compiled", 2, "--compile")
+    assert compiled == ["BinaryAutoEncoder", "Discriminator"]
+    for key in ("models", "ema"):
+        assert_same(plain[key], found[key], tolerance=1e-6)
+    with pytest.raises(InputError, match="compile"):  # it may round differently: not a continuation
+        stage1(images, tmp_path / "compiled", 3)

@@ -205,7 +205,7 @@ def test_a_stored_folder_is_scored_anew_with_its_evidence(tmp_path):
     result = study.load(study.names[0])
     smooth = open_study(tmp_path / "with", "smooth").rows[0].map(result)
     scored = study.rows[0].map(result)
-    assert (scored[result.label > 0] > 0).all() and (scored <= smooth).all() and (scored < smooth).any()
+    assert (scored[result.label > 0] > 0).all() and (scored**2 <= smooth).all() and (scored**2 < smooth).any()
     with pytest.raises(InputError, match="flip_probability"):
         open_study(write_folder(tmp_path / "without"), "evidence")
 

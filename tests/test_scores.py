@@ -64,11 +64,11 @@ def test_evidence_weighs_the_smooth_residual():
     image, reconstruction = random_pair()
     smooth = anomaly_map(image, reconstruction, "smooth")
     constant = torch.full((3, 6, 6), 0.5)
-    torch.testing.assert_close(anomaly_map(image, reconstruction, "evidence", constant), smooth / 2)
+    torch.testing.assert_close(anomaly_map(image, reconstruction, "evidence", constant), smooth.sqrt() / 2)
     constant[:, :3] = 0
     weighed = anomaly_map(image, reconstruction, "evidence", constant)
     assert not weighed[:, :9].any()
-    torch.testing.assert_close(weighed[:, 15:], smooth[:, 15:] / 2)
+    torch.testing.assert_close(weighed[:, 15:], smooth[:, 15:].sqrt() / 2)
     with pytest.raises(ValueError, match="evidence"):
         anomaly_map(image, reconstruction, "evidence")
 

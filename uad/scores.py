@@ -34,8 +34,8 @@ def anomaly_map(
     "paper": sum over channels of the 5x5 median of (image - reconstruction)^2.
     "smooth": sum over channels of (Gaussian of (image - reconstruction))^2, sigma 3 pixels at 128 x 128 and
     proportional to the image size: smoothing the signed difference lets noise of either sign cancel.
-    "evidence": "smooth" times the evidence (N, h, w) in [0, 1], which the method gives on a coarser grid (here the mean
-    flip probability of a position's bits), interpolated to the image: both have to speak for a lesion.
+    "evidence": the root of "smooth", times the evidence (N, h, w) in [0, 1], which the method gives on its own grid
+    (here the mean flip probability of a position's bits), interpolated to the image: both have to speak for a lesion.
     polarity: prior knowledge, per channel: 1 where lesions are brighter than healthy tissue, -1 darker, 0 where they do
     not show; differences of another sign count as 0. None knows nothing. Not for "paper".
     Raises ValueError for unequal shapes, an unknown score or missing evidence, InputError for a polarity that does not
@@ -58,7 +58,7 @@ def anomaly_map(
     if evidence is None:
         raise ValueError("the score 'evidence' needs the method's evidence")
     fine = F.interpolate(evidence[:, None].float(), image.shape[-2:], mode="bilinear", align_corners=False)
-    return residual * fine[:, 0]
+    return residual.sqrt() * fine[:, 0]
 
 
 def check_polarity(polarity: Sequence[int] | None, score: str, n_channels: int) -> None:

@@ -64,10 +64,7 @@ def steps_of(dataset: str, images: int) -> list[Step]:
         "bernoulli": ("latent_sample_anomaly.py", f"--ae_load_dir {demo / 'logs'} --amp"),
         **{name: baseline(name, root, train) for name in VARIANTS},
         "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'} {SCORE}"),
-        "pca": (
-            "sample_trivial.py",
-            f"--method pca --train_dir {train} --model_path {pca} {SCORE}",
-        ),
+        "pca": ("sample_trivial.py", f"--method pca --train_dir {train} --model_path {pca} {SCORE}"),
         "intensity": ("sample_trivial.py", f"--method intensity --channel {DISPLAY_CHANNEL.get(dataset, 0)} {SCORE}"),
         "equalised": ("sample_trivial.py", f"--method intensity --equalise {SCORE}"),
     }

@@ -91,7 +91,6 @@ def main(args: argparse.Namespace) -> None:
     """Check the data and the autoencoder, then train."""
     with distributed_world(args.device) as world:
         autoencoder = load_autoencoder(args)
-        prepare_inference(autoencoder.network.to(world.device), resolve_amp(args.amp, world.device))
         config = {
             "process": process_config(args),
             "network": network_config(args, autoencoder.network.code_shape),
@@ -120,6 +119,7 @@ def build(args: argparse.Namespace, world: World, autoencoder: TrainedAutoencode
     """The run that the flags describe."""
     log_dir = Path(args.log_dir or default_log_dir(args.ae_load_dir))
     amp = resolve_amp(args.amp, world.device)
+    prepare_inference(autoencoder.network.to(world.device), amp)
     process = BernoulliDiffusion(**config["process"])
     torch.manual_seed(args.seed)
     network = build_network(config["network"], process).to(world.device)

@@ -28,6 +28,7 @@ from uad.randomness import keyed_generator
 from uad.training import Phase, Training, TrainOptions
 
 NEVER = 10**9
+LEARNING_RATE = 1e-4
 # Small networks, for a quick look whether everything runs.
 QUICK_AUTOENCODER = {"img_size": 32, "nf": 8, "ch_mult": (1, 2), "res_blocks": 1, "emb_dim": 16, "codebook_size": 8}
 QUICK_UNET = {"num_channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": (8,)}
@@ -168,7 +169,9 @@ class Workbench:
         losses = AutoencoderLosses(flags, world, network, discriminator)
         phases = [
             Phase("autoencoder", losses.wrapped_network, self._optimizer(network), losses.autoencoder),
-            Phase("discriminator", discriminator, self._optimizer(discriminator), losses.discriminate, NEVER),
+            Phase(
+                "discriminator", discriminator, make_optimizer(discriminator, LEARNING_RATE), losses.discriminate, NEVER
+            ),
         ]
         modules = {"autoencoder": network, "discriminator": discriminator}
         return self._steps("autoencoder", modules, phases, 10, {"image": self.images(self.train_batch)})
@@ -191,7 +194,7 @@ class Workbench:
         return self._steps("unet", {"unet": network}, phases, 1, {"code": code, "shown": code})
 
     def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        return make_optimizer(network, 1e-4, self.optimizer, amp=self.amp)
+        return make_optimizer(network, LEARNING_RATE, self.optimizer, amp=self.amp)
 
     def _discriminator(self) -> Discriminator:
         return Discriminator(self.image_shape[0]).to(self.device)

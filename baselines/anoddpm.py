@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
-from baselines.folded import FoldedUNet
+from baselines.folded import build_noise_predictor
 from baselines.gaussian import (
+    clean_predictor,
     draw_steps,
     make_scheduler,
     no_calibration,
-    predicted_clean,
     q_sample,
     reverse_chain,
-    run_network,
 )
 from baselines.simplex import SimplexNoise
 from uad.configuration import check_values
@@ -101,11 +100,6 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     }
 
 
-def build(config: dict) -> dict[str, nn.Module]:
-    """The network that predicts the noise, (N, C, S, S) and steps (N,) -> (N, C, S, S)."""
-    return {"diffusion": FoldedUNet(n_channels=config["n_channels"], **config["network"])}
-
-
 def scheduler_of(config: dict) -> DDPMScheduler:
     """The noise schedule: linear betas."""
     process = config["process"]
@@ -129,6 +123,7 @@ def loss(
     return error, {"mse": error}
 
 
+build = build_noise_predictor
 calibrate = no_calibration
 
 
@@ -146,8 +141,9 @@ class Detector:
     ):
         self.level, trained = options["noise_level"], config["process"]["trained_steps"]
         check_values([("--noise_level", self.level, f"1..{trained}, the trained steps", 1 <= self.level <= trained)])
-        self.network, self.amp, self.score = modules["diffusion"], amp, score
+        self.score = score
         self.scheduler, self.noise = scheduler_of(config), SimplexNoise(**config["noise"])
+        self.predict = clean_predictor(self.scheduler, modules["diffusion"], amp)
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
@@ -158,14 +154,10 @@ class Detector:
 
         start = self.level - 1
         noised = q_sample(self.scheduler, 2 * images - 1, noise(start), start)
-        clean = reverse_chain(self.scheduler, noised, start, self._predict, noise, variance="fixed_large")
+        clean = reverse_chain(self.scheduler, noised, start, self.predict, noise, variance="fixed_large")
         reconstruction = ((clean + 1) / 2).clamp(0, 1)
         return Reconstruction(
             image=reconstruction,
             anomaly_map=anomaly_map(images, reconstruction, self.score),
             numbers={"network_evaluations": torch.full((len(images),), float(self.level))},
         )
-
-    def _predict(self, x_t: Tensor, t: int) -> Tensor:
-        noise = run_network(self.network, x_t, t, self.amp)
-        return predicted_clean(self.scheduler, x_t, noise, t, clip=(-1, 1))

@@ -23,16 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.folded import FoldedUNet
+from baselines.folded import build_noise_predictor
 from baselines.gaussian import (
+    clean_predictor,
     draw_steps,
     make_scheduler,
     no_calibration,
     per_image_noise,
-    predicted_clean,
     q_sample,
     reverse_chain,
-    run_network,
 )
 from baselines.inpainting import inpaint, inpainting_evaluations
 from baselines.perceptual import LpipsMap, find_squeezenet_weights
@@ -102,11 +101,6 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     }
 
 
-def build(config: dict) -> dict[str, nn.Module]:
-    """The network that predicts the noise, (N, C, S, S) and steps (N,) -> (N, C, S, S)."""
-    return {"diffusion": FoldedUNet(n_channels=config["n_channels"], **config["network"])}
-
-
 def loss(
     stage: str,
     config: dict,
@@ -125,6 +119,7 @@ def loss(
     return error, {"mse": error}
 
 
+build = build_noise_predictor
 calibrate = no_calibration
 
 
@@ -147,13 +142,14 @@ class Detector:
     ):
         self.options = config["detection"] | options
         check_values(_checks(self.options, config["process"]["steps"]))
-        self.network, self.amp, self.score = modules["diffusion"].eval(), amp, score
+        network, self.score = modules["diffusion"].eval(), score
         self.scheduler = make_scheduler(**config["process"])
+        self.predict = clean_predictor(self.scheduler, network, amp)
         self.threshold = _as_threshold(self.options["mask_threshold"])
         weights = find_squeezenet_weights(self.options["lpips_weights"])
         self.lpips = None
         if weights:
-            device = next(self.network.parameters()).device
+            device = next(network.parameters()).device
             self.lpips = LpipsMap(weights, self.options["lpips_double_scaling"]).to(device)
 
     @property
@@ -213,9 +209,7 @@ class Detector:
         """Reconstruction of images (N, C, S, S) in [0, 1] after `noise_level` noising steps, in [0, 1]."""
         start, shape = self.options["noise_level"] - 1, images.shape[1:]
         noised = q_sample(self.scheduler, 2 * images - 1, per_image_noise(generators, shape), start)
-        clean = reverse_chain(
-            self.scheduler, noised, start, self._predict, lambda _: per_image_noise(generators, shape)
-        )
+        clean = reverse_chain(self.scheduler, noised, start, self.predict, lambda _: per_image_noise(generators, shape))
         return ((clean + 1) / 2).clamp(0, 1)
 
     def evidence(self, images: Tensor, coarse: Tensor) -> Tensor:
@@ -264,13 +258,9 @@ class Detector:
         begun = q_sample(self.scheduler, 2 * coarse - 1, per_image_noise(generators, images.shape[1:]), start)
         inside, repeats = mask[:, None], self.options["resamplings"]
         mended = inpaint(
-            self.scheduler, begun, 2 * images - 1, inside, start, self._predict, generators, resamplings=repeats
+            self.scheduler, begun, 2 * images - 1, inside, start, self.predict, generators, resamplings=repeats
         )
         return torch.where(inside, (mended + 1) / 2, images)
-
-    def _predict(self, x_t: Tensor, t: int) -> Tensor:
-        noise = run_network(self.network, x_t, t, self.amp)
-        return predicted_clean(self.scheduler, x_t, noise, t, clip=(-1, 1))
 
 
 def _as_threshold(value: str | float) -> str | float:

@@ -17,3 +17,9 @@ class FoldedUNet(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Noised images (N, C, S, S) and steps (N,) -> (N, C, S, S)."""
         return self.unfold(self.unet(self.fold(x_t), t))
+
+
+def build_noise_predictor(config: dict) -> dict[str, nn.Module]:
+    """The network that predicts the noise, (N, C, S, S) and steps (N,) -> (N, C, S, S): `build` of a method of one
+    stage; see baselines.methods."""
+    return {"diffusion": FoldedUNet(n_channels=config["n_channels"], **config["network"])}

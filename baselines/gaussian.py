@@ -99,6 +99,15 @@ def run_network(network: nn.Module, x_t: Tensor, t: Tensor | int, amp: str = "of
         return network(x_t, steps).float()
 
 
+def clean_predictor(scheduler: DDPMScheduler, network: nn.Module, amp: str = "off") -> Predict:
+    """x_0 in [-1, 1] by a network that predicts the noise, for a reverse chain."""
+
+    def predict(x_t: Tensor, t: int) -> Tensor:
+        return predicted_clean(scheduler, x_t, run_network(network, x_t, t, amp), t, clip=(-1, 1))
+
+    return predict
+
+
 def no_calibration(
     stage: str, config: dict, modules: dict[str, nn.Module], images: Iterator[Tensor], device: torch.device
 ) -> dict:

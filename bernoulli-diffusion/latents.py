@@ -147,7 +147,8 @@ def build_cache(
     encode: images (N, C, S, S) on the process's device -> bits (N, K, h, w) in {0, 1}. All processes write into one
     temporary file, which gets its name when all are done.
     """
-    if path.exists():
+    # One answer for all: on a network file system the processes may see different folders for a while.
+    if world.from_main(int(path.exists())):
         return
     temporary = path.with_name(f".tmp-{path.name}")
     if world.is_main:

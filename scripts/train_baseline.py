@@ -156,12 +156,13 @@ def stage_training(
     amp = resolve_amp(args.amp, world.device)
     slices = open_slices(args, data, args.data_dir)
     settings = settings_of(args, config, data, earlier, amp, len(slices))
-    begun, _ = files.newest_valid()
-    if begun is None:
+    begun = world.on_main(lambda: files.newest_valid()[0])
+    step = world.from_main(begun["step"] if begun else 0)
+    if step == 0:
         images = shuffled_images(args, slices, world)
         config = config | method.calibrate(stage, config, modules, images, world.device)
     else:
-        config = begun["config"]["method"]
+        config = (begun or files.load(step))["config"]["method"]
     loss = StageLoss(method, stage, config, modules, world, args.seed)
     optimizer = make_optimizer(modules[stage], args.lr, args.optimizer, args.matrix_lr, args.weight_decay, amp)
     is_last = stage == method.STAGES[-1]

@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py                          the paper's configuration, random weights
     python scripts/benchmark.py --quick                  tiny networks, seconds: does everything run?
-    python scripts/benchmark.py --sections quality --ae_load_dir RUN --model_path FILE --dataset brats --data_dir DIR
+    python scripts/benchmark.py --sections presets quality --ae_load_dir RUN --model_path FILE --dataset brats ...
 A device that does other work too: `--clock cpu --threads 1` counts the process's CPU seconds.
 
 Released: float32, one image at a time, L evaluations, nothing overlapped; in training the encoder in the loop, the
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 
 import torch
-from benchmarking.quality import quality_curve
+from benchmarking.quality import quality_curve, quality_of_presets
 from benchmarking.workloads import WORKLOADS, Workbench
 
 from bernoulli_diffusion.flags import add_diffusion_flags
@@ -37,7 +37,8 @@ from uad.inference import peak_memory_mib
 from uad.optimizers import OPTIMIZERS
 from uad.precision import resolve_amp
 
-SECTIONS = ("peaks", "detection", "stage1", "stage2", "scaling", "quality")
+SECTIONS = ("peaks", "detection", "stage1", "stage2", "scaling")
+QUALITY_SECTIONS = ("presets", "quality")
 AGREEMENT_STEPS = 10
 SCALING_BATCHES = (1, 2, 4, 8, 16, 32)
 SCALING_SIZES = (64, 128, 256, 512)
@@ -52,7 +53,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add_autoencoder_flags(parser)
     add_diffusion_flags(parser)
     group = parser.add_argument_group("benchmark")
-    add(group, "--sections", nargs="+", default=SECTIONS[:-1], choices=SECTIONS, help="what is measured")
+    add(group, "--sections", nargs="+", default=SECTIONS, choices=SECTIONS + QUALITY_SECTIONS, help="what is measured")
     add(group, "--repeats", type=int, default=5, help="interleaved repeats")
     add(group, "--batch_size", type=int, default=8, help="images at a time in detection")
     add(group, "--train_batch", type=int, default=8, help="images at a time in training")
@@ -183,6 +184,10 @@ class Benchmark:
         words = [*sys.argv[1:], "--workload", workload, *map(str, more)]
         return subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
 
+    def presets(self) -> tuple[dict, str]:
+        """AP and best Dice of the detection presets, over seeds."""
+        return quality_of_presets(self.args, self.bench)
+
     def quality(self) -> tuple[dict, str]:
         """AP and best Dice by K and score, over seeds."""
         return quality_curve(self.args, self.bench)
@@ -218,7 +223,7 @@ def check_flags(args: argparse.Namespace) -> None:
     """An InputError for flags that mean nothing together."""
     if args.ae_load_dir:
         require(args, "model_path")
-    if "quality" in args.sections:
+    if set(args.sections) & set(QUALITY_SECTIONS):
         require(args, "ae_load_dir", "model_path", "data_dir")
     if not 1 <= args.measured_steps < args.noise_level:
         expected = f"1..{args.noise_level - 1}, below --noise_level"

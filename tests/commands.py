@@ -13,6 +13,7 @@ STAGE1 = "binary_autoencoder/train_ae_dist.py"
 STAGE2 = "scripts/latent_train.py"
 DETECT = "scripts/latent_sample_anomaly.py"
 EVALUATE = "scripts/evaluation.py"
+BENCHMARK = "scripts/benchmark.py"
 
 # A pipeline that trains in a second: 32x32 images, 16x16 codes of 8 bits.
 SMALL_STAGE1 = (

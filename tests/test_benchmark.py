@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, module, run_apart
+from commands import BENCHMARK, ROOT, module, run_apart
 from sklearn.metrics import average_precision_score
 
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
@@ -21,8 +21,6 @@ from uad.errors import InputError
 from uad.inference import peak_memory_mib
 from uad.precision import prepare_inference
 from uad.randomness import keyed_generator
-
-BENCHMARK = "scripts/benchmark.py"
 
 
 def test_spread_and_ratios_are_taken_repeat_by_repeat():

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import DETECT, EVALUATE, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, module, run, run_apart
+from commands import BENCHMARK, DETECT, EVALUATE, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, module, run, run_apart
 from sklearn.metrics import roc_auc_score
 
 from bernoulli_diffusion.unet import FlipUNet
@@ -17,6 +17,7 @@ from uad.data.formats import write_slice
 from uad.errors import InputError
 
 SIZE = 32
+PREVALENCE = 7 * 25 / (11 * SIZE**2)  # of lesion pixels in val_diseased and val_healthy together
 AFFINE = np.array([[-2.0, 0, 0, 7], [0, -2.0, 0, 9], [0, 0, 3.0, 11], [0, 0, 0, 1]])
 
 
@@ -146,6 +147,28 @@ def test_planted_lesions_are_found_and_evaluated(data, trained, tmp_path):
         labels.append(np.asarray(nib.load(tmp_path / "val_diseased" / "label" / path.name).dataobj).ravel())
     score, label = np.concatenate(scores), np.concatenate(labels)
     assert roc_auc_score(label, score) > 0.9
+
+
+def test_quality_is_measured_against_the_released_procedure(data, trained, tmp_path):
+    words = (
+        f"--sections presets quality --dataset brats --data_dir {data / 'val_diseased'} --quality_seeds 2 "
+        f"--healthy_dir {data / 'val_healthy'} --ae_load_dir {trained} --noise_level 20 --quality_steps 2 20 "
+        f"--model_path {max((trained / 'bernoulli_diffusion').glob('emabld*'))} --amp off --device cpu --threads 1 "
+        f"--measured_steps 1 --out {tmp_path / 'out.json'}"
+    )
+    done = run_apart(BENCHMARK, words)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out.json").read_text())
+    presets = {row["preset"]: row for row in found["presets"]["rows"]}
+    assert {name: row["evaluations"] for name, row in presets.items()} == {"recommended": 2, "fast": 1, "paper": 200}
+    assert presets["paper"]["ap_gain"] == [0, 0, 0]
+    for row in presets.values():
+        assert PREVALENCE < row["ap"] <= 1 and PREVALENCE < row["best_dice"] <= 1
+        assert row["ap_gain"][1] == pytest.approx(row["ap"] - presets["paper"]["ap"])
+    curve = {(row["score"], row["spacing"], row["steps"]): row for row in found["quality"]["rows"]}
+    assert {(spacing, steps) for _, spacing, steps in curve} == {("even", 2), ("quadratic", 2), ("even", 20)}
+    assert curve["paper", "even", 20]["best_dice_gain"] == [0, 0, 0]
+    assert found["quality"]["images"] == found["presets"]["images"] == 11
 
 
 # The lines of the reference commands, with placeholders for folders, and flags after them (the last one counts) that

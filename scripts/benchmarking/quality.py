@@ -1,6 +1,7 @@
-"""AP and best Dice of our detection by the number of denoising steps, their spacing and the score, over seeds."""
+"""AP and best Dice of our detection, over seeds: by preset, and by steps, their spacing and the score."""
 
 import argparse
+from dataclasses import replace
 from statistics import mean
 
 import numpy as np
@@ -8,10 +9,10 @@ import torch
 
 from benchmarking.workloads import Workbench
 from bernoulli_diffusion.detect import SPACINGS
+from bernoulli_diffusion.flags import DETECTION_PRESETS
 from binary_autoencoder.checkpoint import load_autoencoder
 from uad.benchmark.quality import pooled_quality
 from uad.benchmark.tables import markdown
-from uad.data.folder import SliceFolder
 from uad.data.opening import open_slices
 from uad.randomness import keyed_generator
 from uad.scores import SCORES, anomaly_map
@@ -19,46 +20,75 @@ from uad.scores import SCORES, anomaly_map
 NUMBERS = ("ap", "best_dice")
 
 
+def quality_of_presets(args: argparse.Namespace, bench: Workbench) -> tuple[dict, str]:
+    """Rows of every detection preset with means over seeds and the paired difference to `paper`, which is the released
+    procedure on the same weights."""
+    data = _read(args)
+    found = {}
+    for name, preset in DETECTION_PRESETS.items():
+        chosen = replace(bench, noise_level=preset["noise_level"], shifts=preset["shifts"])
+        qualities = (_qualities(chosen, *data, "even", chosen.noise_level, s) for s in range(args.quality_seeds))
+        found[name] = [quality[preset["score"]] for quality in qualities]
+    rows = []
+    for name, preset in DETECTION_PRESETS.items():
+        evaluations = preset["noise_level"] * preset["shifts"]
+        row = {"preset": name, "score": preset["score"], "evaluations": evaluations}
+        rows.append(row | _summary(found[name], found["paper"]))
+    head = ("preset", "score", "evaluations", "AP", "to `paper`", "best Dice", "to `paper`")
+    table = [(r["preset"], r["score"], r["evaluations"], *_cells(r)) for r in rows]
+    return {"rows": rows, "images": len(data[0])}, _text(args, head, table, len(data[0]))
+
+
 def quality_curve(args: argparse.Namespace, bench: Workbench) -> tuple[dict, str]:
     """Rows of every spacing, K and score with means over seeds and the paired difference to the greatest K."""
-    data = load_autoencoder(args).data
-    folders = [open_slices(args, data, folder) for folder in (args.data_dir, args.healthy_dir) if folder]
-    images, labels, names = _read(folders)
+    data = _read(args)
     steps = sorted({k for k in args.quality_steps if k <= bench.noise_level})
     # Where every level is visited there is nothing to space.
     settings = [(s, k) for k in steps for s in SPACINGS if s == SPACINGS[0] or k < bench.noise_level]
     found = {
-        setting: [_qualities(bench, images, labels, names, *setting, seed) for seed in range(args.quality_seeds)]
+        setting: [_qualities(bench, *data, *setting, seed) for seed in range(args.quality_seeds)]
         for setting in settings
     }
     reference = found[SPACINGS[0], steps[-1]]
-    rows = []
-    for (spacing, k), seeds in found.items():
-        for score in SCORES:
-            row = {"spacing": spacing, "steps": k, "score": score}
-            for number in NUMBERS:
-                values = [quality[score][number] for quality in seeds]
-                gains = [v - r[score][number] for v, r in zip(values, reference, strict=True)]
-                row |= {number: mean(values), f"{number}_gain": (min(gains), mean(gains), max(gains))}
-            rows.append(row)
+    rows = [
+        {"spacing": spacing, "steps": k, "score": score}
+        | _summary([quality[score] for quality in seeds], [quality[score] for quality in reference])
+        for (spacing, k), seeds in found.items()
+        for score in SCORES
+    ]
     head = ("score", "spacing", "K", "AP", f"to K = {steps[-1]}", "best Dice", f"to K = {steps[-1]}")
     rows.sort(key=lambda row: (row["score"], row["spacing"], row["steps"]))
-    table = [
-        (r["score"], r["spacing"], r["steps"], *(_cell(r, n, part) for n in NUMBERS for part in (0, 1))) for r in rows
-    ]
-    note = f"{len(images)} images, {args.quality_seeds} seeds; differences are paired by seed: mean (least..greatest)."
-    return {"rows": rows, "images": len(images)}, f"{markdown(head, table)}\n\n{note}"
+    table = [(r["score"], r["spacing"], r["steps"], *_cells(r)) for r in rows]
+    return {"rows": rows, "images": len(data[0])}, _text(args, head, table, len(data[0]))
 
 
-def _cell(row: dict, number: str, part: int) -> str:
-    if part == 0:
-        return f"{row[number]:.3f}"
-    least, middle, greatest = row[f"{number}_gain"]
-    return f"{middle:+.3f} ({least:+.3f}..{greatest:+.3f})"
+def _summary(seeds: list[dict], reference: list[dict]) -> dict:
+    """Means over seeds, and least, mean and greatest of the differences to the reference's, seed by seed."""
+    summary = {}
+    for number in NUMBERS:
+        values = [quality[number] for quality in seeds]
+        gains = [v - r[number] for v, r in zip(values, reference, strict=True)]
+        summary |= {number: mean(values), f"{number}_gain": (min(gains), mean(gains), max(gains))}
+    return summary
 
 
-def _read(folders: list[SliceFolder]) -> tuple[torch.Tensor, np.ndarray, list[str]]:
-    """Images (N, C, S, S), labels (N, S, S), zero where there are none, and names."""
+def _cells(row: dict) -> list[str]:
+    cells = []
+    for number in NUMBERS:
+        least, middle, greatest = row[f"{number}_gain"]
+        cells += [f"{row[number]:.3f}", f"{middle:+.3f} ({least:+.3f}..{greatest:+.3f})"]
+    return cells
+
+
+def _text(args: argparse.Namespace, head: tuple, table: list, images: int) -> str:
+    note = f"{images} images, {args.quality_seeds} seeds; differences are paired by seed: mean (least..greatest)."
+    return f"{markdown(head, table)}\n\n{note}"
+
+
+def _read(args: argparse.Namespace) -> tuple[torch.Tensor, np.ndarray, list[str]]:
+    """Images (N, C, S, S), labels (N, S, S), zero where there are none, and names, of both folders."""
+    data = load_autoencoder(args).data
+    folders = [open_slices(args, data, folder) for folder in (args.data_dir, args.healthy_dir) if folder]
     items = [folder[i] for folder in folders for i in range(len(folder))]
     images = torch.stack([item["image"] for item in items])
     blank = torch.zeros(images.shape[-2:])

@@ -49,7 +49,7 @@ TRAINING_PRESETS = {
     },
 }
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 1, "shifts": 2, "score": "evidence"},
+    "recommended": {"noise_level": 1, "shifts": 4, "score": "evidence"},
     "fast": {"noise_level": 1, "shifts": 1, "score": "evidence"},
     "paper": {"noise_level": 200, "shifts": 1, "score": "paper"},
 }

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bernoulli_diffusion.detect import MaskedDenoising, masked_denoise
 from bernoulli_diffusion.process import BernoulliDiffusion
-from bernoulli_diffusion.shifts import SHIFTS, mean_of_shifted, shifted
+from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
 from uad.inference import Reconstruction
 from uad.precision import autocast
 from uad.randomness import uniform_field
@@ -51,15 +51,15 @@ class MaskedBernoulliDiffusion:
         """Reconstruction and anomaly map, with the autoencoder's own reconstruction, the latent mask (N, K, h, w) and
         the flip probability (N, 2, h, w), mean and maximum over the bits of a position, as extras.
 
-        Of several shifted copies these are the means, the flip probability on the image's grid (N, 2, H, W); the latent
-        mask is that of the first copy, which is not shifted.
+        Of several shifted copies the flip probability is the mean, on the image's grid (N, 2, H, W); the reconstruction
+        is the mean of the first DECODED; everything else is that of the first copy, which is not shifted.
         """
         first = self._of_copy(images, generators)
         half = images.shape[-1] // first.outcome.code.shape[-1] // 2
         shifts = [(half * down, half * right) for down, right in SHIFTS[self.shifts]]
         copies = [first, *(self._of_copy(shifted(images, *shift), generators) for shift in shifts[1:])]
-        own = mean_of_shifted([copy.own for copy in copies], shifts)
-        reconstruction = mean_of_shifted([copy.healthy for copy in copies], shifts)
+        decoded = [self._decoded(copy.outcome.code) for copy in copies[:DECODED]]
+        reconstruction = mean_of_shifted(decoded, shifts[:DECODED])
         flip = first.flip
         if len(copies) > 1:
             size = images.shape[-2:]
@@ -70,7 +70,11 @@ class MaskedBernoulliDiffusion:
         return Reconstruction(
             image=reconstruction,
             anomaly_map=anomaly_map(images, reconstruction, self.score, flip[:, 0], self.polarity),
-            extras={"autoencoder": own, "latent_mask": mask.to(torch.uint8), "flip_probability": flip},
+            extras={
+                "autoencoder": self._decoded(first.code),
+                "latent_mask": mask.to(torch.uint8),
+                "flip_probability": flip,
+            },
             numbers={
                 "network_evaluations": torch.full((len(images),), evaluations),
                 "mask_share": mask.float().mean((1, 2, 3)),
@@ -81,7 +85,6 @@ class MaskedBernoulliDiffusion:
     def _of_copy(self, images: Tensor, generators: Sequence[torch.Generator]) -> "_Copy":
         with autocast(self.amp, images.device):
             code = self._bits(self.encode(images), generators)
-            own = self.decode(code).float().clamp(0, 1)
 
         def flip_log_odds(z_t: Tensor, t: Tensor) -> Tensor:
             with autocast(self.amp, images.device):
@@ -97,10 +100,13 @@ class MaskedBernoulliDiffusion:
             self.denoise_steps,
             spacing=self.spacing,
         )
-        with autocast(self.amp, images.device):
-            healthy = self.decode(outcome.code).float().clamp(0, 1)
         flip = outcome.flip_probability
-        return _Copy(own, healthy, code, torch.stack([flip.mean(1), flip.amax(1)], dim=1), outcome)
+        return _Copy(code, torch.stack([flip.mean(1), flip.amax(1)], dim=1), outcome)
+
+    def _decoded(self, code: Tensor) -> Tensor:
+        """Images (N, C, S, S) in [0, 1] of codes."""
+        with autocast(self.amp, code.device):
+            return self.decode(code).float().clamp(0, 1)
 
     def _bits(self, probability: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         if self.code_bits == "threshold":
@@ -110,11 +116,9 @@ class MaskedBernoulliDiffusion:
 
 @dataclass(frozen=True)
 class _Copy:
-    """What comes of one shifted copy: images (N, C, S, S) decoded from its code and from the denoised one, the code
-    (N, K, h, w), the flip probability's mean and maximum over bits (N, 2, h, w), and the denoising's outcome."""
+    """What comes of one shifted copy: its code (N, K, h, w), the flip probability's mean and maximum over bits
+    (N, 2, h, w), and the denoising's outcome."""
 
-    own: Tensor
-    healthy: Tensor
     code: Tensor
     flip: Tensor
     outcome: MaskedDenoising

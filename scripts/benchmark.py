@@ -21,7 +21,7 @@ from dataclasses import asdict, is_dataclass
 
 import torch
 from benchmarking.quality import quality_curve, quality_of_presets
-from benchmarking.workloads import WORKLOADS, Workbench
+from benchmarking.workloads import RECOMMENDED, WORKLOADS, Workbench
 
 from bernoulli_diffusion.flags import add_diffusion_flags
 from binary_autoencoder.flags import add_autoencoder_flags
@@ -67,7 +67,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(group, "--quality_steps", type=int, nargs="+", default=(5, 10, 20, 50, 100, 200), help="quality: values of K")
     add(group, "--quality_seeds", type=int, default=3, help="quality: seeds")
     group.add_argument("--workload", choices=tuple(WORKLOADS), help=argparse.SUPPRESS)  # of a child process
-    parser.default_to({"denoise_steps": 1, "shifts": 2, "amp": "auto"})  # as in --preset recommended
+    # As many evaluations as in --preset recommended; --noise_level is that of the released procedure.
+    recommended = {"denoise_steps": RECOMMENDED["noise_level"], "shifts": RECOMMENDED["shifts"]}
+    parser.default_to(recommended | {"amp": "auto"})
     return parser
 
 

@@ -73,3 +73,10 @@ def test_a_map_depends_on_its_image_alone():
     together = run(images, 4).anomaly_map
     alone = detector(4).reconstruct(images[2:], [keyed_generator("shifts", 2)]).anomaly_map
     assert torch.equal(together[2], alone[0])
+
+
+def test_four_copies_add_evidence_to_the_reconstruction_of_two():
+    images = torch.rand(2, 1, 16, 16)
+    two, four = run(images, 2), run(images, 4)
+    assert torch.equal(two.image, four.image)
+    assert not torch.allclose(two.extras["flip_probability"], four.extras["flip_probability"])

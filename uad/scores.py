@@ -124,8 +124,7 @@ def _median(values: list[torch.Tensor]) -> torch.Tensor:
 def gaussian(x: torch.Tensor) -> torch.Tensor:
     """Gaussian smoothing per channel with reflected borders, (N, C, H, W) -> (N, C, H, W).
 
-    sigma = 3 * max(H, W) / 128 pixels, cut at 4 sigma (or at the border, for tiny images). Written as a sum
-    of shifted
+    sigma = 3 * max(H, W) / 128 pixels, cut at 4 sigma (or at the border, for tiny images). Written as a sum of shifted
     images: a library convolution may choose its algorithm, and so its rounding, by batch size.
     """
     sigma = SIGMA_AT_128 * max(x.shape[-2:]) / 128

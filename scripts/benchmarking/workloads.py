@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from bernoulli_diffusion.flags import DETECTION_PRESETS
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.model import load_diffusion
 from bernoulli_diffusion.objective import DiffusionLoss
@@ -27,6 +28,7 @@ from uad.precision import prepare_inference
 from uad.randomness import keyed_generator
 from uad.training import Phase, Training, TrainOptions
 
+RECOMMENDED = DETECTION_PRESETS["recommended"]
 NEVER = 10**9
 LEARNING_RATE = 1e-4
 # Small networks, for a quick look whether everything runs.
@@ -116,8 +118,8 @@ class Workbench:
         )
 
     def detection_ours(self) -> Callable[[], object]:
-        """Detection of one batch."""
-        method = self.method(self.amp, self.steps, shifts=self.shifts)
+        """Detection of one batch, with the score of --preset recommended."""
+        method = self.method(self.amp, self.steps, RECOMMENDED["score"], shifts=self.shifts)
         images = self.images(self.batch)
         return lambda: method.reconstruct(images, self.generators(self.batch))
 

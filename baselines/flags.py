@@ -9,11 +9,10 @@ import argparse
 from baselines.methods import METHODS, NOISE_SOURCES, PRESETS
 from uad.errors import InputError, Problem
 from uad.flags import add, add_switch
-from uad.scores import SCORES
+from uad.scores import RESIDUAL_SCORES
 
 FROM_METHOD = "the method's"
 # Scores that need nothing but image and reconstruction.
-BASELINE_SCORES = tuple(score for score in SCORES if score != "evidence")
 ON_OFF = {"action": argparse.BooleanOptionalAction}
 
 # By group, the options of detection: how the parser reads each, and its help.
@@ -86,7 +85,7 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("detection")
     add(group, "--model_path", help="checkpoint of the method's last stage", shown="the newest in --log_dir")
     add(group, "--out_dir", help="result folder", shown="see the description")
-    add(group, "--score", default="paper", choices=BASELINE_SCORES, help="anomaly score of the saved maps")
+    add(group, "--score", default="paper", choices=RESIDUAL_SCORES, help="anomaly score of the saved maps")
     add(group, "--healthy_dir", help="folder of healthy slices that thresholds are taken from", shown="none")
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)

@@ -17,7 +17,7 @@ from uad.errors import input_error
 from uad.files import written_whole
 from uad.inference import Reconstruction
 from uad.precision import autocast
-from uad.scores import anomaly_map, intensity_map
+from uad.scores import BALANCED, anomaly_map, balanced, intensity_map
 
 PCA_KIND = "pca"
 # Components whose share of the largest one's variance is smaller are rounding errors.
@@ -27,19 +27,20 @@ NEGLIGIBLE = 1e-6
 class RawIntensity:
     """The image is its own anomaly map: bright is abnormal, and the healthy counterpart is black.
 
-    channel: its number, or None for the sum over channels; equalise: see `equalised`; smooth: Gaussian smoothing as in
-    the score "smooth".
+    channel: its number, or None for the sum over channels; equalise: see `equalised`; score: "paper" for the intensity
+    itself, "smooth" and "balanced_smooth" for what they do to a difference.
     """
 
-    def __init__(self, channel: int | None = None, equalise: bool = False, smooth: bool = False):
-        self.channel, self.equalise, self.smooth = channel, equalise, smooth
+    def __init__(self, channel: int | None = None, equalise: bool = False, score: str = "paper"):
+        self.channel, self.equalise, self.score = channel, equalise, score
 
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
         """See uad.inference.Method; nothing is random."""
         shown = equalised(images) if self.equalise else images
+        map_ = intensity_map(shown, self.channel, smooth=self.score != "paper")
         return Reconstruction(
             image=torch.zeros_like(images),
-            anomaly_map=intensity_map(shown, self.channel, self.smooth),
+            anomaly_map=balanced(map_) if self.score.startswith(BALANCED) else map_,
             numbers={"network_evaluations": torch.zeros(len(images))},
         )
 
@@ -59,7 +60,7 @@ def equalised(images: Tensor) -> Tensor:
 class PcaResidual:
     """The part of an image that the principal components of healthy images do not explain.
 
-    mean: (C, S, S); components: (K, C * S * S), orthonormal rows. score: see uad.scores; `paper` or `smooth`.
+    mean: (C, S, S); components: (K, C * S * S), orthonormal rows. score: one of uad.scores.RESIDUAL_SCORES.
     """
 
     def __init__(self, mean: Tensor, components: Tensor, score: str = "paper"):

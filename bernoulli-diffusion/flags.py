@@ -49,8 +49,8 @@ TRAINING_PRESETS = {
     },
 }
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 1, "shifts": 4, "score": "evidence"},
-    "fast": {"noise_level": 1, "shifts": 1, "score": "evidence"},
+    "recommended": {"noise_level": 1, "shifts": 4, "score": "balanced_evidence"},
+    "fast": {"noise_level": 1, "shifts": 1, "score": "balanced_evidence"},
     "paper": {"noise_level": 200, "shifts": 1, "score": "paper"},
 }
 

@@ -48,9 +48,11 @@ VARIANTS = {
     "pddpm": ("pddpm", "", False),
     "autoddpm": ("autoddpm", "", True),
 }
-# What every method gets: the optimizer of the main method, and the score that its autoencoder alone is best with.
+# What every method gets: the optimizer of the main method, and the score that residuals are best with; intensities
+# are better without balancing.
 FAIRNESS = "--optimizer muon"
-SCORE = "--score smooth"
+SCORE = "--score balanced_smooth"
+INTENSITY_SCORE = "--score smooth"
 READING = "--img_size 128 --workers 0"
 
 
@@ -59,14 +61,14 @@ def steps_of(dataset: str, images: int) -> list[Step]:
     demo = Path("demo") / dataset
     data, root, folders = demo / "data", demo / "compare", FOLDERS[dataset]
     train = data / folders.train
-    pca = root / "logs" / "pca.pt"
+    pca, channel = root / "logs" / "pca.pt", DISPLAY_CHANNEL.get(dataset, 0)
     detections = {
         "bernoulli": ("latent_sample_anomaly.py", f"--ae_load_dir {demo / 'logs'} --amp"),
         **{name: baseline(name, root, train) for name in VARIANTS},
         "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'} {SCORE}"),
         "pca": ("sample_trivial.py", f"--method pca --train_dir {train} --model_path {pca} {SCORE}"),
-        "intensity": ("sample_trivial.py", f"--method intensity --channel {DISPLAY_CHANNEL.get(dataset, 0)} {SCORE}"),
-        "equalised": ("sample_trivial.py", f"--method intensity --equalise {SCORE}"),
+        "intensity": ("sample_trivial.py", f"--method intensity --channel {channel} {INTENSITY_SCORE}"),
+        "equalised": ("sample_trivial.py", f"--method intensity --equalise {INTENSITY_SCORE}"),
     }
     steps = [Step("demo", SCRIPTS / "demo.py", f"--dataset {dataset}")]
     for method, flags in TRAINING.items():

@@ -50,7 +50,7 @@ def get_args_parser() -> Flags:
         "--polarity",
         nargs="+",
         type=int,
-        help="with --score smooth or evidence, prior knowledge per channel: lesions are brighter (1), darker (-1), or "
+        help="with any --score but paper, prior knowledge per channel: lesions are brighter (1), darker (-1), or "
         "do not show (0)",
         shown="none",
     )

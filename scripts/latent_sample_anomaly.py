@@ -24,7 +24,7 @@ from uad.distributed import distributed_world
 from uad.flags import Flags, add, add_shared_flags, provenance
 from uad.inference import detect_folder, result_writer
 from uad.precision import prepare_inference, resolve_amp
-from uad.scores import SCORES, check_polarity
+from uad.scores import EVIDENCE_SCORES, SCORES, check_polarity
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
         if args.check_data:
             return
         model = load_model(args, autoencoder.network.code_shape, autoencoder.weights_hash)
-        if world.is_main and args.score == "evidence" and not model.config.get("lesion_share"):
+        if world.is_main and args.score in EVIDENCE_SCORES and not model.config.get("lesion_share"):
             print("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
         amp = resolve_amp(args.amp, world.device)
         network = prepare_inference(autoencoder.network.to(world.device), amp)

@@ -34,9 +34,9 @@ from uad.flags import (
 )
 from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
+from uad.scores import RESIDUAL_SCORES
 
 METHODS = ("intensity", "pca", "autoencoder")
-SCORES = ("paper", "smooth")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -51,7 +51,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(group, "--train_dir", help="pca: folder of healthy slices to fit to", shown="none")
     add(group, "--components", type=int, default=32, help="pca: number of components that are fitted")
     add(group, "--model_path", help="pca: file of the components; fitted where it does not exist", shown="none")
-    add(group, "--score", default="paper", choices=SCORES, help="anomaly score; intensity: smooth = smoothed")
+    add(
+        group,
+        "--score",
+        default="paper",
+        choices=RESIDUAL_SCORES,
+        help="anomaly score; intensity: smoothed unless it is paper",
+    )
     add(group, "--out_dir", help="result folder", shown="see the description")
     return parser
 
@@ -65,7 +71,7 @@ def intensity(args: argparse.Namespace, world: World):
     names = CHANNEL_NAMES.get(data["dataset"], [f"channel {number}" for number in range(n_channels)])
     name = "raw intensity: " + ("sum" if args.channel is None else names[args.channel])
     name += ", equalised" if args.equalise else ""
-    method = RawIntensity(args.channel, args.equalise, args.score == "smooth")
+    method = RawIntensity(args.channel, args.equalise, args.score)
     return method, name, data, {"channel": args.channel, "equalise": args.equalise, "parameters": 0}
 
 

@@ -206,8 +206,12 @@ def test_a_stored_folder_is_scored_anew_with_its_evidence(tmp_path):
     smooth = open_study(tmp_path / "with", "smooth").rows[0].map(result)
     scored = study.rows[0].map(result)
     assert (scored[result.label > 0] > 0).all() and (scored**2 <= smooth).all() and (scored**2 < smooth).any()
-    with pytest.raises(InputError, match="flip_probability"):
-        open_study(write_folder(tmp_path / "without"), "evidence")
+    balanced = open_study(tmp_path / "with", "balanced_evidence")
+    assert [row.score for row in balanced.rows[:2]] == ["balanced_evidence", "balanced_smooth"]
+    np.testing.assert_allclose(balanced.rows[0].map(result), scored / np.sqrt(scored.mean()), rtol=1e-5)
+    for score in ("evidence", "balanced_evidence"):
+        with pytest.raises(InputError, match="flip_probability"):
+            open_study(write_folder(tmp_path / f"without_{score}"), score)
 
 
 def test_several_folders_are_compared(run_evaluation, tmp_path):

@@ -73,6 +73,18 @@ def test_evidence_weighs_the_smooth_residual():
         anomaly_map(image, reconstruction, "evidence")
 
 
+@pytest.mark.parametrize(("score", "power"), [("smooth", 2), ("evidence", 1)])
+def test_balancing_halves_the_difference_between_images_on_a_log_scale(score, power):
+    image, reconstruction = random_pair()
+    difference, evidence = image - reconstruction, torch.full((3, 6, 6), 0.5)
+    plain, larger = (anomaly_map(image, image - k * difference, score, evidence) for k in (1, 4))
+    torch.testing.assert_close(larger, 4**power * plain)
+    plain, larger = (anomaly_map(image, image - k * difference, f"balanced_{score}", evidence) for k in (1, 4))
+    torch.testing.assert_close(larger, 4 ** (power / 2) * plain)
+    unbalanced = anomaly_map(image, reconstruction, score, evidence)
+    torch.testing.assert_close(plain.mean((1, 2)) ** 2, unbalanced.mean((1, 2)))
+
+
 def test_intensity_maps():
     image, _ = random_pair(channels=3)
     assert torch.equal(intensity_map(image, 1), image[:, 1])

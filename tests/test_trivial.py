@@ -36,13 +36,16 @@ def test_intensity_is_its_own_map():
     images = torch.rand(2, 3, SIZE, SIZE)
     torch.testing.assert_close(RawIntensity().reconstruct(images, []).anomaly_map, images.sum(1))
     assert torch.equal(RawIntensity(1).reconstruct(images, []).anomaly_map, images[:, 1])
-    smooth = RawIntensity(1, smooth=True).reconstruct(images, []).anomaly_map
+    smooth = RawIntensity(1, score="smooth").reconstruct(images, []).anomaly_map
     assert smooth.std() < 0.5 * images[:, 1].std()
+    balanced = RawIntensity(1, score="balanced_smooth").reconstruct(images, []).anomaly_map
+    torch.testing.assert_close(balanced, smooth / smooth.mean((1, 2), keepdim=True).sqrt())
 
 
 def test_equalisation_gives_uniform_ranks_of_the_foreground():
     """Any monotone change of the intensities is undone, and the background stays black."""
-    images = torch.rand(2, 2, SIZE, SIZE)
+    # Values that all differ: equal ones would share a rank.
+    images = (torch.stack([torch.randperm(SIZE**2) for _ in range(4)]).view(2, 2, SIZE, SIZE) + 1) / SIZE**2
     images[:, :, :8] = 0
     result = equalised(images)
     assert not result[:, :, :8].any()

@@ -1,5 +1,4 @@
-"""Anomaly scores: from an image and its healthy reconstruction to a raw map on one scale for a whole data
-set.
+"""Anomaly scores: from an image and its healthy reconstruction to a raw map on one scale for a whole data set.
 
 Nothing here depends on the other images of a batch, so a map is the same for every batch size.
 """
@@ -12,10 +11,11 @@ import torch.nn.functional as F
 
 from uad.errors import input_error
 
-SCORES = ("paper", "smooth", "evidence")
-SIGNED_SCORES = ("smooth", "evidence")
-# The score of a residual without evidence beside it, for rows that have none, such as the autoencoder alone.
-RESIDUAL_SCORE = {"paper": "paper", "smooth": "smooth", "evidence": "smooth"}
+BALANCED = "balanced_"
+SCORES = ("paper", "smooth", "evidence", "balanced_smooth", "balanced_evidence")
+EVIDENCE_SCORES = ("evidence", "balanced_evidence")
+RESIDUAL_SCORES = tuple(score for score in SCORES if score not in EVIDENCE_SCORES)
+SIGNED_SCORES = tuple(score for score in SCORES if score != "paper")
 # The array of a result folder whose first channel is the evidence.
 EVIDENCE_EXTRA = "flip_probability"
 MEDIAN_SIZE = 5
@@ -36,6 +36,8 @@ def anomaly_map(
     proportional to the image size: smoothing the signed difference lets noise of either sign cancel.
     "evidence": the root of "smooth", times the evidence (N, h, w) in [0, 1], which the method gives on its own grid
     (here the mean flip probability of a position's bits), interpolated to the image: both have to speak for a lesion.
+    "balanced_smooth", "balanced_evidence": such a map over the root of its mean, that is, the geometric mean of the map
+    and of its ratio to the image's own mean. Of an image that the method knows badly as a whole, less is believed.
     polarity: prior knowledge, per channel: 1 where lesions are brighter than healthy tissue, -1 darker, 0 where they do
     not show; differences of another sign count as 0. None knows nothing. Not for "paper".
     Raises ValueError for unequal shapes, an unknown score or missing evidence, InputError for a polarity that does not
@@ -46,6 +48,8 @@ def anomaly_map(
     if score not in SCORES:
         raise ValueError(f"unknown score {score!r}, choose from {SCORES}")
     check_polarity(polarity, score, image.shape[1])
+    if score.startswith(BALANCED):
+        return balanced(anomaly_map(image, reconstruction, score.removeprefix(BALANCED), evidence, polarity))
     if score == "paper":
         return channel_maps(image, reconstruction).sum(1)
     difference = gaussian(image.float() - reconstruction.float())
@@ -61,13 +65,23 @@ def anomaly_map(
     return residual.sqrt() * fine[:, 0]
 
 
+def balanced(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (N, H, W) >= 0, each over the root of its mean; a map of zeros stays so."""
+    return maps / maps.double().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-6).float()
+
+
+def residual_score(score: str) -> str:
+    """The same score without evidence, for what has none, such as the autoencoder alone."""
+    return score.replace("evidence", "smooth")
+
+
 def check_polarity(polarity: Sequence[int] | None, score: str, n_channels: int) -> None:
     """InputError unless it is None or a sign, -1, 0 or 1, for every channel, not all 0, and the score can use it."""
     if polarity is None:
         return
     found = " ".join(map(str, polarity))
     if score not in SIGNED_SCORES:
-        remedy = "choose --score smooth or evidence, or leave --polarity out"
+        remedy = "choose another --score, or leave --polarity out"
         raise input_error(
             "--polarity", f"{found}, with the score {score}", "a score made of signed differences", remedy
         )

@@ -35,7 +35,7 @@ class Contender:
         """Extras that have to be loaded for this contender."""
         if self.kind == AUTOENCODER:
             return (AUTOENCODER,)
-        return (scores.EVIDENCE_EXTRA,) if self.score == "evidence" else ()
+        return (scores.EVIDENCE_EXTRA,) if self.score in scores.EVIDENCE_SCORES else ()
 
     def map(self, result: Result) -> np.ndarray:
         """The raw anomaly map, (H, W), non-negative."""
@@ -46,7 +46,7 @@ class Contender:
             return scores.intensity_map(image, self.channel, self.smooth)[0].numpy()
         reconstruction = torch.from_numpy(self.reconstruction(result))[None]
         evidence = None
-        if self.score == "evidence":
+        if self.score in scores.EVIDENCE_SCORES:
             evidence = torch.from_numpy(result.extras[scores.EVIDENCE_EXTRA][:1])
         return scores.anomaly_map(image, reconstruction, self.score, evidence, self.polarity)[0].numpy()
 
@@ -79,9 +79,9 @@ def contenders(
     evidence of its own, so that its "evidence" is "smooth". Four channels are BraTS' (T1, T1ce, T2, FLAIR): there the
     intensity is FLAIR, the last; one channel is itself; otherwise the sum and each channel are scored.
     """
-    if score == "evidence" and scores.EVIDENCE_EXTRA not in extras:
+    if score in scores.EVIDENCE_SCORES and scores.EVIDENCE_EXTRA not in extras:
         raise input_error(
-            "--score evidence",
+            f"--score {score}",
             f"no {scores.EVIDENCE_EXTRA} stored with every image",
             "results of a method that gives evidence",
             "choose another --score",
@@ -97,7 +97,7 @@ def contenders(
                 f"one of {', '.join(scores.SCORES)}, so that the autoencoder alone is scored alike",
                 "choose --score paper or --score smooth, which score every row anew",
             )
-        alike = scores.RESIDUAL_SCORE[own]
+        alike = scores.residual_score(own)
         rows.append(Contender("autoencoder alone", AUTOENCODER, alike, polarity=known and tuple(known)))
     for name, channel in _intensities(run):
         rows.append(Contender(name, "intensity", channel=channel))

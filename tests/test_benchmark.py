@@ -90,7 +90,7 @@ def test_tiny_benchmark_runs_and_saves_what_it_prints(tmp_path):
     done = run_apart(BENCHMARK, words)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
-    assert found["detection"]["evaluations"] == {"ours": 6, "released": 12}  # 3 steps for each of 2 shifted copies
+    assert found["detection"]["evaluations"] == {"ours": 12, "released": 12}  # 3 steps for each of 4 shifted copies
     assert found["detection"]["agreement"]["largest_difference"] < 1e-4
     assert found["detection"]["ratio"]["least"] <= found["detection"]["ratio"]["median"]
     assert found["detection"]["peak_memory_mib"]["ours"] > 0

@@ -160,7 +160,7 @@ def test_quality_is_measured_against_the_released_procedure(data, trained, tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "out.json").read_text())
     presets = {row["preset"]: row for row in found["presets"]["rows"]}
-    assert {name: row["evaluations"] for name, row in presets.items()} == {"recommended": 2, "fast": 1, "paper": 200}
+    assert {name: row["evaluations"] for name, row in presets.items()} == {"recommended": 4, "fast": 1, "paper": 200}
     assert presets["paper"]["ap_gain"] == [0, 0, 0]
     for row in presets.values():
         assert PREVALENCE < row["ap"] <= 1 and PREVALENCE < row["best_dice"] <= 1

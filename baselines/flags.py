@@ -12,7 +12,6 @@ from uad.flags import add, add_switch
 from uad.scores import RESIDUAL_SCORES
 
 FROM_METHOD = "the method's"
-# Scores that need nothing but image and reconstruction.
 ON_OFF = {"action": argparse.BooleanOptionalAction}
 
 # By group, the options of detection: how the parser reads each, and its help.

@@ -22,7 +22,7 @@ from torchvision.utils import save_image
 from baselines.checkpoints import checkpoint_files, default_log_dir, kind
 from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_flags
 from baselines.methods import load_method
-from uad.checkpoints import weights_hash
+from uad.checkpoints import newest_state, weights_hash
 from uad.command import run_command
 from uad.configuration import check_values
 from uad.data.folder import SliceFolder, collate_slices
@@ -156,13 +156,12 @@ def stage_training(
     amp = resolve_amp(args.amp, world.device)
     slices = open_slices(args, data, args.data_dir)
     settings = settings_of(args, config, data, earlier, amp, len(slices))
-    begun = world.on_main(lambda: files.newest_valid()[0])
-    step = world.from_main(begun["step"] if begun else 0)
-    if step == 0:
+    begun, _ = newest_state(files, world, kind(method.NAME, stage))
+    if begun is None:
         images = shuffled_images(args, slices, world)
         config = config | method.calibrate(stage, config, modules, images, world.device)
     else:
-        config = (begun or files.load(step))["config"]["method"]
+        config = begun["config"]["method"]
     loss = StageLoss(method, stage, config, modules, world, args.seed)
     optimizer = make_optimizer(modules[stage], args.lr, args.optimizer, args.matrix_lr, args.weight_decay, amp)
     is_last = stage == method.STAGES[-1]

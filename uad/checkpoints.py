@@ -16,6 +16,7 @@ from zipfile import ZIP_STORED, ZipFile, is_zipfile
 import torch
 from torch import Tensor, nn
 
+from uad.distributed import World
 from uad.errors import InputError, Problem, input_error
 from uad.files import remove_leftovers, written_whole
 
@@ -195,6 +196,31 @@ class CheckpointFiles:
             except InputError as error:
                 complaints.append(str(error))
         return None, complaints
+
+
+def newest_state(files: CheckpointFiles, world: World, kind: str) -> tuple[dict | None, list[str]]:
+    """A run's newest full checkpoint that can be read, and what was wrong with newer ones.
+
+    The main process chooses, so that all begin with the same step; the complaints are its own. None where there are no
+    checkpoints; InputError where there are some, none of which can be used.
+    """
+    state, complaints = world.on_main(lambda: _newest_usable(files, kind)) or (None, [])
+    step = world.from_main(state["step"] if state else 0)
+    if step and state is None:
+        state = files.load(step, kind)
+    return state, complaints
+
+
+def _newest_usable(files: CheckpointFiles, kind: str) -> tuple[dict | None, list[str]]:
+    state, complaints = files.newest_valid(kind)
+    if complaints and state is None:
+        raise input_error(
+            files.folder,
+            f"{len(complaints)} checkpoint(s), none of which can be used: {complaints[0]}",
+            "a whole checkpoint of this run, or none",
+            "restore one, or move them away to begin anew",
+        )
+    return state, complaints
 
 
 def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:

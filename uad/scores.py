@@ -14,6 +14,7 @@ from uad.errors import input_error
 BALANCED = "balanced_"
 SCORES = ("paper", "smooth", "evidence", "balanced_smooth", "balanced_evidence")
 EVIDENCE_SCORES = ("evidence", "balanced_evidence")
+# Those that need nothing but image and reconstruction.
 RESIDUAL_SCORES = tuple(score for score in SCORES if score not in EVIDENCE_SCORES)
 SIGNED_SCORES = tuple(score for score in SCORES if score != "paper")
 # The array of a result folder whose first channel is the evidence.

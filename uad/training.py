@@ -23,6 +23,7 @@ from uad.checkpoints import (
     check_same_configuration,
     load_checkpoint,
     load_weights,
+    newest_state,
     versions,
     weights_hash,
 )
@@ -280,31 +281,18 @@ class Training:
         self.files.prune(step, self.options.keep, self.options.keep_every)
 
     def _restore(self) -> int:
-        """Continue from the checkpoint that the main process finds, so that all processes begin with the same step."""
-        state = self.world.on_main(self._newest_state)
-        step = self.world.from_main(state["step"] if state else 0)
-        if step == 0:
+        """Continue from the newest checkpoint, if there is one; the step."""
+        state, complaints = newest_state(self.files, self.world, self.kind)
+        for complaint in complaints:
+            tqdm.write(f"a damaged checkpoint is skipped: {complaint}")
+        if state is None:
             if self.initial is not None:
                 self._take_over(load_checkpoint(self.initial), self.initial, self.initial_optimizers)
             return 0
-        if state is None:
-            state = self.files.load(step, self.kind)
+        step = state["step"]
         check_same_configuration(state["settings"], self.settings, self.log_dir)
         self._take_over(state, self.files.state_path(step), with_optimizers=True)
         return step
-
-    def _newest_state(self) -> dict | None:
-        state, complaints = self.files.newest_valid(self.kind)
-        if complaints and state is None:
-            raise input_error(
-                self.files.folder,
-                f"{len(complaints)} checkpoint(s), none of which can be used: {complaints[0]}",
-                "a whole checkpoint of this run, or none",
-                "restore one, or move them away to begin anew",
-            )
-        for complaint in complaints:
-            tqdm.write(f"a damaged checkpoint is skipped: {complaint}")
-        return state
 
     def _take_over(self, state: dict, source: Path, with_optimizers: bool) -> None:
         for name, module in self.modules.items():

@@ -36,7 +36,7 @@ def quality_of_presets(args: argparse.Namespace, bench: Workbench) -> tuple[dict
         rows.append(row | _summary(found[name], found["paper"]))
     head = ("preset", "score", "evaluations", "AP", "to `paper`", "best Dice", "to `paper`")
     table = [(r["preset"], r["score"], r["evaluations"], *_cells(r)) for r in rows]
-    return {"rows": rows, "images": len(data[0])}, _text(args, head, table, len(data[0]))
+    return _section(args, rows, head, table, len(data[0]))
 
 
 def quality_curve(args: argparse.Namespace, bench: Workbench) -> tuple[dict, str]:
@@ -59,7 +59,7 @@ def quality_curve(args: argparse.Namespace, bench: Workbench) -> tuple[dict, str
     head = ("score", "spacing", "K", "AP", f"to K = {steps[-1]}", "best Dice", f"to K = {steps[-1]}")
     rows.sort(key=lambda row: (row["score"], row["spacing"], row["steps"]))
     table = [(r["score"], r["spacing"], r["steps"], *_cells(r)) for r in rows]
-    return {"rows": rows, "images": len(data[0])}, _text(args, head, table, len(data[0]))
+    return _section(args, rows, head, table, len(data[0]))
 
 
 def _summary(seeds: list[dict], reference: list[dict]) -> dict:
@@ -80,9 +80,9 @@ def _cells(row: dict) -> list[str]:
     return cells
 
 
-def _text(args: argparse.Namespace, head: tuple, table: list, images: int) -> str:
+def _section(args: argparse.Namespace, rows: list[dict], head: tuple, table: list, images: int) -> tuple[dict, str]:
     note = f"{images} images, {args.quality_seeds} seeds; differences are paired by seed: mean (least..greatest)."
-    return f"{markdown(head, table)}\n\n{note}"
+    return {"rows": rows, "images": images}, f"{markdown(head, table)}\n\n{note}"
 
 
 def _read(args: argparse.Namespace) -> tuple[torch.Tensor, np.ndarray, list[str]]:

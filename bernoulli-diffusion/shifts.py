@@ -17,8 +17,11 @@ DECODED = 2
 
 
 def shifted(images: Tensor, down: int, right: int) -> Tensor:
-    """Images (N, C, H, W) without their first `down` rows and `right` columns; at the other end the border repeats."""
-    return F.pad(images, (0, right, 0, down), mode="replicate")[..., down:, right:]
+    """Images (N, C, H, W) without their first `down` rows and `right` columns; at the other end they are mirrored.
+
+    A repeated border would make streaks there, which look abnormal.
+    """
+    return F.pad(images, (0, right, 0, down), mode="reflect")[..., down:, right:]
 
 
 def mean_of_shifted(values: Sequence[Tensor], shifts: Sequence[tuple[int, int]]) -> Tensor:

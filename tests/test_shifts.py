@@ -42,6 +42,13 @@ def test_a_shifted_copy_comes_back_to_its_place(shift):
     assert shifted(images, *shift).shape == images.shape
 
 
+@pytest.mark.parametrize("shift", [2, 3])
+def test_texture_goes_on_beyond_the_border(shift):
+    stripes = torch.tensor([0.0, 1.0]).tile(8).expand(1, 1, 16, 16)
+    assert torch.equal(shifted(stripes, 0, shift), stripes.roll(-shift, -1))
+    assert torch.equal(shifted(stripes.mT, shift, 0), stripes.mT.roll(-shift, -2))
+
+
 def test_pixels_that_a_copy_does_not_show_are_those_of_the_others():
     mean = mean_of_shifted([torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)], [(0, 0), (1, 2)])
     expected = torch.full((4, 4), 0.5)

@@ -19,6 +19,9 @@ from uad.distributed import World
 from uad.files import put_in_place, refusals_named
 from uad.randomness import derive_seed
 
+# Raised with every change of what a view shows (reading, augmentation, lesions), so that older caches are not used.
+RECIPE = 1
+
 
 @dataclass(frozen=True)
 class Views:
@@ -116,8 +119,10 @@ class LiveViews(Dataset):
 
 
 def cache_path(folder: Path, slices: SliceFolder, autoencoder_hash: str, views: Views) -> Path:
-    """The cache file's name: it changes with the autoencoder's weights, the images, how they are read and varied."""
+    """The cache file's name: it changes with the autoencoder's weights, the images, how they are read and varied, and
+    with the code that does so, where RECIPE says it."""
     made_by = (
+        RECIPE,
         autoencoder_hash,
         slices.normalise,
         slices.img_size,

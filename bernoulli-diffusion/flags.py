@@ -7,6 +7,7 @@ from bernoulli_diffusion.latents import Views
 from bernoulli_diffusion.process import NOISE_KERNELS, NOISE_SCHEDULES
 from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
+from uad.data.corruption import RECIPES
 from uad.errors import input_error
 from uad.flags import add, add_switch, filled, variation_of
 
@@ -107,6 +108,14 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         group,
+        "--lesions",
+        default="intensity",
+        choices=tuple(RECIPES),
+        help="which synthetic lesions. intensity: mostly changed intensities, anywhere in the body; structure: fainter "
+        "ones too, swollen and shrunken tissue, and more where the image is bright, for layers such as the retina's",
+    )
+    add(
+        group,
         "--code_views",
         type=int,
         help="variations of every image (mirrored, --augment, synthetic lesions) in the code cache",
@@ -169,6 +178,11 @@ def check_noise_level(noise_level: int, diffusion_steps: int) -> None:
         raise input_error("--noise_level", str(noise_level), f"1..{diffusion_steps} (--diffusion_steps)", "change it")
 
 
+def trained_levels(args: argparse.Namespace, diffusion_steps: int) -> int:
+    """The greatest noise level that training visits."""
+    return args.noise_level if args.schedule_sampler == "inference" else diffusion_steps
+
+
 def check_detection_flags(args: argparse.Namespace) -> None:
     """An InputError for values of the masked denoising that mean nothing."""
     if not 0 <= args.prob_threshold <= 1:
@@ -187,4 +201,4 @@ def views_of(args: argparse.Namespace, slices: int) -> Views:
     default = 1 + args.horizontal_flip
     if args.augment or args.lesion_share:
         default = min(max(-(-WANTED_VIEWS // slices), FEWEST_VIEWS), MOST_VIEWS)
-    return Views(variation_of(args), args.code_views or default, args.lesion_share)
+    return Views(variation_of(args), args.code_views or default, args.lesion_share, args.lesions)

@@ -20,18 +20,20 @@ from uad.files import put_in_place, refusals_named
 from uad.randomness import derive_seed
 
 # Raised with every change of what a view shows (reading, augmentation, lesions), so that older caches are not used.
-RECIPE = 1
+VERSION = 1
 
 
 @dataclass(frozen=True)
 class Views:
     """The ways in which every slice is encoded: `count` variations of it (see uad.data.loading), each of them with
-    synthetic lesions too where `lesion_share`, the share of training codes that show lesions, is above 0.
+    synthetic lesions too where `lesion_share`, the share of training codes that show lesions, is above 0. lesions:
+    which ones, a name of uad.data.corruption.RECIPES.
     """
 
     variation: Variation
     count: int
     lesion_share: float
+    lesions: str = "intensity"
 
     @property
     def codes(self) -> int:
@@ -48,7 +50,8 @@ class Views:
 
     def lesioned(self, image: Tensor, donor: Tensor, name: str, number: int) -> Tensor:
         """The same view, `image`, with lesions; donor: another slice."""
-        return corrupt(image, donor, np.random.default_rng(derive_seed(self.variation.seed, "lesions", name, number)))
+        rng = np.random.default_rng(derive_seed(self.variation.seed, "lesions", name, number))
+        return corrupt(image, donor, rng, self.lesions)
 
     def chosen(self, position: int) -> tuple[int, bool]:
         """View shown at a position of the training stream, and whether with lesions, by (seed, position)."""
@@ -120,15 +123,15 @@ class LiveViews(Dataset):
 
 def cache_path(folder: Path, slices: SliceFolder, autoencoder_hash: str, views: Views) -> Path:
     """The cache file's name: it changes with the autoencoder's weights, the images, how they are read and varied, and
-    with the code that does so, where RECIPE says it."""
+    with the code that does so, where VERSION says it."""
     made_by = (
-        RECIPE,
+        VERSION,
         autoencoder_hash,
         slices.normalise,
         slices.img_size,
         views.variation,
         views.count,
-        views.lesion_share > 0,
+        views.lesions if views.lesion_share else None,
     )
     digest = hashlib.sha256(repr(made_by).encode())
     for path in slices.paths:

@@ -78,6 +78,20 @@ def code_bits(args: argparse.Namespace, model: TrainedDiffusion) -> str:
     return args.code_bits or model.config["code_bits"]
 
 
+def notices(args: argparse.Namespace, model: TrainedDiffusion) -> list[str]:
+    """What to know where a model was not trained for what is asked of it."""
+    found = []
+    if args.score in EVIDENCE_SCORES and not model.config.get("lesion_share"):
+        found.append("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
+    levels = model.config.get("trained_levels", args.noise_level)
+    if args.noise_level > levels:
+        found.append(
+            f"This model learned noise of up to {levels} steps and does not know that of --noise_level "
+            f"{args.noise_level}: leave the flag out, or train stage 2 with it too, or with --preset paper."
+        )
+    return found
+
+
 def main(args: argparse.Namespace) -> None:
     """Check everything, then detect."""
     check_detection_flags(args)
@@ -90,8 +104,9 @@ def main(args: argparse.Namespace) -> None:
         if args.check_data:
             return
         model = load_model(args, autoencoder.network.code_shape, autoencoder.weights_hash)
-        if world.is_main and args.score in EVIDENCE_SCORES and not model.config.get("lesion_share"):
-            print("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
+        if world.is_main:
+            for notice in notices(args, model):
+                print(notice)
         amp = resolve_amp(args.amp, world.device)
         network = prepare_inference(autoencoder.network.to(world.device), amp)
         method = MaskedBernoulliDiffusion(

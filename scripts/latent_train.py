@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from bernoulli_diffusion.detect import masked_denoise
-from bernoulli_diffusion.flags import TRAINING_PRESETS, add_diffusion_flags, network_config, process_config, views_of
+from bernoulli_diffusion.flags import (
+    TRAINING_PRESETS,
+    add_diffusion_flags,
+    network_config,
+    process_config,
+    trained_levels,
+    views_of,
+)
 from bernoulli_diffusion.latents import CodeCache, LiveViews, build_cache, cache_path
 from bernoulli_diffusion.model import KIND, build_network, checkpoint_files, default_log_dir
 from bernoulli_diffusion.objective import DiffusionLoss
@@ -91,8 +98,9 @@ def main(args: argparse.Namespace) -> None:
     """Check the data and the autoencoder, then train."""
     with distributed_world(args.device) as world:
         autoencoder = load_autoencoder(args)
+        process = process_config(args)
         config = {
-            "process": process_config(args),
+            "process": process,
             "network": network_config(args, autoencoder.network.code_shape),
             "code_bits": args.code_bits or "threshold",
             "autoencoder": {
@@ -102,6 +110,8 @@ def main(args: argparse.Namespace) -> None:
             },
             "data": autoencoder.data,
             "lesion_share": args.lesion_share,
+            "lesions": args.lesions,
+            "trained_levels": trained_levels(args, process["diffusion_steps"]),
         }
         world.share_of(args.batch_size)
         summaries = check_once(args, autoencoder.data, args.batch_size, healthy=True, world=world)
@@ -125,8 +135,7 @@ def build(args: argparse.Namespace, world: World, autoencoder: TrainedAutoencode
     network = build_network(config["network"], process).to(world.device)
     encode = image_encoder(args, autoencoder, world, amp)
     slices = open_slices(args, autoencoder.data, args.data_dir)
-    highest = args.noise_level if args.schedule_sampler == "inference" else process.diffusion_steps
-    loss = DiffusionLoss(world, network, process, encode, args.seed, highest)
+    loss = DiffusionLoss(world, network, process, encode, args.seed, config["trained_levels"])
     lr = args.lr or 1e-4
     optimizer = make_optimizer(network, lr, args.optimizer, args.matrix_lr, args.weight_decay, amp)
 
@@ -175,7 +184,7 @@ def settings_of(args: argparse.Namespace, config: dict, amp: str, lr: float, ima
     names = (
         "batch_size", "seed", "compile", "horizontal_flip", "clip_norm", "lr_anneal_steps", "weight_decay", "ema_rate",
         "schedule_sampler", "noise_level", "no_code_cache", "resume_checkpoint", "augment", "lesion_share",
-        "code_views", "optimizer", "matrix_lr",
+        "lesions", "code_views", "optimizer", "matrix_lr",
     )  # fmt: skip
     chosen = {name: getattr(args, name) for name in names} | {"amp": amp, "lr": lr, "images": images}
     autoencoder = {"autoencoder weights": config["autoencoder"]["weights_hash"], "code_bits": config["code_bits"]}

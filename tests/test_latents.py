@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from bernoulli_diffusion.latents import CodeCache, Views, build_cache, cache_path
-from uad.data.corruption import corrupt
 from uad.data.folder import SliceFolder
 from uad.data.formats import write_slice
 from uad.data.loading import Variation
@@ -86,22 +85,3 @@ def test_cache_does_not_depend_on_batches_and_follows_its_sources(slices, tmp_pa
         views(True, 4, 0, 0.5),
     )
     assert len({cache_path(tmp_path, slices, weights, v).name for weights in "xy" for v in others}) == 10
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_synthetic_lesions_stay_inside_the_tissue_and_the_range(seed):
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:64, :64] - 32
-    tissue = torch.from_numpy((np.hypot(x, y) < 25).astype(np.float32))
-    image = tissue * torch.tensor([0.5, 0.7])[:, None, None]
-    donor = image * 0.5
-    corrupted = corrupt(image, donor, rng)
-    assert torch.equal(corrupted, corrupt(image, donor, np.random.default_rng(seed)))
-    assert corrupted.min() >= 0 and corrupted.max() <= 1
-    assert torch.equal(corrupted[:, tissue == 0], image[:, tissue == 0])
-    assert image.max() == pytest.approx(0.7)  # the input is left alone
-
-
-def test_an_empty_image_is_left_as_it_is():
-    empty = torch.zeros(1, 32, 32)
-    assert torch.equal(corrupt(empty, empty, np.random.default_rng(0)), empty)

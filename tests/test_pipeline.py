@@ -149,6 +149,14 @@ def test_planted_lesions_are_found_and_evaluated(data, trained, tmp_path):
     assert roc_auc_score(label, score) > 0.9
 
 
+def test_noise_that_the_model_does_not_know_is_pointed_out(data, trained, tmp_path, capsys):
+    """The model of `trained` learned levels 1 to 20."""
+    for level in (20, 21):
+        words = detect_words(trained, data / "val_diseased", tmp_path / f"{level}", "--num_samples 1 --shifts 1")
+        run(DETECT, f"{words} --noise_level {level}")
+        assert ("up to 20 steps" in capsys.readouterr().out) == (level > 20)
+
+
 def test_quality_is_measured_against_the_released_procedure(data, trained, tmp_path):
     words = (
         f"--sections presets quality --dataset brats --data_dir {data / 'val_diseased'} --quality_seeds 2 "

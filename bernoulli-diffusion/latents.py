@@ -33,7 +33,7 @@ class Views:
     variation: Variation
     count: int
     lesion_share: float
-    lesions: str = "intensity"
+    lesions: str
 
     @property
     def codes(self) -> int:

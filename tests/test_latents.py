@@ -30,8 +30,8 @@ def slices(tmp_path) -> SliceFolder:
     return SliceFolder(tmp_path / "healthy", 2, 20, "joint")
 
 
-def views(flip: bool, count: int, share: float = 0.0, augment: float = 0.0) -> Views:
-    return Views(Variation(flip, augment, seed=1), count, share)
+def views(flip: bool, count: int, share: float = 0.0, augment: float = 0.0, lesions: str = "intensity") -> Views:
+    return Views(Variation(flip, augment, seed=1), count, share, lesions)
 
 
 def cache(slices, tmp_path, views, batch_size=3) -> CodeCache:
@@ -85,3 +85,9 @@ def test_cache_does_not_depend_on_batches_and_follows_its_sources(slices, tmp_pa
         views(True, 4, 0, 0.5),
     )
     assert len({cache_path(tmp_path, slices, weights, v).name for weights in "xy" for v in others}) == 10
+
+
+def test_cache_follows_the_lesions_where_there_are_any(slices, tmp_path):
+    for share, names in ((0.5, 2), (0, 1)):
+        kinds = (views(True, 4, share, lesions=lesions) for lesions in ("intensity", "structure"))
+        assert len({cache_path(tmp_path, slices, "x", kind).name for kind in kinds}) == names

@@ -52,9 +52,7 @@ RECIPES = {
 }
 
 
-def corrupt(
-    image: torch.Tensor, donor: torch.Tensor, rng: np.random.Generator, recipe: str = "intensity"
-) -> torch.Tensor:
+def corrupt(image: torch.Tensor, donor: torch.Tensor, rng: np.random.Generator, recipe: str) -> torch.Tensor:
     """A copy of a healthy image (C, S, S) in [0, 1] with one to three lesions inside its foreground.
 
     Each lesion is one of: intensities shifted, differently in every channel; replaced by a constant with noise;
@@ -63,9 +61,10 @@ def corrupt(
     """
     chosen = RECIPES[recipe]
     foreground = (image > 0.05).any(0)
+    brightness = image.mean(0) * foreground
     corrupted = image.clone()
     for _ in range(rng.integers(1, MAX_BLOBS + 1)):
-        centre = _by_chance(image.mean(0) * foreground, rng) if chosen.by_brightness else _anywhere(foreground, rng)
+        centre = _by_chance(brightness, rng) if chosen.by_brightness else _anywhere(foreground, rng)
         blob = _blob(centre, image.shape[-1], rng) * foreground
         kind = rng.choice(list(chosen.kinds), p=list(chosen.kinds.values()))
         if kind == "swollen":

@@ -44,6 +44,7 @@ from uad.scores import anomaly_map
 NAME = "autoddpm"
 STAGES = ("diffusion",)
 METHOD = "AutoDDPM"
+RELEASED_TRUNK = "SqueezeNet"
 RESIDUAL_METHOD = "AutoDDPM (residual variant, no LPIPS)"
 PERCENTILE = 0.95
 THRESHOLD_SOURCES = ("healthy", "image")
@@ -131,7 +132,8 @@ class Detector:
     the 95th percentile of each image's own, or `healthy`: then `calibrate_on_healthy` sets it so that the share
     `mask_false_positives` of healthy pixels is above; percentile_region: residuals are divided by their 95th percentile
     over the whole `image` or its `foreground` (above 0 in any channel); lpips_weights: the trunk's file, by default
-    torchvision's in torch's cache; where there is none, the residual variant runs; lpips_double_scaling: see LpipsMap.
+    torchvision's SqueezeNet in torch's cache; where there is none, the residual variant runs; lpips_double_scaling: see
+    LpipsMap.
 
     score: `paper` is the method's own map, |image - result| times evidence, summed over channels; the others are those
     of uad.scores, with the same evidence. Raises InputError for options out of range and unusable weights.
@@ -155,7 +157,9 @@ class Detector:
     @property
     def method(self) -> str:
         """The name for run.json and tables: it says which variant runs."""
-        return RESIDUAL_METHOD if self.lpips is None else METHOD
+        if self.lpips is None:
+            return RESIDUAL_METHOD
+        return METHOD if self.lpips.trunk == RELEASED_TRUNK else f"{METHOD} (LPIPS by {self.lpips.trunk})"
 
     @property
     def needs_healthy(self) -> bool:

@@ -39,7 +39,10 @@ OPTIONS = {
         "mask_threshold": ({}, "of the evidence: a number, `healthy` (from --healthy_dir), or `image` (its own 95 %%)"),
         "mask_false_positives": ({"type": float}, "share of healthy pixels above --mask_threshold healthy"),
         "percentile_region": ({}, "residuals are scaled by their 95 %% over the `image` or its `foreground`"),
-        "lpips_weights": ({}, "file of SqueezeNet 1.1 weights; else torchvision's cache is looked into"),
+        "lpips_weights": (
+            {},
+            "file of SqueezeNet 1.1 (or AlexNet) weights; else torchvision's cache is looked into for the former",
+        ),
         "lpips_double_scaling": (ON_OFF, "images are scaled twice before LPIPS, as in the released code"),
     },
 }

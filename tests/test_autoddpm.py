@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from lpips import LPIPS
 from torch import nn
-from torchvision.models import squeezenet1_1
+from torchvision.models import alexnet, squeezenet1_1
 
 from baselines import autoddpm, perceptual
 from baselines.perceptual import LpipsMap
@@ -165,6 +166,25 @@ def test_without_weights_the_variant_is_named(squeezenet, tmp_path):
     cached.parent.mkdir(parents=True)
     squeezenet.rename(cached)
     assert detector().method == "AutoDDPM"
+
+
+def test_alexnet_may_stand_in_for_the_trunk_and_is_named(tmp_path):
+    torch.manual_seed(0)
+    weights = {f"features.{key}": value for key, value in alexnet(weights=None).features.state_dict().items()}
+    torch.save(weights, tmp_path / "alexnet.pth")
+    method = detector(lpips_weights=tmp_path / "alexnet.pth")
+    assert method.method == "AutoDDPM (LPIPS by AlexNet)"
+    image, changed = torch.rand(2, 1, 1, 64, 64)
+    whole = LPIPS(net="alex", spatial=True, pnet_rand=True, verbose=False)
+    # The package's own copy of the trunk, filled here: its tensors end with the same names, in five slices.
+    for name, tensor in whole.net.state_dict().items():
+        tensor.copy_(weights[f"features.{name.split('.', 1)[1]}"])
+    expected = whole.eval()(image, changed, normalize=True)[:, 0]
+    torch.testing.assert_close(method.lpips(image, changed), expected, rtol=1e-4, atol=1e-7)
+    del weights["features.10.bias"]
+    torch.save(weights, tmp_path / "alexnet.pth")
+    with pytest.raises(InputError, match=r"10\.bias"):
+        detector(lpips_weights=tmp_path / "alexnet.pth")
 
 
 def test_the_perceptual_map_is_local_and_averages_over_modalities(squeezenet):

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from uad.checkpoints import versions
 from uad.command import run_command
-from uad.configuration import check_values
 from uad.errors import input_error
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.comparison import (
@@ -30,6 +29,7 @@ from uad.evaluation.comparison import (
 )
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.figures import save
+from uad.evaluation.flags import add_evaluation_flags, check_evaluation_flags
 from uad.evaluation.panels import choose_cases
 from uad.evaluation.report import clinical_summary, write_csv
 from uad.evaluation.study import Study, check_comparable, mapping, open_study
@@ -43,19 +43,15 @@ def get_args_parser() -> Flags:
     parser = Flags(__doc__)
     add(parser, "--results", nargs="+", help="result folders of the methods, on the same images", shown="required")
     add(parser, "--healthy", nargs="+", help="their result folders of healthy images, in the same order", shown="none")
-    add(parser, "--labels", help="folder of masks, for results that hold none", shown="none")
     add(parser, "--out", help="output folder", shown="required")
-    add(parser, "--bootstrap", type=int, default=1000, help="resamples of patients for the intervals")
-    add(parser, "--seed", type=int, default=0, help="of the bootstrap")
-    add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
+    add_evaluation_flags(parser)
     return parser
 
 
 def main(args) -> None:
     """Check that everything is comparable, score, write."""
     require(args, "results", "out")
-    check_values([(f"--{name}", getattr(args, name), "0 or more", getattr(args, name) >= 0)
-                  for name in ("bootstrap", "seed", "workers")])  # fmt: skip
+    check_evaluation_flags(args)
     studies, healthy = open_all(args)
     with mapping(args.workers) as mapper:
         clinical = {
@@ -67,14 +63,14 @@ def main(args) -> None:
 
 def open_all(args) -> tuple[dict[str, Study], dict[str, Study]]:
     """Studies on the test images and on the healthy images by the method's name, each with its method alone."""
-    found = [open_study(folder, SAVED, args.labels) for folder in args.results]
+    found = [open_study(folder, SAVED, args.labels, image_score=args.image_score) for folder in args.results]
     names = method_names(found)
     if args.healthy and len(args.healthy) != len(found):
         number = f"{len(args.healthy)} folders"
         raise input_error(
             "--healthy", number, f"{len(found)}, one for each of --results", "name them in the same order"
         )
-    healthy = [open_study(folder, SAVED) for folder in args.healthy or []]
+    healthy = [open_study(folder, SAVED, image_score=args.image_score) for folder in args.healthy or []]
     for study, other in zip(found, healthy, strict=False):
         check_comparable(study, other)
     for group in (found, healthy):
@@ -103,6 +99,7 @@ def write(args, studies: dict[str, Study], clinical: dict[str, Clinical]) -> Non
     summary = {
         "results": [str(folder) for folder in args.results],
         "healthy": [str(folder) for folder in args.healthy or []],
+        "image_score": args.image_score,
         "bootstrap": args.bootstrap,
         "seed": args.seed,
         "versions": versions(),

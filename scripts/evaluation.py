@@ -19,6 +19,7 @@ from uad.command import run_command
 from uad.errors import input_error
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.contenders import SAVED
+from uad.evaluation.flags import add_evaluation_flags, check_evaluation_flags
 from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
 from uad.evaluation.report import clinical_summary, write_clinical, write_csv, write_report
 from uad.evaluation.study import Study, check_comparable, mapping, open_study
@@ -36,7 +37,6 @@ def get_args_parser() -> Flags:
     parser = Flags(__doc__)
     add(parser, "--results", nargs="+", help="result folders to score", shown="the newest under ./results")
     add(parser, "--healthy", help="result folder of healthy images of the same run", shown="none")
-    add(parser, "--labels", help="folder of masks, for results that hold none", shown="none")
     add(parser, "--protocol", default="all", choices=PROTOCOLS, help="what to compute")
     add(
         parser,
@@ -54,30 +54,25 @@ def get_args_parser() -> Flags:
         "do not show (0)",
         shown="none",
     )
-    add(parser, "--bootstrap", type=int, default=1000, help="resamples of patients for the intervals")
-    add(parser, "--seed", type=int, default=0, help="of the bootstrap")
     add(
         parser,
         "--out",
         help="output folder; with several results, one folder in it for each",
         shown="DIR/evaluation",
     )
-    add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
+    add_evaluation_flags(parser)
     return parser
 
 
 def main(args) -> None:
-    for flag, least in (("bootstrap", 0), ("seed", 0), ("workers", 0)):
-        if getattr(args, flag) < least:
-            raise input_error(f"--{flag}", str(getattr(args, flag)), f"{least} or more", f"correct --{flag}")
+    check_evaluation_flags(args)
     folders = [Path(folder) for folder in args.results or [newest_result_folder(RESULTS_ROOT)]]
     outputs = _output_folders(folders, args.out)
     polarity = tuple(args.polarity) if args.polarity else None
-    studies = [open_study(folder, args.score, args.labels, polarity) for folder in folders]
-    healthy = open_study(args.healthy, args.score, polarity=polarity) if args.healthy else None
-    if healthy:
-        for study in studies:
-            check_comparable(study, healthy)
+    studies = [open_study(folder, args.score, args.labels, polarity, args.image_score) for folder in folders]
+    healthy = open_study(args.healthy, args.score, None, polarity, args.image_score) if args.healthy else None
+    for study in studies if healthy else []:
+        check_comparable(study, healthy)
     with mapping(args.workers) as mapper:
         scored = [_score(args, study, healthy, out, mapper) for study, out in zip(studies, outputs, strict=True)]
     if len(folders) > 1 and args.protocol in ("all", "clinical"):
@@ -132,6 +127,7 @@ def _facts(args, study: Study, healthy: Study | None) -> dict:
         "protocol": args.protocol,
         "score": args.score,
         "polarity": args.polarity,
+        "image_score": args.image_score,
         "bootstrap": args.bootstrap,
         "seed": args.seed,
         "images": len(study.names),

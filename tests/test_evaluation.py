@@ -17,6 +17,7 @@ from uad.errors import InputError
 from uad.evaluation.clinical import METRICS, difference, evaluate
 from uad.evaluation.display import for_display
 from uad.evaluation.study import check_comparable, mapping, open_study
+from uad.evaluation.tables import clinical_tables
 from uad.results import ResultFolder, ResultWriter
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluation.py"
@@ -212,6 +213,31 @@ def test_a_stored_folder_is_scored_anew_with_its_evidence(tmp_path):
     for score in ("evidence", "balanced_evidence"):
         with pytest.raises(InputError, match="flip_probability"):
             open_study(write_folder(tmp_path / f"without_{score}"), score)
+
+
+def test_images_are_scored_by_their_evidence_where_the_map_is(tmp_path):
+    folder = write_folder(tmp_path / "run", evidence=True)
+    study = open_study(folder, "balanced_evidence")
+    result = study.load(study.names[0])
+    evidence = np.sort(result.extras["flip_probability"][0].ravel())
+    highest = evidence[-round(0.03 * evidence.size) :].mean()
+    anomaly_map = study.rows[0].map(result)
+    assert study.rows[0].image_score(result, anomaly_map) == pytest.approx(highest)
+    by_map = np.sort(anomaly_map.ravel())[-round(0.01 * anomaly_map.size) :].mean()
+    others = [
+        open_study(folder, "balanced_evidence", image_score="map"),
+        open_study(folder, "balanced_evidence", polarity=(1,) * len(result.image)),
+        open_study(folder, "smooth"),
+        open_study(write_folder(tmp_path / "prior", evidence=True, score="evidence", polarity=[1]), "saved"),
+        open_study(write_folder(tmp_path / "none", score="evidence"), "saved"),
+    ]
+    for other in others:
+        row = other.rows[0]
+        assert row.image_score(result, anomaly_map) == pytest.approx(by_map)
+        assert row.image_score_definition == "mean of the highest 1% of the map"
+    saved = open_study(write_folder(tmp_path / "saved", evidence=True, score="evidence"), "saved").rows[0]
+    assert saved.image_score(result, anomaly_map) == pytest.approx(highest)
+    assert "3% of the evidence" in clinical_tables(evaluate(study, None, 0, 0))[0].note
 
 
 def test_several_folders_are_compared(run_evaluation, tmp_path):

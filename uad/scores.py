@@ -6,6 +6,7 @@ Nothing here depends on the other images of a batch, so a map is the same for ev
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -19,6 +20,10 @@ RESIDUAL_SCORES = tuple(score for score in SCORES if score not in EVIDENCE_SCORE
 SIGNED_SCORES = tuple(score for score in SCORES if score != "paper")
 # The array of a result folder whose first channel is the evidence.
 EVIDENCE_EXTRA = "flip_probability"
+# How an image as a whole is scored: as fits the method's map, or by every map alike.
+IMAGE_SCORES = ("method", "map")
+# What such a score is made of, and the share of the highest values that count.
+IMAGE_SHARES = {"map": 0.01, "evidence": 0.03}
 MEDIAN_SIZE = 5
 SIGMA_AT_128 = 3.0
 
@@ -69,6 +74,15 @@ def anomaly_map(
 def balanced(maps: torch.Tensor) -> torch.Tensor:
     """Maps (N, H, W) >= 0, each over the root of its mean; a map of zeros stays so."""
     return maps / maps.double().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-6).float()
+
+
+def image_score(values: np.ndarray, kind: str = "map") -> float:
+    """Score of an image as a whole: the mean of the highest values (at least one) of its anomaly map or its evidence.
+
+    kind: "map", the highest 1 %; "evidence", the highest 3 %.
+    """
+    count = max(1, round(IMAGE_SHARES[kind] * values.size))
+    return float(np.partition(values.ravel().astype(np.float64), -count)[-count:].mean())
 
 
 def residual_score(score: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from uad.evaluation import metrics
 from uad.evaluation.bootstrap import Estimate, estimate, resample_weights
+from uad.evaluation.contenders import Contender
 from uad.evaluation.measure import ImageMeasure, RowMeasure, largest_scores, measure_healthy_image, measure_image
 from uad.evaluation.pooling import PatientHistograms, Pool
 from uad.evaluation.statistics import (
@@ -39,9 +40,10 @@ class Row:
     "threshold", or None;
     thresholds: "fpr1%", ..., "best_dice" -> the lowest score that is called positive, in the map's own
     units (infinite if none is); patient_dice: patient -> Dice of all its slices together at the 1 %
-    threshold.
+    threshold; image_score: what scores an image as a whole, in words.
     """
 
+    image_score: str
     estimates: dict[str, Estimate] = field(default_factory=dict)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, np.ndarray] | None = None
@@ -94,7 +96,7 @@ def evaluate(
     measure = partial(measure_image, scales=scales, thresholds=thresholds)
     images = [_pooled(image, pools) for image in study.each(measure, mapper, progress)]
     cohort = _Cohort(images, healthy_images, n_resamples, seed)
-    rows = {name: cohort.row(name, pools[name], scales[name], thresholds[name]) for name in names}
+    rows = {row.name: cohort.row(row, pools[row.name], scales[row.name], thresholds[row.name]) for row in study.rows}
     return Clinical(images, healthy_images, rows, cohort.counts(), cohort.prevalence())
 
 
@@ -146,15 +148,15 @@ class _Cohort:
         pixels = sum(image.pixels for image in masked)
         return sum(image.lesion_pixels for image in masked) / pixels if pixels else None
 
-    def row(self, name: str, pool: Pool, scale: float, thresholds: Mapping[float, int]) -> Row:
+    def row(self, contender: Contender, pool: Pool, scale: float, thresholds: Mapping[float, int]) -> Row:
         """Pool, resample and summarise one contender."""
         histograms, bins = pool.matrices(self.units)
-        scored = self._image_histograms(name)
+        scored = self._image_histograms(contender.name)
         pooled = {kind: np.asarray(matrix.sum(axis=0)).ravel() for kind, matrix in histograms.items()}
         pooled_images = {kind: np.asarray(matrix.sum(axis=0)).ravel() for kind, matrix in scored.items()}
         values = {**pixel_statistics(pooled), **image_statistics(pooled_images)}
         reasons = {**pixel_reasons(pooled, self.any_mask), **image_reasons(pooled_images)}
-        row = Row(samples=self._resample(histograms, scored))
+        row = Row(contender.image_score_definition, samples=self._resample(histograms, scored))
         per_patient = self._patient_dice(histograms, pooled)
         values["patient_dice"], row.samples["patient_dice"] = self._mean_over_patients(per_patient)
         row.patient_dice = {
@@ -165,7 +167,7 @@ class _Cohort:
             metric: estimate(float(values[metric]), row.samples[metric], reasons[metric], refused) for metric in METRICS
         }
         row.thresholds, row.curves = _thresholds_and_curves(pooled, metrics.bin_values(bins, scale))
-        measures = [image.rows[name] for image in self.images]
+        measures = [image.rows[contender.name] for image in self.images]
         row.lesion_sensitivity = _lesions(measures, thresholds)
         row.closeness = _closeness(measures)
         return row

@@ -13,7 +13,7 @@ from uad.evaluation.display import for_display
 from uad.evaluation.figures import COLOURS
 from uad.evaluation.panels import Case
 from uad.evaluation.study import Study
-from uad.evaluation.tables import HEADLINE, Table
+from uad.evaluation.tables import HEADLINE, Table, image_score_note
 
 # Keys of run.json that say how images were read.
 READING = ("n_channels", "img_size", "normalise")
@@ -127,7 +127,7 @@ def comparison_table(rows: Mapping[str, Row], costs: Mapping[str, Cost], prevale
         "Raw maps on one scale, pixels pooled over the images with masks; [95 % percentile bootstrap over patients]. "
         "Best Dice chooses its threshold on the test labels. FPR: share of all pixels of the healthy images. Network "
         "evaluations and seconds are per image, seconds at the batch size of the run; times and memory compare on one "
-        "machine only."
+        f"machine only. {image_score_note(rows)}"
     )
     return Table("Comparison", header, cells, note)
 

@@ -20,7 +20,7 @@ class Contender:
 
     name: as shown; kind: "method", "autoencoder" or "intensity"; score: "saved" (the stored map) or a score's name;
     channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed; polarity: see
-    uad.scores.anomaly_map.
+    uad.scores.anomaly_map; image_kind: what an image as a whole is scored by, see uad.scores.image_score.
     """
 
     name: str
@@ -29,13 +29,15 @@ class Contender:
     channel: int | None = None
     smooth: bool = False
     polarity: tuple[int, ...] | None = None
+    image_kind: str = "map"
 
     @property
     def extras(self) -> tuple[str, ...]:
         """Extras that have to be loaded for this contender."""
         if self.kind == AUTOENCODER:
             return (AUTOENCODER,)
-        return (scores.EVIDENCE_EXTRA,) if self.score in scores.EVIDENCE_SCORES else ()
+        needed = self.score in scores.EVIDENCE_SCORES or self.image_kind == "evidence"
+        return (scores.EVIDENCE_EXTRA,) if needed else ()
 
     def map(self, result: Result) -> np.ndarray:
         """The raw anomaly map, (H, W), non-negative."""
@@ -49,6 +51,17 @@ class Contender:
         if self.score in scores.EVIDENCE_SCORES:
             evidence = torch.from_numpy(result.extras[scores.EVIDENCE_EXTRA][:1])
         return scores.anomaly_map(image, reconstruction, self.score, evidence, self.polarity)[0].numpy()
+
+    def image_score(self, result: Result, anomaly_map: np.ndarray) -> float:
+        """The score of the image as a whole; anomaly_map: what `map` gives."""
+        if self.image_kind == "evidence":
+            return scores.image_score(result.extras[scores.EVIDENCE_EXTRA][0], "evidence")
+        return scores.image_score(anomaly_map)
+
+    @property
+    def image_score_definition(self) -> str:
+        """What `image_score` is, in words."""
+        return f"mean of the highest {scores.IMAGE_SHARES[self.image_kind]:.0%} of the {self.image_kind}"
 
     def channel_maps(self, result: Result) -> np.ndarray:
         """The maps that the paper protocol starts from, (C, H, W): median-filtered squared differences per
@@ -69,15 +82,21 @@ class Contender:
 
 
 def contenders(
-    run: Mapping, extras: tuple[str, ...], score: str, polarity: tuple[int, ...] | None = None
+    run: Mapping,
+    extras: tuple[str, ...],
+    score: str,
+    polarity: tuple[int, ...] | None = None,
+    image_score: str = "method",
 ) -> tuple[Contender, ...]:
     """The rows to score for a run: the method first, then the autoencoder where it is stored, then
     intensities.
 
     run: contents of run.json; extras: what every image of the folder has stored; score: "saved" or a score's name;
-    polarity: for scores made anew. With "saved", the autoencoder alone gets the score that run.json names; it has no
-    evidence of its own, so that its "evidence" is "smooth". Four channels are BraTS' (T1, T1ce, T2, FLAIR): there the
-    intensity is FLAIR, the last; one channel is itself; otherwise the sum and each channel are scored.
+    polarity: for scores made anew; image_score: what scores an image as a whole: "method", the evidence where the map
+    is made with it and without a polarity (of which evidence knows nothing), else the map; "map", the map.
+    With "saved", the autoencoder alone gets the score that run.json names; it has no evidence of its own, so that its
+    "evidence" is "smooth". Four channels are BraTS' (T1, T1ce, T2, FLAIR): there the intensity is FLAIR, the last; one
+    channel is itself; otherwise the sum and each channel are scored.
     """
     if score in scores.EVIDENCE_SCORES and scores.EVIDENCE_EXTRA not in extras:
         raise input_error(
@@ -87,9 +106,11 @@ def contenders(
             "choose another --score",
         )
     scores.check_polarity(polarity, score, run["n_channels"])
-    rows = [Contender(str(run["method"]), "method", score, polarity=polarity)]
+    own, known = (run.get("score"), run.get("polarity")) if score == SAVED else (score, polarity)
+    by_evidence = image_score == "method" and own in scores.EVIDENCE_SCORES and known is None
+    kind = "evidence" if by_evidence and scores.EVIDENCE_EXTRA in extras else "map"
+    rows = [Contender(str(run["method"]), "method", score, polarity=polarity, image_kind=kind)]
     if AUTOENCODER in extras:
-        own, known = (run.get("score"), run.get("polarity")) if score == SAVED else (score, polarity)
         if own not in scores.SCORES:
             raise input_error(
                 "run.json, score",

@@ -48,9 +48,7 @@ def dice_figure(rows: Mapping[str, Row]) -> Figure | None:
 
 
 def scores_figure(clinical: Clinical) -> Figure:
-    """Image scores (mean of the top 1 % of the map) of healthy and diseased images, one panel a row of the
-    first four.
-    """
+    """Image scores of healthy and diseased images, one panel a row of the first four."""
     names = list(clinical.rows)[:4]
     figure = Figure(figsize=(2.9 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):

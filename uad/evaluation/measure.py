@@ -18,14 +18,12 @@ from uad.evaluation.statistics import names_at
 from uad.evaluation.study import Study
 from uad.results import Result
 
-TOP_SHARE = 0.01
-
 
 @dataclass
 class RowMeasure:
     """One contender on one image.
 
-    image_score: mean of the map's top 1 % values; histograms: kind -> (bins, weights), kinds "positives",
+    image_score: of the image as a whole, see Contender; histograms: kind -> (bins, weights), kinds "positives",
     "negatives", "overlaps" (positives weighted by 1 / region size) where the image has a mask; regions:
     (size, highest bin at which half of the region is found); numbers: the image's own metrics, NaN where
     undefined.
@@ -84,19 +82,13 @@ def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) 
     for row in study.rows:
         scores = row.map(result)
         bins = metrics.float16_bins(scores, scales[row.name])
-        rows[row.name] = RowMeasure(image_score(scores), {"healthy": sparse_histogram(bins)})
+        rows[row.name] = RowMeasure(row.image_score(result, scores), {"healthy": sparse_histogram(bins)})
     return ImageMeasure(name, result.patient, result.anomaly_map.size, 0, rows)
-
-
-def image_score(scores: np.ndarray) -> float:
-    """Mean of the top 1 % of the values (at least one value)."""
-    count = max(1, round(TOP_SHARE * scores.size))
-    return float(np.partition(scores.ravel().astype(np.float64), -count)[-count:].mean())
 
 
 def _measure_row(row: Contender, result: Result, scale: float, thresholds: Mapping[float, int]) -> RowMeasure:
     scores = row.map(result)
-    measured = RowMeasure(image_score(scores))
+    measured = RowMeasure(row.image_score(result, scores))
     measured.numbers.update(_closeness(row, result))
     if result.label is None:
         return measured

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from uad.evaluation.clinical import Clinical, difference
 from uad.evaluation.figures import dice_figure, pr_figure, roc_figure, save, scores_figure
-from uad.evaluation.measure import TOP_SHARE
 from uad.evaluation.panels import choose_cases, panels_figure
 from uad.evaluation.statistics import HEADLINE_RATE
 from uad.evaluation.study import Study
@@ -22,13 +21,12 @@ CAPTIONS = {
     "roc.png": "Pooled pixels: sensitivity against false-positive rate.",
     "pr.png": "Pooled pixels: precision against recall.",
     "dice_vs_threshold.png": "Pooled pixels: Dice against the share of pixels called positive.",
-    "scores.png": "Image scores, the mean of the top 1 % of the map; bars are medians.",
+    "scores.png": "Scores of images as a whole; bars are medians.",
 }
 WIDE = ("panels.png", "scores.png")
 DEFINITIONS = {
     "interval": "95 % percentile bootstrap over patients, stratified by folder",
     "difference": "paired: the same resamples for both",
-    "image_score": f"mean of the top {TOP_SHARE:.0%} of the map",
     "best_dice": "upper bound: its threshold is chosen on the test labels",
     "at_fpr": "threshold with this false-positive rate over all pixels of the healthy images",
     "aupro": "false-positive rate <= 0.3, normalised, 8-connected regions of slices",
@@ -54,6 +52,7 @@ def clinical_summary(clinical: Clinical) -> dict:
     """The clinical protocol's numbers as plain values for JSON."""
     rows = {
         name: {
+            "image_score": row.image_score,
             "metrics": {metric: estimate.as_dict() for metric, estimate in row.estimates.items()},
             "thresholds": {key: value if math.isfinite(value) else None for key, value in row.thresholds.items()},
             "lesion_sensitivity": row.lesion_sensitivity,

@@ -73,14 +73,15 @@ def open_study(
     score: str,
     labels: Path | str | None = None,
     polarity: tuple[int, ...] | None = None,
+    image_score: str = "method",
 ) -> Study:
-    """A study of the result folder `folder`; labels: folder of masks named as the images; score, polarity: see
-    contenders. Raises InputError.
+    """A study of the result folder `folder`; labels: folder of masks named as the images; score, polarity, image_score:
+    see contenders. Raises InputError.
     """
     results = ResultFolder(folder)
     records = [results.record(name) for name in results.names]
     everywhere = tuple(extra for extra in (AUTOENCODER, EVIDENCE_EXTRA) if _stored(extra, results, records))
-    rows = contenders(results.run, everywhere, score, polarity)
+    rows = contenders(results.run, everywhere, score, polarity, image_score)
     return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
 
 

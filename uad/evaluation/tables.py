@@ -61,9 +61,18 @@ def headline_table(rows: Mapping[str, Row], prevalence: float | None, title: str
     note = (
         "Clinical protocol: raw maps on one scale, pixels pooled over the images with masks. [95 % percentile "
         "bootstrap over patients]. Best Dice chooses its threshold on the test labels. FPR: share of all "
-        "pixels of the healthy images."
+        f"pixels of the healthy images. {image_score_note(rows)}"
     )
     return Table(title, header, cells, note)
+
+
+def image_score_note(rows: Mapping[str, Row]) -> str:
+    """What scores an image as a whole, for a table's note; one sentence."""
+    kinds = list(dict.fromkeys(row.image_score for row in rows.values()))
+    if len(kinds) == 1:
+        return f"Image score: {kinds[0]}."
+    known = [name for name, row in rows.items() if row.image_score != kinds[-1]]
+    return f"Image score: {kinds[0]} ({', '.join(known)}); {kinds[-1]} (the others)."
 
 
 def difference_table(rows: Mapping[str, Row]) -> Table:

@@ -16,7 +16,7 @@ is calibrated on the evidence at the noise level that detection uses; jumps back
 undo; the last step, t = 0, is denoised too; images are in [-1, 1], the range to which predictions are clipped.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ class Detector:
 
     noise_level, resample_level: noising steps of the coarse reconstruction and of the re-sampling; resamplings: how
     often each re-sampling step is made, with jumps back between; mask_threshold: of the evidence, a number, `image` for
-    the 95th percentile of each image's own, or `healthy`: then `calibrate_on_healthy` sets it so that the share
+    the 95th percentile of each image's own, or `healthy`: then `take_threshold` sets it so that the share
     `mask_false_positives` of healthy pixels is above; percentile_region: residuals are divided by their 95th percentile
     over the whole `image` or its `foreground` (above 0 in any channel); lpips_weights: the trunk's file, by default
     torchvision's SqueezeNet in torch's cache; where there is none, the residual variant runs; lpips_double_scaling: see
@@ -163,26 +163,18 @@ class Detector:
 
     @property
     def needs_healthy(self) -> bool:
-        """Whether `calibrate_on_healthy` has to be called first."""
+        """Whether `take_threshold` has to be called first."""
         return self.threshold == "healthy"
 
     @torch.inference_mode()
-    def calibrate_on_healthy(self, images: Iterator[Tensor]) -> dict[str, float]:
-        """Set the mask's threshold by batches (N, C, S, S) of healthy images; returns {"mask_threshold": number}.
+    def healthy_values(self, images: Tensor, numbers: Sequence[int]) -> np.ndarray:
+        """The evidence (N, S, S) of healthy images (N, C, S, S), whose noise depends on their numbers alone."""
+        generators = [keyed_generator("healthy", NAME, i, device=images.device) for i in numbers]
+        return self.evidence(images, self.coarse(images, generators)).cpu().numpy()
 
-        Does nothing, and returns {}, unless the threshold is to come from healthy images. The noise depends on an
-        image's number in the stream alone. Raises InputError without images.
-        """
-        if not self.needs_healthy:
-            return {}
-        evidence: list[np.ndarray] = []
-        for batch in images:
-            numbers = range(len(evidence), len(evidence) + len(batch))
-            generators = [keyed_generator("healthy", NAME, i, device=batch.device) for i in numbers]
-            evidence += list(self.evidence(batch, self.coarse(batch, generators)).cpu().numpy())
-        if not evidence:
-            raise input_error("healthy images", "none", "at least one", "give a folder of healthy images")
-        self.threshold = float(np.quantile(np.stack(evidence), 1 - self.options["mask_false_positives"]))
+    def take_threshold(self, values: np.ndarray) -> dict[str, float]:
+        """Set the mask's threshold by the evidence of all healthy images; returns {"mask_threshold": number}."""
+        self.threshold = float(np.quantile(values, 1 - self.options["mask_false_positives"]))
         return {"mask_threshold": self.threshold}
 
     @torch.inference_mode()

@@ -213,7 +213,7 @@ class Detector:
     global); resamplings: how often each inpainting step is repeated (1 = once through); residual_against: the input, or
     the autoencoder's own reconstruction of it.
 
-    The masked variant needs `calibrate_on_healthy`, or its outcome of an earlier run as the option `kl_threshold`.
+    The masked variant needs `take_threshold`, or its outcome of an earlier run as the option `kl_threshold`.
     Raises InputError for options out of range.
     """
 
@@ -238,24 +238,18 @@ class Detector:
         return self.options["masked"] and self.kl_threshold is None
 
     @torch.inference_mode()
-    def calibrate_on_healthy(self, images: Iterator[Tensor]) -> dict:
-        """The KL above which a position is unlikely, from batches (N, C, S, S) of healthy images, kept and returned.
+    def healthy_values(self, images: Tensor, numbers: Sequence[int]) -> np.ndarray:
+        """The KL map (N, h, w) of healthy images (N, C, S, S), whose noise depends on their numbers alone."""
+        generators = [keyed_generator("healthy", NAME, i, device=images.device) for i in numbers]
+        return self._kl(self._encode(images), generators).cpu().numpy()
 
-        {"kl_threshold": a list of rows, or one number for mask_scope `global`}, or {}, and the images are not read,
-        where no threshold is needed. The noise depends on an image's number in the stream alone. Raises InputError
-        without images.
+    def take_threshold(self, values: np.ndarray) -> dict:
+        """The KL above which a position is unlikely, from the maps (M, h, w) of all healthy images, kept and returned.
+
+        {"kl_threshold": a list of rows, or one number for mask_scope `global`}.
         """
-        if not self.needs_healthy:
-            return {}
-        maps: list[Tensor] = []
-        for batch in images:
-            numbers = range(len(maps), len(maps) + len(batch))
-            generators = [keyed_generator("healthy", NAME, i, device=batch.device) for i in numbers]
-            maps += list(self._kl(self._encode(batch), generators).cpu())
-        if not maps:
-            raise input_error("healthy images", "none", "at least one", "give a folder of healthy images")
         axis = 0 if self.options["mask_scope"] == "position" else None
-        threshold = np.percentile(torch.stack(maps).double().numpy(), self.options["mask_percentile"], axis=axis)
+        threshold = np.percentile(values.astype(np.float64), self.options["mask_percentile"], axis=axis)
         self.kl_threshold = threshold.tolist()
         return {"kl_threshold": self.kl_threshold}
 

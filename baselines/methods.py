@@ -11,8 +11,9 @@
 stage's own, perhaps wrapped for several processes: the one to call. All randomness of an image comes from its own one
 of the `generators`. Images are in [0, 1], on the device, in batches (N, C, S, S). `options` has the keys of
 config["detection"], each of them a command-line flag of the same name. `Detector.needs_healthy` says whether
-thresholds are to come from healthy images; then `calibrate_on_healthy(images)` sets them and returns plain values that,
-added to the options of another Detector, make it the same.
+thresholds are to come from healthy images; then `healthy_values(images, numbers)` gives an array (N, ...) of theirs,
+and `take_threshold(values)`, called with all of them, sets the thresholds and returns plain values that, added to the
+options of another Detector, make it the same.
 """
 
 from importlib import import_module

@@ -12,17 +12,15 @@ run.json, and healthy.json where thresholds come from --healthy_dir. Rerunning s
 import argparse
 from pathlib import Path
 
-from torch.utils.data import DataLoader
-
+from baselines.calibration import calibrate_on_healthy
 from baselines.checkpoints import TrainedBaseline, default_log_dir, find_checkpoint, load_baseline
 from baselines.flags import add_detection_flags, add_method_flag, detection_options
 from baselines.methods import load_method
 from uad.command import run_command
-from uad.data.folder import collate_slices
 from uad.data.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
-from uad.files import read_json, write_json
+from uad.files import read_json
 from uad.flags import Flags, add_shared_flags, provenance, reconcile, require
 from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
@@ -59,13 +57,14 @@ def main(args: argparse.Namespace) -> None:
         check_healthy_dir(args, detector)
         out_dir = Path(args.out_dir or Path("results") / f"{run_name(trained)}_{Path(args.data_dir).name}")
         info = run_info(args, trained, detector, options, amp)
-        writer = result_writer(out_dir, info, world)
+        writer, batch_size = result_writer(out_dir, info, world), world.share_of(args.batch_size)
         if args.healthy_dir:
-            world.on_main(lambda: learn_from_healthy(args, trained.data, detector, world, out_dir / "healthy.json"))
+            healthy = open_slices(args, trained.data, args.healthy_dir)
+            calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, batch_size, args.workers)
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, args.score)
         slices = open_slices(args, trained.data, args.data_dir)
-        detect_folder(detector, slices, writer, world, world.share_of(args.batch_size), args.seed, args.workers)
+        detect_folder(detector, slices, writer, world, batch_size, args.seed, args.workers)
         if world.is_main:
             print(
                 f"{len(slices)} images in {out_dir}; score them with: python scripts/evaluation.py --results {out_dir}"
@@ -92,16 +91,6 @@ def check_healthy_dir(args: argparse.Namespace, detector) -> None:
         )
     if args.healthy_dir and not detector.needs_healthy:
         raise input_error("--healthy_dir", args.healthy_dir, f"none: {detector.method} needs none", "leave it out")
-
-
-def learn_from_healthy(args: argparse.Namespace, data: dict, detector, world: World, path: Path) -> None:
-    """Save what the method takes from healthy images, once for a result folder."""
-    if path.exists():
-        return
-    slices = open_slices(args, data, args.healthy_dir)
-    size = world.share_of(args.batch_size)
-    loader = DataLoader(slices, size, num_workers=args.workers, collate_fn=collate_slices)
-    write_json(path, detector.calibrate_on_healthy(batch["image"].to(world.device) for batch in loader))
 
 
 def run_name(trained: TrainedBaseline) -> str:

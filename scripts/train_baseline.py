@@ -230,7 +230,7 @@ def picture_maker(args, method: ModuleType, config, modules, slices: SliceFolder
         networks = modules | {method.STAGES[-1]: ema.eval()}
         detector = method.Detector(config, networks, config["detection"], amp)
         if detector.needs_healthy:
-            detector.calibrate_on_healthy(iter([images]))
+            detector.take_threshold(detector.healthy_values(images, range(len(images))))
         generators = [keyed_generator("pictures", i, device=world.device) for i in range(len(images))]
         result = detector.reconstruct(images, generators)
         maps = result.anomaly_map / result.anomaly_map.amax().clamp_min(1e-12)

@@ -134,14 +134,13 @@ def test_the_threshold_from_healthy_images_gives_the_share_of_false_positives(sq
     images = torch.rand(4, 1, SIZE, SIZE)
     whole, single = (detector(mask_false_positives=0.02, lpips_weights=squeezenet) for _ in range(2))
     assert whole.needs_healthy
-    found = whole.calibrate_on_healthy(iter([images]))
+    found = whole.take_threshold(whole.healthy_values(images, range(4)))
     assert found == {"mask_threshold": whole.threshold} and not whole.needs_healthy
     coarse = whole.coarse(images, [keyed_generator("healthy", "autoddpm", i) for i in range(4)])
     assert (whole.evidence(images, coarse) > whole.threshold).float().mean().item() == pytest.approx(0.02, abs=1e-3)
-    assert single.calibrate_on_healthy(iter(images.split(1)))["mask_threshold"] == pytest.approx(whole.threshold)
-    with pytest.raises(InputError, match="at least one"):
-        detector().calibrate_on_healthy(iter([]))
-    assert detector(mask_threshold="0.3").calibrate_on_healthy(iter([])) == {}
+    apart = np.concatenate([single.healthy_values(images[i : i + 1], [i]) for i in (2, 0, 3, 1)])
+    assert single.take_threshold(apart)["mask_threshold"] == pytest.approx(whole.threshold)
+    assert not detector(mask_threshold="0.3").needs_healthy
 
 
 def test_options_out_of_range_are_all_named():
@@ -244,7 +243,7 @@ def test_a_planted_lesion_is_found_after_a_short_training():
         value.backward()
         optimizer.step()
     method = autoddpm.Detector(config, modules, {"noise_level": 40, "resample_level": 10, "resamplings": 1})
-    method.calibrate_on_healthy(iter([discs(8, seed=1)]))
+    method.take_threshold(method.healthy_values(discs(8, seed=1), range(8)))
     diseased = discs(4, seed=2)
     diseased[:, :, 13:18, 14:19] = 1.0
     result = method.reconstruct(diseased, generators(4))

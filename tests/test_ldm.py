@@ -1,5 +1,6 @@
 """Latent diffusion: KL map and inpainting against closed forms, and the detector after a short training."""
 
+import numpy as np
 import pytest
 import torch
 from short_training import batches, discs, image_generators, mean_auroc, train
@@ -197,10 +198,14 @@ def test_unlikely_latents_are_masked_and_made_healthy(trained):
     torch.testing.assert_close(result.image, own, rtol=0, atol=1e-4)
 
 
+def calibrated(method, healthy: torch.Tensor) -> dict:
+    return method.take_threshold(method.healthy_values(healthy, range(len(healthy))))
+
+
 def test_the_healthy_percentile_is_kept(trained):
     healthy, _ = discs(24, SIZE, seed=2)
     method = detector(trained, masked=True, mask_percentile=90.0, noise_level=1, kl_stride=20)
-    values = method.calibrate_on_healthy(batches(healthy, 8))
+    values = calibrated(method, healthy)
     latent = SIZE // 2
     assert torch.tensor(values["kl_threshold"]).shape == (latent, latent)
     share = method.reconstruct(healthy, image_generators(range(24))).numbers["mask_share"].mean()
@@ -209,10 +214,10 @@ def test_the_healthy_percentile_is_kept(trained):
 
 def test_calibration_does_not_depend_on_the_batches(trained):
     healthy, _ = discs(6, SIZE, seed=2)
-    thresholds = []
-    for size in (2, 6):
-        values = detector(trained, masked=True, kl_stride=20).calibrate_on_healthy(batches(healthy, size))
-        thresholds.append(torch.tensor(values["kl_threshold"]))
+    method = detector(trained, masked=True, kl_stride=20)
+    together = method.healthy_values(healthy, range(6))
+    apart = np.concatenate([method.healthy_values(healthy[i : i + 2], range(i, i + 2)) for i in (4, 0, 2)])
+    thresholds = [torch.tensor(method.take_threshold(values)["kl_threshold"]) for values in (together, apart)]
     torch.testing.assert_close(*thresholds, rtol=1e-4, atol=1e-6)
 
 
@@ -220,9 +225,7 @@ def test_an_earlier_calibration_can_be_given_back(trained):
     healthy, _ = discs(6, SIZE, seed=2)
     images, _ = discs(2, SIZE, seed=1, lesion=True)
     first = detector(trained, masked=True, noise_level=2, kl_stride=40)
-    second = detector(
-        trained, masked=True, noise_level=2, kl_stride=40, **first.calibrate_on_healthy(batches(healthy, 6))
-    )
+    second = detector(trained, masked=True, noise_level=2, kl_stride=40, **calibrated(first, healthy))
     maps = [method.reconstruct(images, image_generators([0, 1])).anomaly_map for method in (first, second)]
     assert torch.equal(*maps)
 
@@ -248,20 +251,14 @@ def test_the_residual_against_the_autoencoder_is_zero_where_nothing_changed(trai
     assert result.anomaly_map.abs().max() == 0
 
 
-def test_without_a_mask_healthy_images_are_not_read(trained):
-    def unread():
-        raise AssertionError("read")
-        yield
-
-    assert detector(trained).calibrate_on_healthy(unread()) == {}
+def test_without_a_mask_healthy_images_are_not_needed(trained):
+    assert not detector(trained).needs_healthy and detector(trained, masked=True).needs_healthy
 
 
 def test_the_masked_variant_says_what_it_lacks(trained):
     images, _ = discs(1, SIZE, seed=3)
     with pytest.raises(InputError, match="healthy"):
         detector(trained, masked=True).reconstruct(images, image_generators([0]))
-    with pytest.raises(InputError, match="healthy"):
-        detector(trained, masked=True).calibrate_on_healthy(iter([]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Thresholds from healthy images: nothing is computed twice, and any division of the images gives the same."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from baselines.calibration import PARTS, _finish, _values, calibrate_on_healthy
+from uad.distributed import World
+
+
+class Slices(torch.utils.data.Dataset):
+    """Images of 2 x 2 pixels, each filled with its number."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict:
+        image = torch.full((1, 2, 2), float(index))
+        return {"index": index, "image": image, "name": f"{index}", "patient": "p", "affine": torch.eye(4)}
+
+
+class Detector:
+    """Its threshold is the sum of intensity times number; it counts the images that it saw."""
+
+    def __init__(self):
+        self.seen, self.fails = 0, False
+
+    def healthy_values(self, images, numbers):
+        self.seen += len(images)
+        assert images[:, 0, 0, 0].tolist() == list(numbers)
+        return images[:, 0].numpy()
+
+    def take_threshold(self, values):
+        if self.fails:
+            raise KeyboardInterrupt
+        return {"threshold": float(values.sum()), "images": len(values)}
+
+
+def world(rank: int = 0, size: int = 1) -> World:
+    return World(rank, size, torch.device("cpu"))
+
+
+def test_an_interrupted_calibration_goes_on_and_a_finished_one_is_kept(tmp_path):
+    detector, path = Detector(), tmp_path / "healthy.json"
+    detector.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_on_healthy(detector, Slices(5), path, world(), 2, 0)
+    detector.fails = False
+    for _ in range(2):
+        calibrate_on_healthy(detector, Slices(5), path, world(), 2, 0)
+    assert detector.seen == 5
+    assert json.loads(path.read_text()) == {"threshold": 40.0, "images": 5}
+    assert not list(tmp_path.glob(PARTS))
+
+
+@pytest.mark.parametrize(("count", "size"), [(7, 3), (2, 3)])
+def test_any_number_of_processes_gives_the_same(tmp_path, count, size):
+    for rank in range(size):
+        values = _values(Detector(), Slices(count), world(rank, size), 2, 0)
+        np.save(tmp_path / PARTS.replace("*", f"{rank}_of_{size}"), values)
+    _finish(Detector(), tmp_path / "healthy.json", world(0, size))
+    found = json.loads((tmp_path / "healthy.json").read_text())
+    assert found == {"threshold": 4.0 * sum(range(count)), "images": count}

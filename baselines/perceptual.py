@@ -6,6 +6,7 @@ downloaded.
 """
 
 from pathlib import Path
+from warnings import catch_warnings, simplefilter
 
 import torch
 from lpips import LPIPS
@@ -45,7 +46,10 @@ class LpipsMap(nn.Module):
             features, {k.removeprefix(FEATURES): v for k, v in state.items() if k.startswith(FEATURES)}, weights
         )
         # With pnet_rand the package leaves the trunk as it is initialised; otherwise it would download one.
-        network = LPIPS(net="alex" if is_alexnet else "squeeze", spatial=True, pnet_rand=True, verbose=False)
+        with catch_warnings():
+            # The package asks torchvision for the trunk by arguments that torchvision is about to drop.
+            simplefilter("ignore", UserWarning)
+            network = LPIPS(net="alex" if is_alexnet else "squeeze", spatial=True, pnet_rand=True, verbose=False)
         for number in range(1, network.net.N_slices + 1):
             for index, layer in getattr(network.net, f"slice{number}").named_children():
                 layer.load_state_dict(features[int(index)].state_dict())

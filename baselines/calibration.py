@@ -10,7 +10,8 @@ from uad.data.folder import SliceFolder, collate_slices
 from uad.distributed import World
 from uad.files import write_json, written_whole
 
-PARTS = "healthy_values_*.npy"
+# One process's share of the values; by rank and number of processes.
+PART = "healthy_values_{}_of_{}.npy"
 
 
 def calibrate_on_healthy(
@@ -24,7 +25,7 @@ def calibrate_on_healthy(
     """
     if world.any(path.exists()):
         return
-    part = path.with_name(PARTS.replace("*", f"{world.rank}_of_{world.size}"))
+    part = path.with_name(PART.format(world.rank, world.size))
     if not part.exists():
         values = _values(detector, slices, world, batch_size, workers)
         with written_whole(part) as temporary, temporary.open("wb") as file:
@@ -45,8 +46,8 @@ def _values(detector, slices: SliceFolder, world: World, batch_size: int, worker
 
 def _finish(detector, path: Path, world: World) -> None:
     """Write the threshold that the values of all processes give, and remove them."""
-    parts = [path.with_name(PARTS.replace("*", f"{rank}_of_{world.size}")) for rank in range(world.size)]
+    parts = [path.with_name(PART.format(rank, world.size)) for rank in range(world.size)]
     values = [values for values in map(np.load, parts) if len(values)]
     write_json(path, detector.take_threshold(np.concatenate(values)))
-    for part in path.parent.glob(PARTS):
+    for part in path.parent.glob(PART.format("*", "*")):
         part.unlink()

@@ -42,9 +42,8 @@ class LpipsMap(nn.Module):
         is_alexnet = getattr(state.get(ALEXNET_KEY), "shape", None) == ALEXNET_SHAPE
         self.trunk, build = ("AlexNet", alexnet) if is_alexnet else ("SqueezeNet", squeezenet1_1)
         features = build(weights=None).features
-        load_weights(
-            features, {k.removeprefix(FEATURES): v for k, v in state.items() if k.startswith(FEATURES)}, weights
-        )
+        trained = {key.removeprefix(FEATURES): value for key, value in state.items() if key.startswith(FEATURES)}
+        load_weights(features, trained, weights)
         # With pnet_rand the package leaves the trunk as it is initialised; otherwise it would download one.
         with catch_warnings():
             # The package asks torchvision for the trunk by arguments that torchvision is about to drop.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.calibration import PARTS, _finish, _values, calibrate_on_healthy
+from baselines.calibration import PART, _finish, _values, calibrate_on_healthy
 from uad.distributed import World
 
 
@@ -55,14 +55,14 @@ def test_an_interrupted_calibration_goes_on_and_a_finished_one_is_kept(tmp_path)
         calibrate_on_healthy(detector, Slices(5), path, world(), 2, 0)
     assert detector.seen == 5
     assert json.loads(path.read_text()) == {"threshold": 40.0, "images": 5}
-    assert not list(tmp_path.glob(PARTS))
+    assert not list(tmp_path.glob("*.npy"))
 
 
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (2, 3)])
 def test_any_number_of_processes_gives_the_same(tmp_path, count, size):
     for rank in range(size):
         values = _values(Detector(), Slices(count), world(rank, size), 2, 0)
-        np.save(tmp_path / PARTS.replace("*", f"{rank}_of_{size}"), values)
+        np.save(tmp_path / PART.format(rank, size), values)
     _finish(Detector(), tmp_path / "healthy.json", world(0, size))
     found = json.loads((tmp_path / "healthy.json").read_text())
     assert found == {"threshold": 4.0 * sum(range(count)), "images": count}

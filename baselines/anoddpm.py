@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
 from baselines.folded import build_noise_predictor
 from baselines.gaussian import (
+    Scheduler,
     clean_predictor,
     draw_steps,
     make_scheduler,
@@ -100,7 +100,7 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     }
 
 
-def scheduler_of(config: dict) -> DDPMScheduler:
+def scheduler_of(config: dict) -> Scheduler:
     """The noise schedule: linear betas."""
     process = config["process"]
     return make_scheduler("linear_beta", process["steps"], process["beta_start"], process["beta_end"])

@@ -17,13 +17,25 @@ Noise = Callable[[int], Tensor]
 Predict = Callable[[Tensor, int], Tensor]
 
 
+class Scheduler(DDPMScheduler):
+    """MONAI's scheduler; `abar` and `beta` are its tables as numbers.
+
+    The tensors move to the images' device with the first noise that is added. Reading one of their values there would
+    make every step wait for the device.
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.abar, self.beta = self.alphas_cumprod.tolist(), self.betas.tolist()
+
+
 def make_scheduler(
     schedule: str, steps: int, beta_start: float | None = None, beta_end: float | None = None
-) -> DDPMScheduler:
+) -> Scheduler:
     """MONAI's scheduler of `steps` steps without clipping; schedule: linear_beta, scaled_linear_beta (both with their
     first and last beta) or cosine."""
     betas = {} if schedule == "cosine" else {"beta_start": beta_start, "beta_end": beta_end}
-    return DDPMScheduler(steps, schedule, clip_sample=False, **betas)
+    return Scheduler(steps, schedule, clip_sample=False, **betas)
 
 
 def draw_steps(generators: Sequence[torch.Generator], stop: int) -> Tensor:
@@ -36,34 +48,34 @@ def per_image_noise(generators: Sequence[torch.Generator], shape: Sequence[int])
     return torch.stack([torch.randn(*shape, generator=g, device=g.device) for g in generators])
 
 
-def q_sample(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
+def q_sample(scheduler: Scheduler, clean: Tensor, noise: Tensor, t: Tensor | int) -> Tensor:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise; t: (N,) int64, or one step for the whole batch."""
     steps = torch.full((len(clean),), t, device=clean.device) if isinstance(t, int) else t
     return scheduler.add_noise(clean, noise, steps)
 
 
 def predicted_clean(
-    scheduler: DDPMScheduler, x_t: Tensor, noise: Tensor, t: int, clip: tuple[float, float] | None = None
+    scheduler: Scheduler, x_t: Tensor, noise: Tensor, t: int, clip: tuple[float, float] | None = None
 ) -> Tensor:
     """x_0 = (x_t - sqrt(1 - abar_t) noise) / sqrt(abar_t), clipped to the range `clip` if there is one."""
-    abar = float(scheduler.alphas_cumprod[t])
+    abar = scheduler.abar[t]
     clean = (x_t - (1 - abar) ** 0.5 * noise) / abar**0.5
     return clean if clip is None else clean.clamp(*clip)
 
 
-def posterior(scheduler: DDPMScheduler, x_t: Tensor, clean: Tensor, t: int) -> tuple[Tensor, float]:
+def posterior(scheduler: Scheduler, x_t: Tensor, clean: Tensor, t: int) -> tuple[Tensor, float]:
     """Mean and variance of q(x_{t-1} | x_t, x_0): the mean like x_t, the variance beta_t (1-abar_{t-1})/(1-abar_t)."""
     if t == 0:
         # Exactly; by the formula, 1 - abar_0 would lose its digits in float32.
         return clean, 0.0
-    beta, abar, before = float(scheduler.betas[t]), *map(float, scheduler.alphas_cumprod[[t, t - 1]])
+    beta, abar, before = scheduler.beta[t], scheduler.abar[t], scheduler.abar[t - 1]
     of_clean = before**0.5 * beta / (1 - abar)
     of_noisy = (1 - beta) ** 0.5 * (1 - before) / (1 - abar)
     return of_clean * clean + of_noisy * x_t, beta * (1 - before) / (1 - abar)
 
 
 def ancestral_step(
-    scheduler: DDPMScheduler, x_t: Tensor, clean: Tensor, t: int, noise: Tensor | None, variance: str = "fixed_small"
+    scheduler: Scheduler, x_t: Tensor, clean: Tensor, t: int, noise: Tensor | None, variance: str = "fixed_small"
 ) -> Tensor:
     """x_{t-1} from x_t and the predicted x_0; variance: fixed_small (the posterior's) or fixed_large (beta_t).
 
@@ -72,12 +84,12 @@ def ancestral_step(
     mean, small = posterior(scheduler, x_t, clean, t)
     if t == 0:
         return mean
-    spread = {"fixed_small": small, "fixed_large": float(scheduler.betas[t])}[variance]
+    spread = {"fixed_small": small, "fixed_large": scheduler.beta[t]}[variance]
     return mean + spread**0.5 * noise
 
 
 def reverse_chain(
-    scheduler: DDPMScheduler, x_t: Tensor, start: int, predict: Predict, noise: Noise, variance: str = "fixed_small"
+    scheduler: Scheduler, x_t: Tensor, start: int, predict: Predict, noise: Noise, variance: str = "fixed_small"
 ) -> Tensor:
     """x_0 from x_start by start + 1 ancestral steps.
 
@@ -99,7 +111,7 @@ def run_network(network: nn.Module, x_t: Tensor, t: Tensor | int, amp: str = "of
         return network(x_t, steps).float()
 
 
-def clean_predictor(scheduler: DDPMScheduler, network: nn.Module, amp: str = "off") -> Predict:
+def clean_predictor(scheduler: Scheduler, network: nn.Module, amp: str = "off") -> Predict:
     """x_0 in [-1, 1] by a network that predicts the noise, for a reverse chain."""
 
     def predict(x_t: Tensor, t: int) -> Tensor:

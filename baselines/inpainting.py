@@ -7,14 +7,13 @@ al., "RePaint", 2022, with `resamplings` = U; 1 = without going back). Masks: Tr
 from collections.abc import Callable, Sequence
 
 import torch
-from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 
-from baselines.gaussian import Predict, ancestral_step, per_image_noise, q_sample
+from baselines.gaussian import Predict, Scheduler, ancestral_step, per_image_noise, q_sample
 
 
 def inpaint(
-    scheduler: DDPMScheduler,
+    scheduler: Scheduler,
     x_t: Tensor,
     known: Tensor,
     mask: Tensor,
@@ -36,7 +35,7 @@ def inpaint(
             unknown = ancestral_step(scheduler, x_t, predict(x_t, t), t, noise)
             x_t = torch.where(mask, unknown, _known_at(scheduler, known, t - 1, generators))
             if remaining > 1:
-                beta = float(scheduler.betas[t])
+                beta = scheduler.beta[t]
                 x_t = (1 - beta) ** 0.5 * x_t + beta**0.5 * per_image_noise(generators, x_t.shape[1:])
         if callback is not None:
             callback(t - 1, x_t)
@@ -48,7 +47,7 @@ def inpainting_evaluations(start: int, resamplings: int) -> int:
     return start * resamplings + 1
 
 
-def _known_at(scheduler: DDPMScheduler, known: Tensor, t: int, generators: Sequence[torch.Generator]) -> Tensor:
+def _known_at(scheduler: Scheduler, known: Tensor, t: int, generators: Sequence[torch.Generator]) -> Tensor:
     """The known part at step t; t = -1 is the clean image."""
     if t < 0:
         return known

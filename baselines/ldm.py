@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import VQVAE, DiffusionModelUNet
-from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor, nn
 
 from baselines.gaussian import (
+    Scheduler,
     draw_steps,
     make_scheduler,
     per_image_noise,
@@ -187,7 +187,7 @@ def calibrate(
 
 
 def kl_map(
-    scheduler: DDPMScheduler, clean: Tensor, predict_noise, generators: Sequence[torch.Generator], steps: Sequence[int]
+    scheduler: Scheduler, clean: Tensor, predict_noise, generators: Sequence[torch.Generator], steps: Sequence[int]
 ) -> Tensor:
     """How badly the model foresees the reverse step, (N, h, w): KL(q(z_{t-1} | z_t, z_0) || p(z_{t-1} | z_t)), averaged
     over the time steps (each >= 1) and the latent channels, with fresh noise for every step.
@@ -199,7 +199,7 @@ def kl_map(
     for t in steps:
         noise = per_image_noise(generators, clean.shape[1:])
         error = (predict_noise(q_sample(scheduler, clean, noise, t), t) - noise).square().mean(1)
-        beta, before = float(scheduler.betas[t]), float(scheduler.alphas_cumprod[t - 1])
+        beta, before = scheduler.beta[t], scheduler.abar[t - 1]
         total += beta / (2 * (1 - beta) * (1 - before)) * error
     return total / len(steps)
 

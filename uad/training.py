@@ -160,7 +160,9 @@ class Training:
 
     def step(self, batch: dict, step: int) -> dict[str, Tensor]:
         """One optimizer step of every phase on this process's share of a batch; returns scalars to log."""
-        batch = {k: v.to(self.world.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+        # Positions are read by the host only: it would have to wait for the device to have them back.
+        moved = {k: v for k, v in batch.items() if torch.is_tensor(v) and k != "position"}
+        batch = batch | {k: v.to(self.world.device, non_blocking=True) for k, v in moved.items()}
         chunks = self._chunks(batch)
         scalars: dict[str, Tensor] = {}
         for phase in self.phases:

@@ -1,0 +1,176 @@
+"""Every method on a pretended CUDA device, whose tensors have shapes but no values, as in PyTorch's compiler.
+
+They refuse what those of a real device refuse: to meet a tensor that was left on the CPU. And they refuse more: to give
+a value to the host, for which a real device would have to be waited for.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves
+
+from baselines import anoddpm, autoddpm, ldm, pddpm
+from baselines.gaussian import per_image_noise
+from baselines.simplex import SimplexNoise
+from bernoulli_diffusion.method import MaskedBernoulliDiffusion
+from bernoulli_diffusion.model import build_network
+from bernoulli_diffusion.objective import DiffusionLoss
+from bernoulli_diffusion.process import BernoulliDiffusion
+from bernoulli_diffusion.unet import PREDICTIONS
+from binary_autoencoder import train_ae_dist
+from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
+from uad.distributed import World
+from uad.optimizers import OPTIMIZERS, make_optimizer
+from uad.precision import autocast
+
+CUDA = torch.device("cuda", 0)
+WORLD = World(0, 1, CUDA)
+SIZE, COUNT = 32, 2
+CODE = (8, SIZE // 8, SIZE // 8)
+
+
+class PretendedCuda(FakeTensorMode):
+    """Tensors on CUDA are pretended, those on the CPU are real."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        leaves = tree_leaves((args, kwargs or {}))
+        if any(isinstance(leaf, FakeTensor) or (isinstance(leaf, torch.device) and leaf == CUDA) for leaf in leaves):
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        return func(*args, **kwargs or {})
+
+
+class Generator:
+    """Stands for a generator on the pretended device."""
+
+    def __init__(self, *key, device: torch.device):
+        self.device = torch.device(device)
+
+
+GENERATORS = [Generator(device=CUDA)] * COUNT
+
+
+def simplex(self, generators: list[Generator], channels: int, size: int) -> Tensor:
+    """In place of simplex noise, which NumPy computes."""
+    return per_image_noise(generators, (channels, size, size))
+
+
+# Without a real CUDA device PyTorch turns mixed precision off there.
+pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def pretended(monkeypatch):
+    """Tensors on CUDA are pretended; random numbers need no generator."""
+    for name in ("rand", "randn", "randint"):
+        draw = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *args, draw=draw, generator=None, **more: draw(*args, **more))
+    for module in ("bernoulli_diffusion.objective", "binary_autoencoder.train_ae_dist"):
+        monkeypatch.setattr(f"{module}.keyed_generator", Generator)
+    # Pretended tensors do not know it.
+    monkeypatch.setattr(torch.inference_mode, "__enter__", lambda self: None)
+    monkeypatch.setattr(torch.inference_mode, "__exit__", lambda self, *error: None)
+    monkeypatch.setattr(SimplexNoise, "draw", simplex)
+    with PretendedCuda(allow_non_fake_inputs=True), torch.no_grad():
+        yield
+
+
+def moved(network: nn.Module) -> nn.Module:
+    """What `network.to(CUDA)` would do, which pretended tensors do not allow: parameters and buffers, nothing else."""
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(parameter.to(CUDA), parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(CUDA))
+    return network
+
+
+def images() -> Tensor:
+    return torch.rand(COUNT, 1, SIZE, SIZE, device=CUDA)
+
+
+def autoencoder() -> BinaryAutoEncoder:
+    shape = {"nf": 8, "emb_dim": 16, "ch_mult": (1, 1, 2, 2), "res_blocks": 1, "attn_resolutions": (4,)}
+    return moved(BinaryAutoEncoder(n_channels=1, img_size=SIZE, codebook_size=CODE[0], norm_first=True, **shape))
+
+
+def unet(prediction: str = "clean") -> nn.Module:
+    shape = {"codebook_size": CODE[0], "code_size": CODE[1], "num_channels": 32, "channel_mult": (1, 2)}
+    shape |= {"num_res_blocks": 1, "attention_resolutions": (2,), "prediction": prediction}
+    return moved(build_network(shape, BernoulliDiffusion()))
+
+
+def update(network: nn.Module, name: str) -> None:
+    """A step with gradients made up: there is no backward pass on pretended tensors."""
+    for parameter in network.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    make_optimizer(network, 1e-3, name, amp="bf16").step()
+
+
+def test_pretended_devices_do_not_mix():
+    with pytest.raises(RuntimeError, match="device"):
+        images() + torch.rand(COUNT, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_stage_1(optimizer):
+    args = SimpleNamespace(
+        seed=0, perceptual_weight=0, code_weight=0.1, disc_start_step=1, disc_weight_max=1.0, diff_aug=True
+    )
+    network, discriminator = autoencoder(), moved(Discriminator(1, 8, 2))
+    losses = train_ae_dist.AutoencoderLosses(args, WORLD, network, discriminator)
+    batch = {"image": images(), "reconstruction": images(), "position": torch.arange(COUNT)}
+    for module, phase in ((network, losses.autoencoder), (discriminator, losses.discriminate)):
+        with autocast("bf16", CUDA):
+            loss, logged = phase(batch, 0)
+        assert {value.device for value in (loss, *logged.values())} == {CUDA}
+        update(module, optimizer)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_stage_2(optimizer, prediction):
+    network, process = unet(prediction), BernoulliDiffusion()
+    loss = DiffusionLoss(WORLD, network, process, encode=None, seed=0, highest=20)
+    code = torch.rand(COUNT, *CODE, device=CUDA).round()
+    with autocast("bf16", CUDA):
+        error, logged = loss({"code": code, "shown": code, "position": torch.arange(COUNT)}, 0)
+    assert {value.device for value in (error, *logged.values())} == {CUDA}
+    update(network, optimizer)
+
+
+@pytest.mark.parametrize("options", [{"noise_level": 3}, {"shifts": 4, "score": "balanced_evidence", "polarity": (1,)}])
+def test_detection(options):
+    parts = autoencoder(), unet().eval()
+    method = MaskedBernoulliDiffusion(
+        parts[0].encode, parts[0].decode, parts[1], BernoulliDiffusion(), amp="bf16", **{"noise_level": 1} | options
+    )
+    result = method.reconstruct(images(), GENERATORS)
+    assert result.image.device == result.anomaly_map.device == CUDA
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (anoddpm, {"noise_level": 2}),
+        (pddpm, {"noise_level": 2}),
+        (pddpm, {"noise_level": 2, "iterative": True}),
+        (ldm, {"noise_level": 2}),
+        (ldm, {"noise_level": 2, "masked": True, "kl_threshold": 0.5, "kl_range": [1, 3], "kl_stride": 1}),
+        (autoddpm, {"noise_level": 3, "resample_level": 2, "resamplings": 2, "mask_threshold": "image"}),
+    ],
+)
+def test_comparing_methods(method, options):
+    config = method.configuration(SIZE, 1, "cpu")
+    modules = {stage: moved(module) for stage, module in method.build(config).items()}
+    for stage in method.STAGES:
+        config |= {"scale_factor": 1.0} if stage != "vqvae" and method is ldm else {}
+        with autocast("bf16", CUDA):
+            loss, logged = method.loss(stage, config, modules, modules[stage], {"image": images()}, GENERATORS)
+        assert {value.device for value in (loss, *logged.values())} == {CUDA}
+        modules[stage].eval()
+    result = method.Detector(config, modules, options, "bf16").reconstruct(images(), GENERATORS)
+    assert result.image.device == result.anomaly_map.device == CUDA

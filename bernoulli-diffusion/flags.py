@@ -50,10 +50,12 @@ TRAINING_PRESETS = {
     },
 }
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 1, "shifts": 4, "score": "balanced_evidence"},
-    "fast": {"noise_level": 1, "shifts": 1, "score": "balanced_evidence"},
-    "paper": {"noise_level": 200, "shifts": 1, "score": "paper"},
+    "recommended": {"noise_level": 1, "denoise_spacing": "quadratic", "shifts": 4, "score": "balanced_evidence"},
+    "fast": {"noise_level": 1, "denoise_spacing": "quadratic", "shifts": 1, "score": "balanced_evidence"},
+    "paper": {"noise_level": 200, "denoise_spacing": "even", "shifts": 1, "score": "paper"},
 }
+# So many denoising steps, spaced quadratically, find at least as much as every step does (docs/SPEED.md).
+ENOUGH_STEPS = 5
 
 
 def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +130,13 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("masked denoising")
     add(group, "--noise_level", type=int, default=200, help="L, steps of noise that are added and taken away")
     add(group, "--prob_threshold", type=float, default=0.5, help="P, flip probability above which a bit may change")
-    add(group, "--denoise_steps", type=int, help="steps from L to 0", shown="L, every step")
+    add(
+        group,
+        "--denoise_steps",
+        type=int,
+        help="steps from L to 0",
+        shown=f"{ENOUGH_STEPS}, or L if that is less; with --preset paper L, every step",
+    )
     add(
         group,
         "--denoise_spacing",
@@ -183,11 +191,13 @@ def trained_levels(args: argparse.Namespace, diffusion_steps: int) -> int:
     return args.noise_level if args.schedule_sampler == "inference" else diffusion_steps
 
 
-def check_detection_flags(args: argparse.Namespace) -> None:
-    """An InputError for values of the masked denoising that mean nothing."""
+def complete_detection_flags(args: argparse.Namespace) -> None:
+    """Fill in the number of denoising steps; an InputError for values of the masked denoising that mean nothing."""
     if not 0 <= args.prob_threshold <= 1:
         raise input_error("--prob_threshold", str(args.prob_threshold), "a probability in 0..1", "change it")
-    if args.denoise_steps is not None and not 1 <= args.denoise_steps <= args.noise_level:
+    if args.denoise_steps is None:
+        args.denoise_steps = args.noise_level if args.preset == "paper" else min(args.noise_level, ENOUGH_STEPS)
+    elif not 1 <= args.denoise_steps <= args.noise_level:
         expected = f"1..{args.noise_level}, the noise level"
         raise input_error("--denoise_steps", str(args.denoise_steps), expected, "change it")
 

@@ -13,7 +13,7 @@ label where there is one, and a record; and run.json. Rerunning skips the images
 import argparse
 from pathlib import Path
 
-from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, check_detection_flags
+from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, complete_detection_flags
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.model import TrainedDiffusion, load_model
 from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
@@ -62,7 +62,7 @@ def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: T
         "polarity": args.polarity,
         "noise_level": args.noise_level,
         "prob_threshold": args.prob_threshold,
-        "denoise_steps": args.denoise_steps or args.noise_level,
+        "denoise_steps": args.denoise_steps,
         "denoise_spacing": args.denoise_spacing,
         "shifts": args.shifts,
         "code_bits": code_bits(args, model),
@@ -94,7 +94,7 @@ def notices(args: argparse.Namespace, model: TrainedDiffusion) -> list[str]:
 
 def main(args: argparse.Namespace) -> None:
     """Check everything, then detect."""
-    check_detection_flags(args)
+    complete_detection_flags(args)
     with distributed_world(args.device) as world:
         autoencoder = load_autoencoder(args)
         check_polarity(args.polarity, args.score, autoencoder.data["n_channels"])

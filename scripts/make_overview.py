@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bernoulli_diffusion.detect import masked_denoise
-from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, check_detection_flags
+from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, complete_detection_flags
 from bernoulli_diffusion.model import load_model
 from binary_autoencoder.checkpoint import load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
@@ -88,6 +88,7 @@ def stages(args: argparse.Namespace, item: dict, autoencoder, model, device: tor
             args.noise_level,
             args.prob_threshold,
             args.denoise_steps,
+            spacing=args.denoise_spacing,
         )
         reconstruction = network.decode(outcome.code).float().clamp(0, 1)
     arrays = {
@@ -133,7 +134,7 @@ def draw(shown: dict[str, np.ndarray], channel: int, noise_level: int, prob_thre
 
 def main(args: argparse.Namespace) -> None:
     """Load the models, run them on the image, draw."""
-    check_detection_flags(args)
+    complete_detection_flags(args)
     device = choose_device(args.device, 0)
     autoencoder = load_autoencoder(args)
     check_inputs(args, autoencoder.data, None, healthy=False)

@@ -75,7 +75,7 @@ def jobs(root: Path, steps: int) -> list[Job]:
     data, stage1, stage2 = f"--data_dir {root / 'NORMAL'}", root / "stage1", root / "stage2"
     trained = f"--dataset OCT {data} --ae_load_dir {stage1}"
     train = f"{data} {COMMON} --train_steps {steps}"
-    detect = f"{trained} --log_dir {stage2} --device cpu --workers 0 --noise_level 20 --batch_size 1"
+    detect = f"{trained} --log_dir {stage2} --device cpu --workers 0 --noise_level 20 --denoise_steps 20 --batch_size 1"
     return [
         Job("stage1", "binary_autoencoder/train_ae_dist.py", lambda out: f"{STAGE1} {train} --log_dir {out}"),
         Job("stage2", "scripts/latent_train.py", lambda out: f"{STAGE2} {trained} {train} --log_dir {out}"),

@@ -11,6 +11,7 @@ import torch
 from commands import BENCHMARK, DETECT, EVALUATE, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, module, run, run_apart
 from sklearn.metrics import roc_auc_score
 
+from bernoulli_diffusion.flags import complete_detection_flags
 from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.data.formats import write_slice
@@ -116,6 +117,7 @@ def test_results_are_complete_and_keep_the_affine(data, trained, tmp_path):
         np.testing.assert_allclose(corner, AFFINE @ np.array([-0.5, -0.5, 0, 1]), atol=1e-5)
     info = json.loads((tmp_path / "out" / "run.json").read_text())
     assert info["noise_level"] == 20 and info["seed"] == 0 and info["autoencoder"]["weights_hash"]
+    assert info["denoise_steps"] == 5 and info["denoise_spacing"] == "quadratic"
 
 
 def test_rerun_skips_what_is_done_and_fills_gaps(data, trained, tmp_path):
@@ -306,9 +308,26 @@ def test_checkpoints_that_do_not_fit_are_refused(data, trained, tmp_path):
     for flags, expected in (
         ("--prob_threshold 1.5", "0..1"),
         ("--denoise_steps 21", "1..20"),
-        ("--noise_level 0", "1.."),
+        ("--noise_level 0", "1. --noise_level"),
     ):
         assert expected in problems(DETECT, detect_words(trained, folder, tmp_path, flags))
+
+
+@pytest.mark.parametrize(
+    ("words", "steps", "spacing"),
+    [
+        ("", 1, "quadratic"),
+        ("--noise_level 3", 3, "quadratic"),
+        ("--noise_level 200", 5, "quadratic"),
+        ("--noise_level 200 --denoise_steps 50 --denoise_spacing even", 50, "even"),
+        ("--preset paper", 200, "even"),
+        ("--preset paper --noise_level 7", 7, "even"),
+    ],
+)
+def test_few_steps_are_enough_but_for_the_paper(words, steps, spacing):
+    args = module(DETECT).get_args_parser().parse_args(words.split())
+    complete_detection_flags(args)
+    assert (args.denoise_steps, args.denoise_spacing) == (steps, spacing)
 
 
 @pytest.mark.parametrize("script", [STAGE1, STAGE2, DETECT, EVALUATE, "scripts/demo.py"])

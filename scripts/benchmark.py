@@ -9,19 +9,18 @@ Released: float32, one image at a time, L evaluations, nothing overlapped; in tr
 adversarial branch always computed, unfused optimizers. Its detection is timed over --measured_steps evaluations and
 scaled to L; the constant part (encoding, decoding, map) is measured too. Ours: --amp, --batch_size, --denoise_steps,
 --shifts, by default as in --preset recommended.
-Ratios are taken repeat by repeat, in which all variants follow each other. Prints Markdown, saves --out as JSON.
+Every variant has a process of its own. Ratios are taken repeat by repeat, in which all variants follow each other.
+Prints Markdown, saves --out as JSON.
 """
 
 import argparse
-import json
-import subprocess
-import sys
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 
 import torch
+from benchmarking.children import interleaved_children, serve, started
 from benchmarking.quality import quality_curve, quality_of_presets
-from benchmarking.workloads import RECOMMENDED, WORKLOADS, Workbench
+from benchmarking.workloads import RECOMMENDED, RELEASED, WORKLOADS, Workbench
 
 from bernoulli_diffusion.flags import add_diffusion_flags
 from binary_autoencoder.flags import add_autoencoder_flags
@@ -33,7 +32,7 @@ from uad.distributed import choose_device
 from uad.errors import input_error
 from uad.files import write_json
 from uad.flags import Flags, add, add_data_flags, add_runtime_flags, add_switch, require
-from uad.inference import peak_memory_mib
+from uad.memory import keep_freed_memory
 from uad.optimizers import OPTIMIZERS
 from uad.precision import resolve_amp
 
@@ -79,9 +78,6 @@ class Benchmark:
     def __init__(self, args: argparse.Namespace, bench: Workbench):
         self.args, self.bench = args, bench
 
-    def _timed(self, calls: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-        return interleaved(calls, self.args.repeats, self.args.clock, self.bench.device)
-
     def peaks(self) -> tuple[dict, str]:
         """What the machine can do."""
         found = peaks(self.args.clock, self.bench.device)
@@ -91,15 +87,15 @@ class Benchmark:
         """Seconds per image of both, evaluations, memory, share of the peak, and whether the results agree."""
         bench, args = self.bench, self.args
         names = ("ours", "released", "constant")
-        seconds = self._timed({name: getattr(bench, f"detection_{name}")() for name in names})
-        ours = [s / bench.batch for s in seconds["ours"]]
-        pairs = zip(seconds["released"], seconds["constant"], strict=True)
-        released = [c + (r - c) / bench.measured_steps * bench.noise_level for r, c in pairs]
+        answers = interleaved_children({name: f"detection {name}" for name in names}, args.repeats)
+        ours, whole, constant = ([answer["seconds"] for answer in answers[name]] for name in names)
+        share = bench.noise_level / bench.measured_steps
+        released = [c + (w - c) * share for w, c in zip(whole, constant, strict=True)]
         level = min(AGREEMENT_STEPS, bench.noise_level)
         result = {
             "seconds_per_image": {"ours": spread(ours), "released": spread(released)},
             "evaluations": {"ours": bench.steps * bench.shifts, "released": bench.noise_level},
-            "peak_memory_mib": {name: self._child(f"detection {name}")["memory"] for name in names[:2]},
+            "peak_memory_mib": {name: answers[name][-1]["memory"] for name in names[:2]},
             "ratio": ratios(released, ours),
             "agreement": {"steps": level, "largest_difference": bench.equality(level)},
             "denoising_loop": self._denoising_loop(),
@@ -145,10 +141,11 @@ class Benchmark:
 
     def _training(self, stage: str) -> tuple[dict, str]:
         names = ("released", "ours")
-        seconds = self._timed({name: WORKLOADS[f"{stage} {name}"][0](self.bench) for name in names})
+        answers = interleaved_children({name: f"{stage} {name}" for name in names}, self.args.repeats)
+        seconds = {name: [answer["seconds"] for answer in answers[name]] for name in names}
         result = {
-            "images_per_second": {n: spread([self.bench.train_batch / s for s in seconds[n]]) for n in names},
-            "peak_memory_mib": {name: self._child(f"{stage} {name}")["memory"] for name in names},
+            "images_per_second": {name: spread([1 / s for s in seconds[name]]) for name in names},
+            "peak_memory_mib": {name: answers[name][-1]["memory"] for name in names},
             "ratio": ratios(seconds["released"], seconds["ours"]),
         }
         head = (f"{stage}, batch {self.bench.train_batch}", "images per s", "peak memory, MiB", "times faster")
@@ -171,20 +168,23 @@ class Benchmark:
         table = [(w, v, m["seconds"], m["memory"]) for w, v, m in rows]
         return {"detection": found}, markdown(("what grows", "", "s per image", "peak memory, MiB"), table)
 
-    def _child(self, workload: str, more: list = ()) -> dict:
-        return _result_of(self._start(workload, more))
+    def _child(self, workload: str, more: list) -> dict[str, float]:
+        """The fastest repeat of a workload with other flags."""
+        with started(workload, more) as child:
+            return min((child.run() for _ in range(self.args.repeats)), key=lambda answer: answer["seconds"])
 
-    def _together(self, processes: int) -> dict:
+    def _together(self, processes: int) -> dict[str, float]:
         """Several processes at once, the threads shared out among them: seconds per image of all, memory of all."""
         threads = max(1, (self.args.threads or torch.get_num_threads()) // processes)
-        children = [self._start("detection ours", ["--threads", threads]) for _ in range(processes)]
-        found = [_result_of(child) for child in children]
-        rate = sum(1 / child["seconds"] for child in found)
-        return {"seconds": 1 / rate, "memory": sum(child["memory"] for child in found)}
-
-    def _start(self, workload: str, more: list) -> subprocess.Popen:
-        words = [*sys.argv[1:], "--workload", workload, *map(str, more)]
-        return subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
+        with ExitStack() as stack:
+            children = [
+                stack.enter_context(started("detection ours", ["--threads", threads])) for _ in range(processes)
+            ]
+            for child in children:
+                child.ask()
+            found = [child.answer() for child in children]
+        rate = sum(1 / answer["seconds"] for answer in found)
+        return {"seconds": 1 / rate, "memory": sum(answer["memory"] for answer in found)}
 
     def presets(self) -> tuple[dict, str]:
         """AP and best Dice of the detection presets, over seeds."""
@@ -193,23 +193,6 @@ class Benchmark:
     def quality(self) -> tuple[dict, str]:
         """AP and best Dice by K and score, over seeds."""
         return quality_curve(self.args, self.bench)
-
-
-def _result_of(child: subprocess.Popen) -> dict:
-    output, _ = child.communicate()
-    if child.returncode:
-        raise input_error(
-            f"a child process ({' '.join(child.args[1:])})", f"exit code {child.returncode}", "0", "see its message"
-        )
-    return json.loads(output.splitlines()[-1])
-
-
-def run_workload(name: str, args: argparse.Namespace, bench: Workbench) -> None:
-    """What a child process does: one workload, its fastest repeat and its memory."""
-    make, images = WORKLOADS[name]
-    call = make(bench)
-    best = min(interleaved({name: call}, min(args.repeats, 2), args.clock, bench.device)[name])
-    print(json.dumps({"seconds": best / images(bench), "memory": peak_memory_mib(bench.device)}))
 
 
 def plain(value):
@@ -240,9 +223,11 @@ def main(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device, 0)
+    if device.type == "cpu" and args.workload not in RELEASED:
+        keep_freed_memory()
     bench = Workbench.from_flags(args, device, resolve_amp(args.amp, device))
     if args.workload:
-        run_workload(args.workload, args, bench)
+        serve(args.workload, args, bench)
         return
     settings = {"device": str(device), "threads": torch.get_num_threads(), "clock": args.clock, "amp": bench.amp}
     settings |= {"batch": bench.batch, "noise_level": bench.noise_level}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from uad.errors import InputError, input_error
+from uad.memory import keep_freed_memory
 
 T = TypeVar("T")
 # How long a process waits for the others, on every kind of device, before it ends with an error.
@@ -107,11 +108,16 @@ def choose_device(name: str, local_rank: int) -> torch.device:
 
 @contextmanager
 def distributed_world(device_name: str = "auto") -> Iterator[World]:
-    """Join the process group that the launcher's environment describes, if any; leave it at the end."""
+    """Join the process group that the launcher's environment describes, if any; leave it at the end.
+
+    Where the networks will run on the CPU, the process keeps its memory (uad.memory).
+    """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = choose_device(device_name, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     if "RANK" not in os.environ:
         yield World(0, 1, device)
         return

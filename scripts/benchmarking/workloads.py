@@ -222,12 +222,15 @@ class Workbench:
         return lambda: training.step(batch, next(numbers))
 
 
-# What a child process runs to measure its memory, and its images per call.
+# What a child process runs, and its images per call.
 WORKLOADS = {
     "detection released": (Workbench.detection_released, lambda bench: 1),
+    "detection constant": (Workbench.detection_constant, lambda bench: 1),
     "detection ours": (Workbench.detection_ours, lambda bench: bench.batch),
     "stage 1 released": (Workbench.stage1_released, lambda bench: bench.train_batch),
     "stage 1 ours": (Workbench.stage1_ours, lambda bench: bench.train_batch),
     "stage 2 released": (Workbench.stage2_released, lambda bench: bench.train_batch),
     "stage 2 ours": (Workbench.stage2_ours, lambda bench: bench.train_batch),
 }
+# Those of the released procedure.
+RELEASED = ("detection released", "detection constant", "stage 1 released", "stage 2 released")

@@ -14,6 +14,7 @@ ROUNDS = 20
 
 PROGRAM = f"""
 import resource, sys
+from contextlib import nullcontext
 import torch
 from uad.distributed import distributed_world
 
@@ -22,11 +23,8 @@ def page_faults():
     torch.full(({BLOCK},), 1, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-if sys.argv[1] == "plain":
+with nullcontext() if sys.argv[1] == "plain" else distributed_world("cpu"):
     print([page_faults() for _ in range({ROUNDS})][-1])
-else:
-    with distributed_world("cpu"):
-        print([page_faults() for _ in range({ROUNDS})][-1])
 """
 
 

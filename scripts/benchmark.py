@@ -28,11 +28,10 @@ from uad.benchmark.measure import CLOCKS, interleaved, peaks, ratios, spread
 from uad.benchmark.tables import markdown
 from uad.checkpoints import versions
 from uad.command import run_command
-from uad.distributed import choose_device
+from uad.distributed import choose_device, set_up
 from uad.errors import input_error
 from uad.files import write_json
 from uad.flags import Flags, add, add_data_flags, add_runtime_flags, add_switch, require
-from uad.memory import keep_freed_memory
 from uad.optimizers import OPTIMIZERS
 from uad.precision import resolve_amp
 
@@ -223,8 +222,8 @@ def main(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = choose_device(args.device, 0)
-    if device.type == "cpu" and args.workload not in RELEASED:
-        keep_freed_memory()
+    if args.workload not in RELEASED:
+        set_up(device)
     bench = Workbench.from_flags(args, device, resolve_amp(args.amp, device))
     if args.workload:
         serve(args.workload, args, bench)

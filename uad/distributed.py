@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from uad.errors import InputError, input_error
 from uad.memory import keep_freed_memory
+from uad.precision import keep_float32_exact
 
 T = TypeVar("T")
 # How long a process waits for the others, on every kind of device, before it ends with an error.
@@ -106,18 +107,22 @@ def choose_device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def set_up(device: torch.device) -> None:
+    """Prepare this process for networks on a device: on a CPU it keeps its memory, on CUDA float32 is exact."""
+    if device.type == "cuda":
+        keep_float32_exact()
+    else:
+        keep_freed_memory()
+
+
 @contextmanager
 def distributed_world(device_name: str = "auto") -> Iterator[World]:
-    """Join the process group that the launcher's environment describes, if any; leave it at the end.
-
-    Where the networks will run on the CPU, the process keeps its memory (uad.memory).
-    """
+    """Join the process group that the launcher's environment describes, if any; leave it at the end."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = choose_device(device_name, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    else:
-        keep_freed_memory()
+    set_up(device)
     if "RANK" not in os.environ:
         yield World(0, 1, device)
         return

@@ -20,6 +20,11 @@ def cpu_has_bfloat16() -> bool:
     return not BFLOAT16_CPU_FLAGS.isdisjoint(words)
 
 
+def keep_float32_exact() -> None:
+    """Let convolutions on CUDA devices compute float32 as such: by default they round their inputs to TF32, 10 bits."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def resolve_amp(mode: str, device: torch.device) -> str:
     """`auto` -> bf16 where the device has it; otherwise fp16 on CUDA and off on a CPU. Others are kept as they are."""
     if mode not in AMP_MODES:

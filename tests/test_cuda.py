@@ -1,0 +1,162 @@
+"""On a real CUDA device, where there is one: it gives what the CPU gives, and every command runs there.
+
+Without one, tests/test_devices.py pretends.
+"""
+
+import copy
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from commands import DETECT, ROOT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run
+from short_training import discs
+from torch import nn
+
+from bernoulli_diffusion import detect
+from bernoulli_diffusion.method import MaskedBernoulliDiffusion
+from bernoulli_diffusion.process import BernoulliDiffusion
+from bernoulli_diffusion.unet import FlipUNet
+from binary_autoencoder.networks import BinaryAutoEncoder
+from uad.data.formats import write_slice
+from uad.distributed import distributed_world
+from uad.precision import prepare_inference
+from uad.randomness import keyed_generator, uniform_field
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+SIZE, COUNT = 64, 3
+ON_CUDA = "--device cuda --workers 0 --n_channels 2 --normalise none"
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[BinaryAutoEncoder, FlipUNet]:
+    """Both networks with random weights, none of them zero."""
+    torch.manual_seed(0)
+    process = BernoulliDiffusion()
+    autoencoder = BinaryAutoEncoder(SIZE, 2, nf=16, ch_mult=(1, 2, 2, 4), codebook_size=32, norm_first=True)
+    unet = FlipUNet(32, 8, 64, (1, 2), prediction="clean", noise_log_odds=process.noise_log_odds())
+    for parameter in unet.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    return autoencoder.eval(), unet.eval()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """train_healthy (12 slices) and val_diseased (5), of two channels."""
+    root = tmp_path_factory.mktemp("discs")
+    for seed, (folder, count) in enumerate((("train_healthy", 12), ("val_diseased", 5))):
+        for i, image in enumerate(discs(count, 32, seed, lesion=folder == "val_diseased")[0].numpy()):
+            write_slice(root / folder / f"{folder}{i:02d}_000.nii.gz", image, np.diag([-2.0, -2.0, 3.0, 1.0]))
+    return root
+
+
+def maps(folder: Path) -> np.ndarray:
+    found = sorted((folder / "anomaly_map").glob("*.nii.gz"))
+    assert len(found) == 5
+    return np.stack([np.asarray(nib.load(path).dataobj) for path in found])
+
+
+def detected(networks, device: str, amp: str, images: torch.Tensor, noise_level: int):
+    """Reconstruction of images on a device, with all shifts and the same random numbers everywhere."""
+    autoencoder, unet = (prepare_inference(copy.deepcopy(network).to(device), amp) for network in networks)
+    method = MaskedBernoulliDiffusion(
+        autoencoder.encode, autoencoder.decode, unet, BernoulliDiffusion(), noise_level, amp=amp, score="evidence",
+        shifts=4,
+    )  # fmt: skip
+    return method.reconstruct(images.to(device), [keyed_generator("cuda", i) for i in range(len(images))])
+
+
+@pytest.fixture
+def host_randomness(monkeypatch):
+    """Random numbers drawn on the CPU, because a CUDA generator gives others for the same key."""
+    monkeypatch.setattr(detect, "uniform_field", lambda generators, shape: uniform_field(generators, shape).to("cuda"))
+
+
+@pytest.mark.parametrize("noise_level", [1, 5])
+def test_detection_equals_the_cpus(networks, host_randomness, monkeypatch, noise_level):
+    images = discs(COUNT, SIZE, 0, lesion=True)[0]
+    with distributed_world("cuda"):
+        on_cuda = detected(networks, "cuda", "off", images, noise_level)
+    monkeypatch.undo()
+    on_cpu = detected(networks, "cpu", "off", images, noise_level)
+    for kind in ("autoencoder", "flip_probability"):
+        torch.testing.assert_close(on_cuda.extras[kind].cpu(), on_cpu.extras[kind], atol=5e-5, rtol=0)
+    torch.testing.assert_close(on_cuda.anomaly_map.cpu(), on_cpu.anomaly_map, atol=5e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_is_near_float32(networks, host_randomness, amp):
+    images = discs(COUNT, SIZE, 0, lesion=True)[0]
+    exact, mixed = (detected(networks, "cuda", mode, images, 1).extras["flip_probability"] for mode in ("off", amp))
+    assert (exact - mixed).abs().mean() < 0.02
+
+
+def test_images_of_a_batch_do_not_meet(networks, host_randomness):
+    images = discs(COUNT, SIZE, 0, lesion=True)[0]
+    together = detected(networks, "cuda", "off", images, 1).anomaly_map
+    for i in range(COUNT):
+        method = detected(networks, "cuda", "off", images[: i + 1], 1).anomaly_map[i]
+        torch.testing.assert_close(method, together[i], atol=1e-5, rtol=1e-4)
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("amp", ["bf16", "fp16", "off"])
+def test_both_stages_train_resume_and_detect(data, tmp_path, amp, optimizer):
+    flags = f"{ON_CUDA} --dataset custom --amp {amp} --optimizer {optimizer} --steps_per_log 2 --seed 1"
+    healthy = f"--data_dir {data / 'train_healthy'}"
+    small = SMALL_STAGE1.replace("--device cpu", "")
+    for name, goals in (("whole", (8,)), ("resumed", (4, 8))):
+        for steps in goals:
+            run(STAGE1, f"{small} {flags} {healthy} --log_dir {tmp_path / name} --train_steps {steps}")
+    whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "resumed")
+    assert len(whole) == len(resumed) == 4
+    np.testing.assert_allclose(resumed, whole, rtol=0.02)
+    stage2 = f"{SMALL_STAGE2} {flags} {healthy} --ae_load_dir {tmp_path / 'whole'}".replace("--device cpu", "")
+    for steps in (4, 8):
+        run(STAGE2, f"{stage2} --train_steps {steps}")
+    found = f"{ON_CUDA} --dataset custom --amp {amp} --data_dir {data / 'val_diseased'}"
+    for batch_size in (1, 5):
+        out = tmp_path / f"out{batch_size}"
+        run(DETECT, f"{found} --ae_load_dir {tmp_path / 'whole'} --batch_size {batch_size} --out_dir {out}")
+    assert np.isfinite(maps(tmp_path / "out1")).all() and maps(tmp_path / "out1").max() > 0
+    if amp == "off":
+        np.testing.assert_allclose(maps(tmp_path / "out5"), maps(tmp_path / "out1"), atol=1e-5, rtol=1e-4)
+
+
+def test_a_launched_process_trains_with_nccl(data, tmp_path):
+    small = SMALL_STAGE1.replace("--device cpu", "--device cuda")
+    words = f"{small} --dataset custom --n_channels 2 --normalise none --data_dir {data / 'train_healthy'} --amp"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", str(ROOT / STAGE1)]
+    done = subprocess.run(
+        [*command, *shlex.split(f"{words} --log_dir {tmp_path} --train_steps 3")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "3 of 3 steps" in done.stdout
+
+
+@pytest.mark.parametrize("method", ["anoddpm", "pddpm", "ldm", "autoddpm"])
+def test_comparing_methods(data, tmp_path, method):
+    flags = f"--method {method} --device cuda --workers 0 --amp --log_dir {tmp_path / 'run'}"
+    run(
+        "scripts/train_baseline.py",
+        f"{flags} --preset cpu --n_channels 2 --img_size 32 --normalise none --data_dir {data / 'train_healthy'} "
+        "--train_steps 3 --batch_size 2",
+    )
+    more = ""
+    if method == "autoddpm":
+        more = f"--resample_level 2 --resamplings 1 --healthy_dir {data / 'train_healthy'}"
+    run(
+        "scripts/sample_baseline.py",
+        f"{flags} --data_dir {data / 'val_diseased'} --out_dir {tmp_path / 'out'} --noise_level 3 {more}",
+    )
+    assert np.isfinite(maps(tmp_path / "out")).all()

@@ -51,8 +51,9 @@ def prepare_inference(module: nn.Module, amp: str, compiled: bool = False) -> nn
     """The module itself, made fast for evaluation under `autocast(amp, ...)`; its outputs stay the same.
 
     Convolutions and linear layers keep their weights in the working precision: autocast casts weights that need no
-    gradient anew in every call. Convolutions run in the channels-last layout. `compiled` compiles its forward pass;
-    that may change how results are rounded.
+    gradient anew in every call. On a CPU convolutions run in the channels-last layout; on CUDA group normalisation
+    does not have it and would turn every feature map round. `compiled` compiles the forward pass; that may change how
+    results are rounded.
     """
     module.eval().requires_grad_(False)
     for layer in module.modules():
@@ -60,4 +61,5 @@ def prepare_inference(module: nn.Module, amp: str, compiled: bool = False) -> nn
             layer.to(working_dtype(amp))
     if compiled:
         module.compile()
-    return module.to(memory_format=torch.channels_last)
+    on_cpu = next(module.parameters()).device.type == "cpu"
+    return module.to(memory_format=torch.channels_last if on_cpu else torch.contiguous_format)

@@ -56,6 +56,23 @@ class World:
             value = value / self.size
         return value
 
+    def mean_on_host(self, value: Tensor) -> Callable[[], float]:
+        """Send the mean over all processes to the host; what is returned gives it.
+
+        That waits for the device to have computed the mean, but not for what the device was given to do after it.
+        """
+        sent = self.mean(value.detach()).to("cpu", non_blocking=True)
+        if self.device.type != "cuda":
+            return sent.item
+        arrival = torch.cuda.Event()
+        arrival.record()
+
+        def wait() -> float:
+            arrival.synchronize()
+            return sent.item()
+
+        return wait
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)

@@ -77,9 +77,10 @@ class Muon(torch.optim.AdamW):
             stacked = torch.stack([update.flatten(1) for update in ahead])
             updates = orthogonalised(stacked.to(self.dtype)).to(stacked.dtype)
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-            for weight, update in zip(weights, updates, strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(update.view(weight.shape), alpha=rate)
+            if group["weight_decay"]:
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            shaped = [update.view(weight.shape) for weight, update in zip(weights, updates, strict=True)]
+            torch._foreach_add_(weights, shaped, alpha=-rate)
 
     def _momentum(self, weight: Tensor) -> Tensor:
         state = self.state[weight]

@@ -142,8 +142,9 @@ class Training:
             bar,
         ):
             for done, batch in enumerate(loader, start + 1):
+                asked_to_stop = world.mean_on_host(torch.full((), float(signals.received), device=world.device))
                 scalars = self.step(batch, done - 1)
-                stopping = world.any(signals.received)
+                stopping = asked_to_stop() > 0
                 log.add(scalars, options.batch_size)
                 bar.update()
                 if done % options.log_every == 0 or done == options.train_steps or stopping:
@@ -168,8 +169,8 @@ class Training:
         for phase in self.phases:
             if step < phase.first_step:
                 continue
-            loss = self._backward(phase, chunks, step, scalars)
-            if not math.isfinite(self.world.mean(loss)):
+            loss, mean_loss = self._backward(phase, chunks, step, scalars)
+            if not math.isfinite(mean_loss()):
                 self._report_divergence(phase, batch, step, float(loss))
             self._update(phase, step)
         if (step + 1) % self.options.ema_every == 0:
@@ -184,8 +185,13 @@ class Training:
             for i in range(0, count, size)
         ]
 
-    def _backward(self, phase: Phase, chunks: list[dict], step: int, scalars: dict[str, Tensor]) -> Tensor:
-        """Accumulate the gradient over chunks; returns the mean loss. Processes synchronise at the last chunk only."""
+    def _backward(
+        self, phase: Phase, chunks: list[dict], step: int, scalars: dict[str, Tensor]
+    ) -> tuple[Tensor, Callable[[], float]]:
+        """Accumulate the gradient over chunks; returns this process's mean loss, and what gives that of all processes.
+
+        Processes synchronise at the last chunk only.
+        """
         phase.optimizer.zero_grad(set_to_none=True)
         total = sum(len(chunk["position"]) for chunk in chunks)
         loss_sum = torch.zeros((), device=self.world.device)
@@ -195,11 +201,14 @@ class Training:
                 phase.module.require_backward_grad_sync = i == len(chunks) - 1
             with autocast(self.options.amp, self.world.device):
                 loss, logged = phase.loss(chunk, step)
-            self.scaler.scale(loss * share).backward()
             loss_sum += loss.detach() * share
+            if i == len(chunks) - 1:
+                # Sent before the backward pass, so that the host can go on while a CUDA device computes that.
+                mean_loss = self.world.mean_on_host(loss_sum)
+            self.scaler.scale(loss * share).backward()
             for name, value in logged.items():
                 scalars[name] = scalars.get(name, 0) + value.detach().float() * share
-        return loss_sum
+        return loss_sum, mean_loss
 
     def _update(self, phase: Phase, step: int) -> None:
         anneal = self.options.lr_anneal_steps

@@ -36,7 +36,7 @@ TRAINING_PRESETS = {
         "lesion_share": 0.75,
         "prediction": "clean",
         "schedule_sampler": "inference",
-        "noise_level": 20,
+        "noise_level": 200,
         "optimizer": "muon",
     },
     "paper": {
@@ -50,12 +50,13 @@ TRAINING_PRESETS = {
     },
 }
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 1, "denoise_spacing": "quadratic", "shifts": 4, "score": "balanced_evidence"},
-    "fast": {"noise_level": 1, "denoise_spacing": "quadratic", "shifts": 1, "score": "balanced_evidence"},
+    "recommended": {"noise_level": 10, "denoise_spacing": "quadratic", "shifts": 4, "score": "balanced_evidence"},
+    "fast": {"noise_level": 10, "denoise_spacing": "quadratic", "shifts": 1, "score": "balanced_evidence"},
     "paper": {"noise_level": 200, "denoise_spacing": "even", "shifts": 1, "score": "paper"},
 }
-# So many denoising steps, spaced quadratically, find at least as much as every step does (docs/SPEED.md).
-ENOUGH_STEPS = 5
+# So many denoising steps, spaced quadratically, find at least as much as every step does; up to ONE_STEP_LEVEL a single
+# step does (docs/SPEED.md).
+ENOUGH_STEPS, ONE_STEP_LEVEL = 5, 20
 
 
 def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +136,7 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
         "--denoise_steps",
         type=int,
         help="steps from L to 0",
-        shown=f"{ENOUGH_STEPS}, or L if that is less; with --preset paper L, every step",
+        shown=f"1 up to L = {ONE_STEP_LEVEL}, beyond that {ENOUGH_STEPS}; with --preset paper L, every step",
     )
     add(
         group,
@@ -191,12 +192,21 @@ def trained_levels(args: argparse.Namespace, diffusion_steps: int) -> int:
     return args.noise_level if args.schedule_sampler == "inference" else diffusion_steps
 
 
+def default_steps(noise_level: int, preset: str) -> int:
+    """K, the denoising steps from level L = noise_level to 0 with a detection preset."""
+    if preset == "paper":
+        return noise_level
+    return 1 if noise_level <= ONE_STEP_LEVEL else ENOUGH_STEPS
+
+
 def complete_detection_flags(args: argparse.Namespace) -> None:
     """Fill in the number of denoising steps; an InputError for values of the masked denoising that mean nothing."""
     if not 0 <= args.prob_threshold <= 1:
         raise input_error("--prob_threshold", str(args.prob_threshold), "a probability in 0..1", "change it")
+    if args.noise_level < 1:
+        raise input_error("--noise_level", str(args.noise_level), "1 or more", "change it")
     if args.denoise_steps is None:
-        args.denoise_steps = args.noise_level if args.preset == "paper" else min(args.noise_level, ENOUGH_STEPS)
+        args.denoise_steps = default_steps(args.noise_level, args.preset)
     elif not 1 <= args.denoise_steps <= args.noise_level:
         expected = f"1..{args.noise_level}, the noise level"
         raise input_error("--denoise_steps", str(args.denoise_steps), expected, "change it")

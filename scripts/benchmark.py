@@ -22,7 +22,7 @@ from benchmarking.children import interleaved_children, serve, started
 from benchmarking.quality import quality_curve, quality_of_presets
 from benchmarking.workloads import RECOMMENDED, RELEASED, WORKLOADS, Workbench
 
-from bernoulli_diffusion.flags import add_diffusion_flags
+from bernoulli_diffusion.flags import add_diffusion_flags, default_steps
 from binary_autoencoder.flags import add_autoencoder_flags
 from uad.benchmark.measure import CLOCKS, interleaved, peaks, ratios, spread
 from uad.benchmark.tables import markdown
@@ -66,7 +66,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(group, "--quality_seeds", type=int, default=3, help="quality: seeds")
     group.add_argument("--workload", choices=tuple(WORKLOADS), help=argparse.SUPPRESS)  # of a child process
     # As many evaluations as in --preset recommended; --noise_level is that of the released procedure.
-    recommended = {"denoise_steps": RECOMMENDED["noise_level"], "shifts": RECOMMENDED["shifts"]}
+    steps = default_steps(RECOMMENDED["noise_level"], "recommended")
+    recommended = {"denoise_steps": steps, "shifts": RECOMMENDED["shifts"]}
     parser.default_to(recommended | {"amp": "auto"})
     return parser
 

@@ -67,14 +67,14 @@ def trained(data, tmp_path_factory) -> Path:
         STAGE1,
         f"{SMALL_STAGE1} {healthy} --log_dir {log_dir} --train_steps 300 --lr 3e-3 --code_weight 0.02 --normalise none",
     )
-    run(STAGE2, f"{SMALL_STAGE2} {healthy} --ae_load_dir {log_dir} --train_steps 60 --prediction clean")
+    run(STAGE2, f"{SMALL_STAGE2} {healthy} --ae_load_dir {log_dir} --train_steps 60 --noise_level 20")
     return log_dir
 
 
 def detect_words(trained: Path, folder: Path, out: Path, more: str = "") -> str:
     return (
         f"--dataset brats --data_dir {folder} --ae_load_dir {trained} --workers 0 --device cpu --noise_level 20 "
-        f"--out_dir {out} {more}"
+        f"--denoise_steps 5 --out_dir {out} {more}"
     )
 
 
@@ -317,7 +317,8 @@ def test_checkpoints_that_do_not_fit_are_refused(data, trained, tmp_path):
     ("words", "steps", "spacing"),
     [
         ("", 1, "quadratic"),
-        ("--noise_level 3", 3, "quadratic"),
+        ("--noise_level 20", 1, "quadratic"),
+        ("--noise_level 21", 5, "quadratic"),
         ("--noise_level 200", 5, "quadratic"),
         ("--noise_level 200 --denoise_steps 50 --denoise_spacing even", 50, "even"),
         ("--preset paper", 200, "even"),

@@ -9,7 +9,7 @@ import torch
 
 from benchmarking.workloads import Workbench
 from bernoulli_diffusion.detect import SPACINGS
-from bernoulli_diffusion.flags import DETECTION_PRESETS
+from bernoulli_diffusion.flags import DETECTION_PRESETS, default_steps
 from binary_autoencoder.checkpoint import load_autoencoder
 from uad.benchmark.quality import pooled_quality
 from uad.benchmark.tables import markdown
@@ -27,11 +27,12 @@ def quality_of_presets(args: argparse.Namespace, bench: Workbench) -> tuple[dict
     found = {}
     for name, preset in DETECTION_PRESETS.items():
         chosen = replace(bench, noise_level=preset["noise_level"], shifts=preset["shifts"])
-        qualities = (_qualities(chosen, *data, "even", chosen.noise_level, s) for s in range(args.quality_seeds))
+        walk = preset["denoise_spacing"], default_steps(preset["noise_level"], name)
+        qualities = (_qualities(chosen, *data, *walk, seed) for seed in range(args.quality_seeds))
         found[name] = [quality[preset["score"]] for quality in qualities]
     rows = []
     for name, preset in DETECTION_PRESETS.items():
-        evaluations = preset["noise_level"] * preset["shifts"]
+        evaluations = default_steps(preset["noise_level"], name) * preset["shifts"]
         row = {"preset": name, "score": preset["score"], "evaluations": evaluations}
         rows.append(row | _summary(found[name], found["paper"]))
     head = ("preset", "score", "evaluations", "AP", "to `paper`", "best Dice", "to `paper`")

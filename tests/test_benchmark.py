@@ -112,6 +112,16 @@ def benchmark(monkeypatch):
     return module(BENCHMARK)
 
 
+def test_a_child_that_ends_between_two_runs_is_named(benchmark, monkeypatch, tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text("""input(); print('{"seconds": 1, "memory": 1}', flush=True); exit(3)""")
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    with sys.modules["benchmarking.children"].started("any") as child:
+        child.process.wait()
+        with pytest.raises(InputError, match="exit code 3"):
+            child.run()
+
+
 @pytest.mark.parametrize("workload", ["stage 1 released", "stage 1 ours", "stage 2 released", "stage 2 ours"])
 def test_what_is_timed_as_a_training_step_changes_the_weights(benchmark, monkeypatch, workload):
     args = benchmark.get_args_parser().parse_args(["--quick", "--train_batch", "2", "--amp", "off"])

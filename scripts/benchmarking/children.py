@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from benchmarking.workloads import WORKLOADS, Workbench
 from uad.benchmark.measure import timed
@@ -26,8 +26,10 @@ class Child:
 
     def ask(self) -> None:
         """Have it do one run."""
-        self.process.stdin.write("run\n")
-        self.process.stdin.flush()
+        # One that has ended takes nothing any more; `answer` says so.
+        with suppress(BrokenPipeError):
+            self.process.stdin.write("run\n")
+            self.process.stdin.flush()
 
     def answer(self) -> dict[str, float]:
         """Seconds per image of the run that was asked for, and the most memory held until then, in MiB."""
@@ -52,7 +54,8 @@ def started(workload: str, more: Sequence = ()) -> Iterator[Child]:
             child.run()
             yield child
         finally:
-            child.process.stdin.close()
+            with suppress(BrokenPipeError):
+                child.process.stdin.close()
 
 
 def interleaved_children(workloads: Mapping[str, str], repeats: int) -> dict[str, list[dict[str, float]]]:

@@ -8,12 +8,16 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+
 ROOT = Path(__file__).parent.parent
 STAGE1 = "binary_autoencoder/train_ae_dist.py"
 STAGE2 = "scripts/latent_train.py"
 DETECT = "scripts/latent_sample_anomaly.py"
 EVALUATE = "scripts/evaluation.py"
 BENCHMARK = "scripts/benchmark.py"
+TRAIN_BASELINE, SAMPLE_BASELINE = "scripts/train_baseline.py", "scripts/sample_baseline.py"
 
 # A pipeline that trains in a second: 32x32 images, 16x16 codes of 8 bits.
 SMALL_STAGE1 = (
@@ -49,3 +53,10 @@ def run_apart(script: str, words: str, processes: int = 1, cwd: Path | None = No
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [*launcher, str(ROOT / script), *shlex.split(words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+
+
+def maps(folder: Path) -> dict[str, np.ndarray]:
+    """The anomaly maps of a result folder, at least one, by file name and in its order."""
+    paths = sorted((folder / "anomaly_map").glob("*.nii.gz"))
+    assert paths
+    return {path.name: np.asarray(nib.load(path).dataobj) for path in paths}

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import EVALUATE, module, run, run_apart
+from commands import EVALUATE, maps, module, run, run_apart
+from commands import SAMPLE_BASELINE as SAMPLE
+from commands import TRAIN_BASELINE as TRAIN
 from opensimplex import OpenSimplex
 from opensimplex.internals import _init
 from short_training import discs
@@ -20,7 +21,6 @@ from uad.data.formats import write_slice
 from uad.errors import InputError
 from uad.randomness import keyed_generator
 
-TRAIN, SAMPLE = "scripts/train_baseline.py", "scripts/sample_baseline.py"
 SIZE = 16
 SCHEDULER = make_scheduler("linear_beta", 1000, 1e-4, 2e-2)
 
@@ -171,12 +171,6 @@ def sample_words(log_dir: Path, folder: Path, out: Path, more: str = "", method:
         f"--method {method} --data_dir {folder} --log_dir {log_dir} --out_dir {out} --device cpu --workers 0 "
         f"--noise_level 3 {more}"
     )
-
-
-def maps(folder: Path) -> dict[str, np.ndarray]:
-    found = {path.name: np.asarray(nib.load(path).dataobj) for path in (folder / "anomaly_map").glob("*.nii.gz")}
-    assert found
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import DETECT, ROOT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run
+from commands import (
+    DETECT,
+    ROOT,
+    SAMPLE_BASELINE,
+    SMALL_STAGE1,
+    SMALL_STAGE2,
+    STAGE1,
+    STAGE2,
+    TRAIN_BASELINE,
+    maps,
+    run,
+)
 from short_training import discs
 from torch import nn
 
@@ -30,6 +40,7 @@ from uad.randomness import keyed_generator, uniform_field
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SIZE, COUNT = 64, 3
+# After the flags of tests/commands.py: of a flag that is given twice the last one counts.
 ON_CUDA = "--device cuda --workers 0 --n_channels 2 --normalise none"
 
 
@@ -55,10 +66,10 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def maps(folder: Path) -> np.ndarray:
-    found = sorted((folder / "anomaly_map").glob("*.nii.gz"))
+def all_maps(folder: Path) -> np.ndarray:
+    found = maps(folder)
     assert len(found) == 5
-    return np.stack([np.asarray(nib.load(path).dataobj) for path in found])
+    return np.stack(list(found.values()))
 
 
 def detected(networks, device: str, amp: str, images: torch.Tensor, noise_level: int):
@@ -100,8 +111,8 @@ def test_images_of_a_batch_do_not_meet(networks, host_randomness):
     images = discs(COUNT, SIZE, 0, lesion=True)[0]
     together = detected(networks, "cuda", "off", images, 1).anomaly_map
     for i in range(COUNT):
-        method = detected(networks, "cuda", "off", images[: i + 1], 1).anomaly_map[i]
-        torch.testing.assert_close(method, together[i], atol=1e-5, rtol=1e-4)
+        fewer = detected(networks, "cuda", "off", images[: i + 1], 1).anomaly_map[i]
+        torch.testing.assert_close(fewer, together[i], atol=1e-5, rtol=1e-4)
 
 
 def losses(folder: Path) -> list[float]:
@@ -113,28 +124,26 @@ def losses(folder: Path) -> list[float]:
 def test_both_stages_train_resume_and_detect(data, tmp_path, amp, optimizer):
     flags = f"{ON_CUDA} --dataset custom --amp {amp} --optimizer {optimizer} --steps_per_log 2 --seed 1"
     healthy = f"--data_dir {data / 'train_healthy'}"
-    small = SMALL_STAGE1.replace("--device cpu", "")
     for name, goals in (("whole", (8,)), ("resumed", (4, 8))):
         for steps in goals:
-            run(STAGE1, f"{small} {flags} {healthy} --log_dir {tmp_path / name} --train_steps {steps}")
+            run(STAGE1, f"{SMALL_STAGE1} {flags} {healthy} --log_dir {tmp_path / name} --train_steps {steps}")
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "resumed")
     assert len(whole) == len(resumed) == 4
     np.testing.assert_allclose(resumed, whole, rtol=0.02)
-    stage2 = f"{SMALL_STAGE2} {flags} {healthy} --ae_load_dir {tmp_path / 'whole'}".replace("--device cpu", "")
+    stage2 = f"{SMALL_STAGE2} {flags} {healthy} --ae_load_dir {tmp_path / 'whole'}"
     for steps in (4, 8):
         run(STAGE2, f"{stage2} --train_steps {steps}")
     found = f"{ON_CUDA} --dataset custom --amp {amp} --data_dir {data / 'val_diseased'}"
     for batch_size in (1, 5):
         out = tmp_path / f"out{batch_size}"
         run(DETECT, f"{found} --ae_load_dir {tmp_path / 'whole'} --batch_size {batch_size} --out_dir {out}")
-    assert np.isfinite(maps(tmp_path / "out1")).all() and maps(tmp_path / "out1").max() > 0
+    assert np.isfinite(all_maps(tmp_path / "out1")).all() and all_maps(tmp_path / "out1").max() > 0
     if amp == "off":
-        np.testing.assert_allclose(maps(tmp_path / "out5"), maps(tmp_path / "out1"), atol=1e-5, rtol=1e-4)
+        np.testing.assert_allclose(all_maps(tmp_path / "out5"), all_maps(tmp_path / "out1"), atol=1e-5, rtol=1e-4)
 
 
 def test_a_launched_process_trains_with_nccl(data, tmp_path):
-    small = SMALL_STAGE1.replace("--device cpu", "--device cuda")
-    words = f"{small} --dataset custom --n_channels 2 --normalise none --data_dir {data / 'train_healthy'} --amp"
+    words = f"{SMALL_STAGE1} {ON_CUDA} --dataset custom --data_dir {data / 'train_healthy'} --amp"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", str(ROOT / STAGE1)]
     done = subprocess.run(
         [*command, *shlex.split(f"{words} --log_dir {tmp_path} --train_steps 3")],
@@ -148,7 +157,7 @@ def test_a_launched_process_trains_with_nccl(data, tmp_path):
 def test_comparing_methods(data, tmp_path, method):
     flags = f"--method {method} --device cuda --workers 0 --amp --log_dir {tmp_path / 'run'}"
     run(
-        "scripts/train_baseline.py",
+        TRAIN_BASELINE,
         f"{flags} --preset cpu --n_channels 2 --img_size 32 --normalise none --data_dir {data / 'train_healthy'} "
         "--train_steps 3 --batch_size 2",
     )
@@ -156,7 +165,7 @@ def test_comparing_methods(data, tmp_path, method):
     if method == "autoddpm":
         more = f"--resample_level 2 --resamplings 1 --healthy_dir {data / 'train_healthy'}"
     run(
-        "scripts/sample_baseline.py",
+        SAMPLE_BASELINE,
         f"{flags} --data_dir {data / 'val_diseased'} --out_dir {tmp_path / 'out'} --noise_level 3 {more}",
     )
-    assert np.isfinite(maps(tmp_path / "out")).all()
+    assert np.isfinite(all_maps(tmp_path / "out")).all()

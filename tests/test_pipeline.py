@@ -8,7 +8,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import BENCHMARK, DETECT, EVALUATE, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, module, run, run_apart
+from commands import (
+    BENCHMARK,
+    DETECT,
+    EVALUATE,
+    SMALL_STAGE1,
+    SMALL_STAGE2,
+    STAGE1,
+    STAGE2,
+    maps,
+    module,
+    run,
+    run_apart,
+)
 from sklearn.metrics import roc_auc_score
 
 from bernoulli_diffusion.flags import complete_detection_flags
@@ -76,14 +88,6 @@ def detect_words(trained: Path, folder: Path, out: Path, more: str = "") -> str:
         f"--dataset brats --data_dir {folder} --ae_load_dir {trained} --workers 0 --device cpu --noise_level 20 "
         f"--denoise_steps 5 --out_dir {out} {more}"
     )
-
-
-def maps(folder: Path) -> dict[str, np.ndarray]:
-    found = {
-        path.name: np.asarray(nib.load(path).dataobj) for path in sorted((folder / "anomaly_map").glob("*.nii.gz"))
-    }
-    assert found
-    return found
 
 
 def test_map_does_not_depend_on_batch_size_or_processes(data, trained, tmp_path):

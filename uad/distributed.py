@@ -127,6 +127,7 @@ def choose_device(name: str, local_rank: int) -> torch.device:
 def set_up(device: torch.device) -> None:
     """Prepare this process for networks on a device: on a CPU it keeps its memory, on CUDA float32 is exact."""
     if device.type == "cuda":
+        torch.cuda.set_device(device)
         keep_float32_exact()
     else:
         keep_freed_memory()
@@ -137,8 +138,6 @@ def distributed_world(device_name: str = "auto") -> Iterator[World]:
     """Join the process group that the launcher's environment describes, if any; leave it at the end."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = choose_device(device_name, local_rank)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     set_up(device)
     if "RANK" not in os.environ:
         yield World(0, 1, device)

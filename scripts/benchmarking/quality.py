@@ -25,15 +25,15 @@ def quality_of_presets(args: argparse.Namespace, bench: Workbench) -> tuple[dict
     procedure on the same weights."""
     data = _read(args)
     found = {}
+    steps = {name: default_steps(preset["noise_level"], name) for name, preset in DETECTION_PRESETS.items()}
     for name, preset in DETECTION_PRESETS.items():
         chosen = replace(bench, noise_level=preset["noise_level"], shifts=preset["shifts"])
-        walk = preset["denoise_spacing"], default_steps(preset["noise_level"], name)
+        walk = preset["denoise_spacing"], steps[name]
         qualities = (_qualities(chosen, *data, *walk, seed) for seed in range(args.quality_seeds))
         found[name] = [quality[preset["score"]] for quality in qualities]
     rows = []
     for name, preset in DETECTION_PRESETS.items():
-        evaluations = default_steps(preset["noise_level"], name) * preset["shifts"]
-        row = {"preset": name, "score": preset["score"], "evaluations": evaluations}
+        row = {"preset": name, "score": preset["score"], "evaluations": steps[name] * preset["shifts"]}
         rows.append(row | _summary(found[name], found["paper"]))
     head = ("preset", "score", "evaluations", "AP", "to `paper`", "best Dice", "to `paper`")
     table = [(r["preset"], r["score"], r["evaluations"], *_cells(r)) for r in rows]

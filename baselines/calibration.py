@@ -6,7 +6,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from uad.data.folder import SliceFolder, collate_slices
+from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.distributed import World
 from uad.files import write_json, written_whole
 

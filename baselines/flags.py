@@ -7,8 +7,8 @@ have is refused, and each method checks the values of its own.
 import argparse
 
 from baselines.methods import METHODS, NOISE_SOURCES, PRESETS
+from uad.cli.flags import add, add_switch
 from uad.errors import InputError, Problem
-from uad.flags import add, add_switch
 from uad.scores import RESIDUAL_SCORES
 
 FROM_METHOD = "the method's"

@@ -7,9 +7,9 @@ from bernoulli_diffusion.latents import Views
 from bernoulli_diffusion.process import NOISE_KERNELS, NOISE_SCHEDULES
 from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
-from uad.data.corruption import RECIPES
+from uad.cli.flags import add, add_switch, filled, variation_of
+from uad.data.training.corruption import RECIPES
 from uad.errors import input_error
-from uad.flags import add, add_switch, filled, variation_of
 
 # The paper's configuration.
 NETWORK_DEFAULTS = {

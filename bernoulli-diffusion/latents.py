@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from uad.data.corruption import corrupt
-from uad.data.folder import SliceFolder, collate_slices
-from uad.data.loading import Variation, flip_axis
+from uad.data.reading.folder import SliceFolder, collate_slices
+from uad.data.training.corruption import corrupt
+from uad.data.training.loading import Variation, flip_axis
 from uad.distributed import World
 from uad.files import put_in_place, refusals_named
 from uad.randomness import derive_seed
@@ -25,9 +25,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Views:
-    """The ways in which every slice is encoded: `count` variations of it (see uad.data.loading), each of them with
-    synthetic lesions too where `lesion_share`, the share of training codes that show lesions, is above 0. lesions:
-    which ones, a name of uad.data.corruption.RECIPES.
+    """The ways in which every slice is encoded: `count` variations of it (see uad.data.training.loading), each of them
+    with synthetic lesions too where `lesion_share`, the share of training codes that show lesions, is above 0. lesions:
+    which ones, a name of uad.data.training.corruption.RECIPES.
     """
 
     variation: Variation

@@ -14,8 +14,8 @@ from bernoulli_diffusion.flags import (
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
+from uad.cli.flags import reconcile
 from uad.errors import InputError, input_error
-from uad.flags import reconcile
 
 KIND = "bernoulli_diffusion"
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from binary_autoencoder.flags import network_config
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
+from uad.cli.flags import reconcile
 from uad.errors import input_error
-from uad.flags import reconcile
 
 KIND = "binary_autoencoder"
 

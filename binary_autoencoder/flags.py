@@ -2,8 +2,8 @@
 
 import argparse
 
+from uad.cli.flags import add, filled, n_channels_of
 from uad.errors import input_error
-from uad.flags import add, filled, n_channels_of
 
 # The paper's configuration.
 NETWORK_DEFAULTS = {

@@ -34,13 +34,8 @@ from binary_autoencoder.losses import (
     find_vgg16_weights,
 )
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
-from uad.command import run_command
-from uad.data.folder import SliceFolder
-from uad.data.loading import TrainingImages, collate_training
-from uad.data.opening import check_once, open_slices
-from uad.distributed import World, distributed_world
-from uad.files import written_whole
-from uad.flags import (
+from uad.cli.command import run_command
+from uad.cli.flags import (
     Flags,
     add,
     add_shared_flags,
@@ -49,6 +44,11 @@ from uad.flags import (
     train_options,
     variation_of,
 )
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.opening import check_once, open_slices
+from uad.data.training.loading import TrainingImages, collate_training
+from uad.distributed import World, distributed_world
+from uad.files import written_whole
 from uad.optimizers import make_optimizer
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field

@@ -14,7 +14,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from uad.checkpoints import versions
-from uad.command import run_command
+from uad.cli.command import run_command
+from uad.cli.evaluation import add_evaluation_flags, check_evaluation_flags
+from uad.cli.flags import Flags, add, require
 from uad.errors import input_error
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.comparison import (
@@ -29,13 +31,11 @@ from uad.evaluation.comparison import (
 )
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.figures import save
-from uad.evaluation.flags import add_evaluation_flags, check_evaluation_flags
 from uad.evaluation.panels import choose_cases
 from uad.evaluation.report import clinical_summary, write_csv
 from uad.evaluation.study import Study, check_comparable, mapping, open_study
 from uad.evaluation.tables import difference_table
 from uad.files import write_json, write_text
-from uad.flags import Flags, add, require
 
 
 def get_args_parser() -> Flags:

@@ -13,9 +13,9 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from uad.command import run_command
-from uad.flags import DISPLAY_CHANNEL, Flags, add
-from uad.steps import ROOT, Step, run_step
+from uad.cli.command import run_command
+from uad.cli.flags import DISPLAY_CHANNEL, Flags, add
+from uad.cli.steps import ROOT, Step, run_step
 
 SCRIPTS = ROOT / "scripts"
 

@@ -11,8 +11,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from uad.command import run_command
-from uad.steps import Step, run_step
+from uad.cli.command import run_command
+from uad.cli.steps import Step, run_step
 
 SCRIPTS = Path(__file__).parent
 STAGE1 = SCRIPTS.parent / "binary_autoencoder" / "train_ae_dist.py"

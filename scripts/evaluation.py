@@ -15,17 +15,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from uad.checkpoints import versions
-from uad.command import run_command
+from uad.cli.command import run_command
+from uad.cli.evaluation import add_evaluation_flags, check_evaluation_flags
+from uad.cli.flags import Flags, add
 from uad.errors import input_error
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.contenders import SAVED
-from uad.evaluation.flags import add_evaluation_flags, check_evaluation_flags
 from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
 from uad.evaluation.report import clinical_summary, write_clinical, write_csv, write_report
 from uad.evaluation.study import Study, check_comparable, mapping, open_study
 from uad.evaluation.tables import Table, clinical_tables, difference_table, headline_table, paper_table
 from uad.files import write_json, write_text
-from uad.flags import Flags, add
 from uad.results import newest_result_folder
 from uad.scores import SCORES
 

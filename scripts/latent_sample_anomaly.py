@@ -18,10 +18,10 @@ from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.model import TrainedDiffusion, load_model
 from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
-from uad.command import run_command
-from uad.data.opening import check_once, open_slices
+from uad.cli.command import run_command
+from uad.cli.flags import Flags, add, add_shared_flags, provenance
+from uad.data.reading.opening import check_once, open_slices
 from uad.distributed import distributed_world
-from uad.flags import Flags, add, add_shared_flags, provenance
 from uad.inference import detect_folder, result_writer
 from uad.precision import prepare_inference, resolve_amp
 from uad.scores import EVIDENCE_SCORES, SCORES, check_polarity

@@ -36,13 +36,13 @@ from bernoulli_diffusion.objective import DiffusionLoss
 from bernoulli_diffusion.process import BernoulliDiffusion
 from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
-from uad.command import run_command
-from uad.data.folder import SliceFolder
-from uad.data.loading import collate_training
-from uad.data.opening import check_once, open_slices
+from uad.cli.command import run_command
+from uad.cli.flags import DISPLAY_CHANNEL, Flags, add_shared_flags, train_options
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.opening import check_once, open_slices
+from uad.data.training.loading import collate_training
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
-from uad.flags import DISPLAY_CHANNEL, Flags, add_shared_flags, train_options
 from uad.optimizers import make_optimizer
 from uad.precision import autocast, prepare_inference, resolve_amp
 from uad.randomness import keyed_generator, uniform_field

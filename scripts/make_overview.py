@@ -20,14 +20,14 @@ from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, co
 from bernoulli_diffusion.model import load_model
 from binary_autoencoder.checkpoint import load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
-from uad.command import run_command
-from uad.data.folder import SliceFolder
-from uad.data.opening import check_inputs, open_slices
+from uad.cli.command import run_command
+from uad.cli.flags import DISPLAY_CHANNEL, Flags, add, add_shared_flags
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.opening import check_inputs, open_slices
 from uad.distributed import choose_device
 from uad.errors import input_error
 from uad.evaluation.display import for_display
 from uad.files import written_whole
-from uad.flags import DISPLAY_CHANNEL, Flags, add, add_shared_flags
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
 from uad.scores import SCORES, anomaly_map

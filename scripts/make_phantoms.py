@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from uad.command import run_command
+from uad.cli.command import run_command
 from uad.configuration import check_configuration, check_values
 from uad.files import write_json
 
@@ -58,11 +58,11 @@ def main(args: argparse.Namespace) -> None:
     """Make the phantoms with a progress bar."""
     check(args)
     if args.dataset == "OCT":
-        from uad.data.phantom_oct import make_oct_release
+        from uad.data.phantoms.oct import make_oct_release
 
         make_oct_release(args.out, args.patients, args.seed, args.workers)
     else:
-        from uad.data.phantom_brain import make_brain_release
+        from uad.data.phantoms.brain import make_brain_release
 
         made = make_brain_release(args.out, args.patients, args.seed, args.workers)
         for _ in tqdm(made, total=args.patients, desc="brain phantoms", unit="patient"):

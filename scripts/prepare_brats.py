@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from uad.command import run_command
+from uad.cli.command import run_command
 from uad.configuration import check_values
-from uad.data.brats import LEFT_OUT, PLANE, SPLITS, Choice, find_patients, prepare
+from uad.data.preparing.brats import LEFT_OUT, PLANE, SPLITS, Choice, find_patients, prepare
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -12,9 +12,9 @@ in NORMAL is in no other folder. Run the same command again to finish what was i
 import argparse
 from pathlib import Path
 
-from uad.command import run_command
+from uad.cli.command import run_command
 from uad.configuration import check_values
-from uad.data.oct import Choice, prepare
+from uad.data.preparing.oct import Choice, prepare
 
 
 def get_args_parser() -> argparse.ArgumentParser:

@@ -16,12 +16,12 @@ from baselines.calibration import calibrate_on_healthy
 from baselines.checkpoints import TrainedBaseline, default_log_dir, find_checkpoint, load_baseline
 from baselines.flags import add_detection_flags, add_method_flag, detection_options
 from baselines.methods import load_method
-from uad.command import run_command
-from uad.data.opening import check_once, open_slices
+from uad.cli.command import run_command
+from uad.cli.flags import Flags, add_shared_flags, provenance, reconcile, require
+from uad.data.reading.opening import check_once, open_slices
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import read_json
-from uad.flags import Flags, add_shared_flags, provenance, reconcile, require
 from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
 

@@ -17,11 +17,8 @@ from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, fit_p
 from binary_autoencoder.checkpoint import load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags
 from uad.checkpoints import weights_hash
-from uad.command import run_command
-from uad.configuration import check_values
-from uad.data.opening import check_once, open_slices
-from uad.distributed import World, distributed_world
-from uad.flags import (
+from uad.cli.command import run_command
+from uad.cli.flags import (
     CHANNEL_NAMES,
     Flags,
     add,
@@ -32,6 +29,9 @@ from uad.flags import (
     reconcile,
     require,
 )
+from uad.configuration import check_values
+from uad.data.reading.opening import check_once, open_slices
+from uad.distributed import World, distributed_world
 from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
 from uad.scores import RESIDUAL_SCORES

@@ -23,14 +23,8 @@ from baselines.checkpoints import checkpoint_files, default_log_dir, kind
 from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_flags
 from baselines.methods import load_method
 from uad.checkpoints import newest_state, weights_hash
-from uad.command import run_command
-from uad.configuration import check_values
-from uad.data.folder import SliceFolder, collate_slices
-from uad.data.loading import TrainingImages, collate_training
-from uad.data.opening import check_once, open_slices
-from uad.distributed import World, distributed_world
-from uad.files import written_whole
-from uad.flags import (
+from uad.cli.command import run_command
+from uad.cli.flags import (
     DISPLAY_CHANNEL,
     Flags,
     add_shared_flags,
@@ -39,6 +33,12 @@ from uad.flags import (
     train_options,
     variation_of,
 )
+from uad.configuration import check_values
+from uad.data.reading.folder import SliceFolder, collate_slices
+from uad.data.reading.opening import check_once, open_slices
+from uad.data.training.loading import TrainingImages, collate_training
+from uad.distributed import World, distributed_world
+from uad.files import written_whole
 from uad.optimizers import make_optimizer
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator

@@ -16,7 +16,7 @@ STAGE1 = "binary_autoencoder/train_ae_dist.py"
 STAGE2 = "scripts/latent_train.py"
 DETECT = "scripts/latent_sample_anomaly.py"
 EVALUATE = "scripts/evaluation.py"
-BENCHMARK = "scripts/benchmark.py"
+BENCHMARK = "benchmark/__main__.py"
 TRAIN_BASELINE, SAMPLE_BASELINE = "scripts/train_baseline.py", "scripts/sample_baseline.py"
 
 # A pipeline that trains in a second: 32x32 images, 16x16 codes of 8 bits.
@@ -51,7 +51,8 @@ def run_apart(script: str, words: str, processes: int = 1, cwd: Path | None = No
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [*launcher, str(ROOT / script), *shlex.split(words)]
+    target = ["-m", "benchmark"] if script == BENCHMARK else [str(ROOT / script)]
+    command = [*launcher, *target, *shlex.split(words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from uad.data.augmentation import augment
+from uad.data.training.augmentation import augment
 
 
 @pytest.fixture

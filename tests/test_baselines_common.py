@@ -17,7 +17,7 @@ from baselines import methods, simplex
 from baselines.gaussian import ancestral_step, make_scheduler, predicted_clean, q_sample, reverse_chain
 from baselines.simplex import SimplexNoise
 from uad.checkpoints import load_checkpoint
-from uad.data.formats import write_slice
+from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 from uad.randomness import keyed_generator
 

@@ -1,5 +1,6 @@
 """The measures of the benchmark, and the benchmark itself in its tiny form."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,16 +8,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import BENCHMARK, ROOT, module, run_apart
+from commands import BENCHMARK, ROOT, run_apart
 from sklearn.metrics import average_precision_score
 
+from benchmark import released
+from benchmark.measure import gflop, ratios, spread
+from benchmark.pooled import pooled_quality
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.networks import BinaryAutoEncoder
-from uad.benchmark import released
-from uad.benchmark.measure import gflop, ratios, spread
-from uad.benchmark.quality import pooled_quality
 from uad.errors import InputError
 from uad.inference import peak_memory_mib
 from uad.precision import prepare_inference
@@ -106,17 +107,17 @@ def test_peak_memory_is_the_process_s_own_and_not_that_of_the_one_that_started_i
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    """The script as a module."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return module(BENCHMARK)
+def benchmark():
+    """The command as a module."""
+    return importlib.import_module("benchmark.__main__")
 
 
 def test_a_child_that_ends_between_two_runs_is_named(benchmark, monkeypatch, tmp_path):
     script = tmp_path / "child.py"
     script.write_text("""input(); print('{"seconds": 1, "memory": 1}', flush=True); exit(3)""")
-    monkeypatch.setattr(sys, "argv", [str(script)])
-    with sys.modules["benchmarking.children"].started("any") as child:
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    monkeypatch.setattr(sys.modules["benchmark.children"], "COMMAND", (sys.executable, str(script)))
+    with sys.modules["benchmark.children"].started("any") as child:
         child.process.wait()
         with pytest.raises(InputError, match="exit code 3"):
             child.run()
@@ -127,7 +128,7 @@ def test_what_is_timed_as_a_training_step_changes_the_weights(benchmark, monkeyp
     args = benchmark.get_args_parser().parse_args(["--quick", "--train_batch", "2", "--amp", "off"])
     bench = benchmark.Workbench.from_flags(args, torch.device("cpu"), "off")
     copies = []
-    monkeypatch.setattr(sys.modules["benchmarking.workloads"].copy, "deepcopy", lambda n: copies.append(n) or n)
+    monkeypatch.setattr(sys.modules["benchmark.workloads"].copy, "deepcopy", lambda n: copies.append(n) or n)
     step = benchmark.WORKLOADS[workload][0](bench)
     before = [p.detach().clone() for p in copies[0].parameters()]
     step()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uad.data.checks import check_disjoint, check_folder, data_hash
-from uad.data.formats import write_slice
+from uad.data.reading.checks import check_disjoint, check_folder, data_hash
+from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 
 

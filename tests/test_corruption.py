@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from uad.data import corruption
-from uad.data.corruption import RECIPES, corrupt
+from uad.data.training import corruption
+from uad.data.training.corruption import RECIPES, corrupt
 
 
 def disc(radius: float, size: int = 64) -> torch.Tensor:

@@ -33,7 +33,7 @@ from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.networks import BinaryAutoEncoder
-from uad.data.formats import write_slice
+from uad.data.reading.formats import write_slice
 from uad.distributed import distributed_world
 from uad.precision import prepare_inference
 from uad.randomness import keyed_generator, uniform_field

@@ -11,8 +11,8 @@ import pytest
 from result_folders import AFFINE, SIZE, run_info, slice_with_lesion, write_folder
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from uad.command import run_command
-from uad.data.formats import write_slice
+from uad.cli.command import run_command
+from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 from uad.evaluation.clinical import METRICS, difference, evaluate
 from uad.evaluation.display import for_display

@@ -1,6 +1,6 @@
 """Faults on purpose: kills, full and read-only disks, diverging losses, dying processes. Nothing saved may be lost.
 
-The long versions are scripts/stress_kill.py and scripts/stress_hosts.py.
+The long versions are tests/stress/kill.py and tests/stress/hosts.py.
 """
 
 import os
@@ -19,8 +19,8 @@ from commands import DETECT, ROOT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, r
 from test_training import assert_same, images, small  # noqa: F401
 
 from uad.checkpoints import CheckpointFiles, load_checkpoint
-from uad.data.folder import SliceFolder
-from uad.data.loading import collate_training
+from uad.data.reading.folder import SliceFolder
+from uad.data.training.loading import collate_training
 from uad.distributed import World
 from uad.errors import InputError
 from uad.files import TEMPORARY, read_json, remove_leftovers, write_json, write_text, written_whole
@@ -261,7 +261,7 @@ def test_no_valid_checkpoint_at_all_is_an_error_not_a_new_start(tmp_path):
 
 def test_killed_commands_end_as_undisturbed_ones():
     words = "--kills 2 --steps 4 --images 5 --only stage1 stage2 detection"
-    command = [sys.executable, str(ROOT / "scripts" / "stress_kill.py"), *words.split()]
+    command = [sys.executable, str(ROOT / "tests" / "stress" / "kill.py"), *words.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout.count("the same as undisturbed") == 3

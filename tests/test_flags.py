@@ -2,7 +2,7 @@
 
 import pytest
 
-from uad.flags import Flags, add, add_switch
+from uad.cli.flags import Flags, add, add_switch
 
 PRESETS = {"recommended": {"levels": 50, "mirror": True}, "paper": {"levels": 200, "mirror": False}}
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from uad.data.folder import (
+from uad.data.reading.folder import (
     SliceFolder,
     collate_slices,
     labels_folder,
@@ -15,7 +15,7 @@ from uad.data.folder import (
     resize_mask,
     resized_affine,
 )
-from uad.data.formats import write_slice
+from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 
 RAS = np.diag([1.0, 1.0, 2.0, 1.0])

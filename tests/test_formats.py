@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uad.data.decoding import PLANE_AFFINE
-from uad.data.formats import patient_of, read_mask, read_slice, slice_stem, write_slice
+from uad.data.reading.decoding import PLANE_AFFINE
+from uad.data.reading.formats import patient_of, read_mask, read_slice, slice_stem, write_slice
 from uad.errors import InputError
 
 AFFINE = np.array([[-1.2, 0.1, 0, 30], [0, 0.9, -0.2, -12], [0, 0.3, 2.5, 7], [0, 0, 0, 1]])

@@ -1,4 +1,4 @@
-"""Input as an enemy: whatever a file holds, readers give a value or an InputError; see scripts/fuzz_readers.py."""
+"""Input as an enemy: whatever a file holds, readers give a value or an InputError; see tests/stress/fuzz.py."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import pytest
 from commands import ROOT, module
 
 from uad.checkpoints import load_checkpoint
-from uad.data.checks import check_folder
-from uad.data.formats import read_mask, read_slice, slice_stem
+from uad.data.reading.checks import check_folder
+from uad.data.reading.formats import read_mask, read_slice, slice_stem
 from uad.errors import InputError
 from uad.files import read_json
 from uad.results import ResultWriter
 
-FUZZ = module("scripts/fuzz_readers.py")
+FUZZ = module("tests/stress/fuzz.py")
 CORPUS = ROOT / "tests" / "corpus"
 FILES = sorted(path for path in CORPUS.iterdir() if path.suffix not in (".py", ".pyc", "") and path.name[0] != ".")
 READERS = {".pt": load_checkpoint, ".json": read_json}

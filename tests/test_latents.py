@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bernoulli_diffusion.latents import CodeCache, Views, build_cache, cache_path
-from uad.data.folder import SliceFolder
-from uad.data.formats import write_slice
-from uad.data.loading import Variation
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.formats import write_slice
+from uad.data.training.loading import Variation
 from uad.distributed import World
 
 # 3 x 5 x 5 bits do not fill whole bytes.

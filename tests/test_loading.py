@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from uad.data.folder import SliceFolder
-from uad.data.formats import write_slice
-from uad.data.loading import TrainingImages, Variation, mirrored
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.formats import write_slice
+from uad.data.training.loading import TrainingImages, Variation, mirrored
 from uad.errors import InputError
 
 RAS = np.diag([1.0, 1.0, 2.0, 1.0])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from uad.data.normalise import NORMALISATIONS, foreground_mask, normalise
+from uad.data.reading.normalise import NORMALISATIONS, foreground_mask, normalise
 
 
 @pytest.fixture

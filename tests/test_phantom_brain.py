@@ -9,15 +9,15 @@ import torch
 from scipy import stats
 from sklearn.metrics import average_precision_score
 
-from uad.data import phantom_brain, phantom_fields, phantom_tumour
-from uad.data.phantom_brain import MODALITIES, make_brain_release, make_patient, patient_name
+from uad.data.phantoms import brain, fields, tumour
+from uad.data.phantoms.brain import MODALITIES, make_brain_release, make_patient, patient_name
 
 SEED = 3
 T1, T1CE, T2, FLAIR = range(4)
 
 
 def first_of(kind: str) -> int:
-    return next(n for n in range(1, 9) if phantom_tumour.draw_plan(SEED, n).kind == kind)
+    return next(n for n in range(1, 9) if tumour.draw_plan(SEED, n).kind == kind)
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +30,18 @@ def test_a_patient_is_a_function_of_seed_and_number(patients):
     again = make_patient(SEED, number)
     assert np.array_equal(again.images, patients["diffuse"].images)
     assert np.array_equal(again.labels, patients["diffuse"].labels)
-    assert phantom_tumour.draw_plan(SEED, number) != phantom_tumour.draw_plan(SEED + 1, number)
+    assert tumour.draw_plan(SEED, number) != tumour.draw_plan(SEED + 1, number)
 
 
 def test_volumes_have_the_format_of_the_release(patients):
     for patient in patients.values():
         assert patient.images.shape == (4, 240, 240, 155) and patient.images.dtype == np.int16
-        brain = patient.images > 0
-        assert (brain == brain[0]).all(), "skull-stripped: one background for all sequences"
-        assert 0.9e6 < brain[0].sum() < 2.0e6, "a brain of 0.9 to 2 litres"
+        tissue = patient.images > 0
+        assert (tissue == tissue[0]).all(), "skull-stripped: one background for all sequences"
+        assert 0.9e6 < tissue[0].sum() < 2.0e6, "a brain of 0.9 to 2 litres"
         assert set(np.unique(patient.labels)) <= {0, 1, 2, 4}
-        assert patient.labels.any() and brain[0][patient.labels > 0].all()
-        edges = [brain[0].take(0, axis) for axis in (0, 1)] + [brain[0].take(-1, axis) for axis in (0, 1)]
+        assert patient.labels.any() and tissue[0][patient.labels > 0].all()
+        edges = [tissue[0].take(0, axis) for axis in (0, 1)] + [tissue[0].take(-1, axis) for axis in (0, 1)]
         assert not any(edge.any() for edge in edges), "the box does not cut the brain"
 
 
@@ -70,37 +70,37 @@ def test_lesions_look_as_their_kind(patients):
 
 def test_flair_intensity_does_not_find_the_isointense_kind(patients):
     patient = patients["isointense"]
-    brain = patient.images[FLAIR] > 0
-    truth = patient.labels[brain] > 0
-    assert average_precision_score(truth[::20], patient.images[FLAIR][brain][::20]) < 0.3
+    tissue = patient.images[FLAIR] > 0
+    truth = patient.labels[tissue] > 0
+    assert average_precision_score(truth[::20], patient.images[FLAIR][tissue][::20]) < 0.3
 
 
 def test_every_eight_patients_hold_all_kinds():
     for block in range(3):
-        kinds = Counter(phantom_tumour.draw_plan(SEED, 8 * block + n).kind for n in range(1, 9))
-        assert kinds == Counter(phantom_tumour.KINDS)
+        kinds = Counter(tumour.draw_plan(SEED, 8 * block + n).kind for n in range(1, 9))
+        assert kinds == Counter(tumour.KINDS)
 
 
 def test_mass_effect_is_bounded_and_keeps_order():
     """Along a ray the seen radius is r - push R u exp((1 - u^2) / 2): greatest shift push R at r = R,
     monotone.
     """
-    nodes = phantom_fields.coarse_grid()
+    nodes = fields.coarse_grid()
     centre = nodes[:, 20, 25, 18]
-    plan = phantom_tumour.draw_plan(SEED, 1)._replace(push=0.45)
+    plan = tumour.draw_plan(SEED, 1)._replace(push=0.45)
     deep = np.full(nodes.shape[1:], 100.0, np.float32)
-    focus = phantom_tumour.Focus(centre, 24.0, 0.0)
-    shift = nodes - phantom_tumour.push_aside(nodes, [focus], plan, deep)
+    focus = tumour.Focus(centre, 24.0, 0.0)
+    shift = nodes - tumour.push_aside(nodes, [focus], plan, deep)
     length = np.linalg.norm(shift, axis=0)
     assert 0.95 * 0.45 * 24 < length.max() <= 0.45 * 24 + 1e-3
     ray = nodes[0, 20:, 25, 18] - shift[0, 20:, 25, 18]
     assert (np.diff(ray) > 0).all()
     surface = np.zeros_like(deep)
-    assert np.array_equal(phantom_tumour.push_aside(nodes, [focus], plan, surface), nodes)
+    assert np.array_equal(tumour.push_aside(nodes, [focus], plan, surface), nodes)
 
 
 def test_smooth_noise_has_unit_variance_and_its_length():
-    noise = phantom_fields.smooth_noise(np.random.default_rng(0), 8.0, (96, 96, 96))
+    noise = fields.smooth_noise(np.random.default_rng(0), 8.0, (96, 96, 96))
     assert 0.7 < noise.std() < 1.1
 
     def correlation(lag):
@@ -114,8 +114,8 @@ def test_sampling_at_voxel_centres_returns_the_map():
     origin = np.array([-3.0, 10.0, 2.0])
     index = np.stack(np.meshgrid(*map(np.arange, (5, 6, 7)), indexing="ij"))
     points = (index + origin[:, None, None, None]).astype(np.float32)
-    assert np.allclose(phantom_fields.sample_template(maps, points, origin), maps.numpy(), atol=1e-5)
-    assert not phantom_fields.sample_template(maps, points + 100, origin).any()
+    assert np.allclose(fields.sample_template(maps, points, origin), maps.numpy(), atol=1e-5)
+    assert not fields.sample_template(maps, points + 100, origin).any()
 
 
 def test_release_is_written_once_and_continued(tmp_path, monkeypatch, patients):
@@ -125,7 +125,7 @@ def test_release_is_written_once_and_continued(tmp_path, monkeypatch, patients):
         made.append(number)
         return patients["diffuse"]
 
-    monkeypatch.setattr(phantom_brain, "make_patient", count)
+    monkeypatch.setattr(brain, "make_patient", count)
     assert list(make_brain_release(tmp_path, 2, SEED)) == [patient_name(1), patient_name(2)]
     folder = tmp_path / "MICCAI_BraTS2020_TrainingData" / "BraTS20_Training_002"
     assert sorted(path.name for path in folder.iterdir()) == sorted(
@@ -141,4 +141,4 @@ def test_release_is_written_once_and_continued(tmp_path, monkeypatch, patients):
     assert made == [1, 2, 2, 3]
     assert (folder / "BraTS20_Training_002_t2.nii.gz").read_bytes() == before
     table = (folder.parent / "name_mapping.csv").read_text().splitlines()
-    assert len(table) == 4 and table[1].split(",")[0] in phantom_tumour.KINDS
+    assert len(table) == 4 and table[1].split(",")[0] in tumour.KINDS

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from uad.data.phantom_oct import (
+from uad.data.phantoms.oct import (
     CLASS_CYCLE,
     LESIONS,
     SCANS_PER_PATIENT,
@@ -18,7 +18,7 @@ from uad.data.phantom_oct import (
     patient_id,
     work_of,
 )
-from uad.data.retina import LAYERS, NOISE_OFFSET, detect, draw_patient, healthy_scan, render
+from uad.data.phantoms.retina import LAYERS, NOISE_OFFSET, detect, draw_patient, healthy_scan, render
 from uad.errors import InputError
 
 DISEASED = [patient for patient in range(12) if patient_class(patient) != "NORMAL"]

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from bernoulli_diffusion.flags import complete_detection_flags
 from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.networks import BinaryAutoEncoder
-from uad.data.formats import write_slice
+from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 
 SIZE = 32

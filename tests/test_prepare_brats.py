@@ -12,8 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from uad.data.brats import CHANNELS, Choice, find_patients, fit_plane, prepare
-from uad.data.formats import patient_of, read_mask, read_slice, slice_stem
+from uad.data.preparing.brats import CHANNELS, Choice, find_patients, fit_plane, prepare
+from uad.data.reading.formats import patient_of, read_mask, read_slice, slice_stem
 from uad.errors import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

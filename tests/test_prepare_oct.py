@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uad.data.oct import CLASSES, Choice, RawImage, assign_folders, prepare
+from uad.data.preparing.oct import CLASSES, Choice, RawImage, assign_folders, prepare
 from uad.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_oct.py"

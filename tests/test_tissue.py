@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from uad.data.normalise import TISSUE_MEDIAN, normalise
-from uad.data.tissue import body_mask, interior, otsu
+from uad.data.reading.normalise import TISSUE_MEDIAN, normalise
+from uad.data.reading.tissue import body_mask, interior, otsu
 
 SIZE = 96
 

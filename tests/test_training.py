@@ -15,7 +15,7 @@ from commands import ROOT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run, run_
 from bernoulli_diffusion.model import load_diffusion
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from uad.checkpoints import CheckpointFiles, load_checkpoint
-from uad.data.loading import StepBatches
+from uad.data.training.loading import StepBatches
 from uad.errors import InputError
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, equalised, fit_pca, load_pca, save_pca
 from binary_autoencoder.networks import BinaryAutoEncoder
-from uad.data.formats import write_slice
+from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 from uad.results import ResultFolder
 

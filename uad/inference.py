@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from uad.data.folder import SliceFolder, collate_slices
+from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.distributed import World
 from uad.randomness import keyed_generator
 from uad.results import ResultWriter

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uad.data.decoding import decode
-from uad.data.formats import write_slice
+from uad.data.reading.decoding import decode
+from uad.data.reading.formats import write_slice
 from uad.errors import InputError, Problem, input_error
 from uad.files import read_json, remove_leftovers, write_json
 

@@ -27,7 +27,7 @@ from uad.checkpoints import (
     versions,
     weights_hash,
 )
-from uad.data.loading import StepBatches, training_loader
+from uad.data.training.loading import StepBatches, training_loader
 from uad.distributed import World
 from uad.errors import input_error
 from uad.files import refusals_named

@@ -3,7 +3,7 @@
     python tests/corpus/make.py
 
 tests/test_fuzz.py reads every one of them; each must end as an InputError, quickly and without using memory. The files
-fuzzed_* are not made here: scripts/fuzz_readers.py found them, when they ended as another exception.
+fuzzed_* are not made here: tests/stress/fuzz.py found them, when they ended as another exception.
 """
 
 import gzip

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from uad.data.formats import EXTENSIONS, read_mask, slice_stem
+from uad.data.reading.formats import EXTENSIONS, read_mask, slice_stem
 from uad.errors import InputError, Problem, input_error
 from uad.evaluation.contenders import AUTOENCODER, Contender, contenders
 from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened

@@ -11,7 +11,7 @@ from pathlib import Path
 from uad.errors import input_error
 from uad.files import write_json
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)

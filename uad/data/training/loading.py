@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from uad.data.augmentation import augment
-from uad.data.folder import SliceFolder, left_right_axis
+from uad.data.reading.folder import SliceFolder, left_right_axis
+from uad.data.training.augmentation import augment
 from uad.errors import input_error
 from uad.randomness import derive_seed, keyed_generator
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uad.data.folder import find_slices, labels_folder, normalised, pair_masks, read_labelled
-from uad.data.formats import RawSlice, patient_of
+from uad.data.reading.folder import find_slices, labels_folder, normalised, pair_masks, read_labelled
+from uad.data.reading.formats import RawSlice, patient_of
 from uad.errors import InputError, Problem, input_error
 
 

@@ -2,11 +2,11 @@
 
 import argparse
 
-from uad.data.checks import check_disjoint, check_folder
-from uad.data.folder import SliceFolder
+from uad.cli.flags import require
+from uad.data.reading.checks import check_disjoint, check_folder
+from uad.data.reading.folder import SliceFolder
 from uad.distributed import World
 from uad.errors import InputError, Problem
-from uad.flags import require
 
 
 def check_inputs(args: argparse.Namespace, data: dict, batch_size: int | None, healthy: bool) -> list[str]:

@@ -2,8 +2,8 @@
 
 from argparse import Namespace
 
+from uad.cli.flags import Flags, add
 from uad.configuration import check_values
-from uad.flags import Flags, add
 from uad.scores import IMAGE_SCORES
 
 

@@ -18,8 +18,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from uad.data import phantom_fields as fields
-from uad.data import phantom_tumour as tumour
+from uad.data.phantoms import fields, tumour
 from uad.files import write_text, written_whole
 
 RELEASE_FOLDER = "MICCAI_BraTS2020_TrainingData"

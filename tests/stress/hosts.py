@@ -1,6 +1,6 @@
 """Train and detect on two hosts, kill one of them, and compare with undisturbed runs.
 
-    python scripts/stress_hosts.py
+    python tests/stress/hosts.py
 
 The hosts are two network namespaces of this machine with a cable (veth pair) between them and one common disk; that
 needs root and `ip` of iproute2. On each, torchrun starts one process. All processes of the second host are killed:
@@ -28,7 +28,7 @@ from pathlib import Path
 
 from uad.files import write_text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 HOSTS = {"uad-host-a": "10.77.41.1", "uad-host-b": "10.77.41.2"}
 FIRST, SECOND = HOSTS
 PATIENCE = 300.0
@@ -38,7 +38,7 @@ SETTINGS = Path("/etc/netns")
 
 def stress_kill():
     """The script beside this one, as a module: images, commands and comparisons are its own."""
-    spec = importlib.util.spec_from_file_location("stress_kill", ROOT / "scripts" / "stress_kill.py")
+    spec = importlib.util.spec_from_file_location("stress_kill", ROOT / "tests" / "stress" / "kill.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from benchmark import released
+from benchmark.measure import gflop
 from bernoulli_diffusion.flags import DETECTION_PRESETS
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.model import load_diffusion
@@ -19,8 +21,6 @@ from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.checkpoint import load_autoencoder
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator, Upsample
 from binary_autoencoder.train_ae_dist import AutoencoderLosses
-from uad.benchmark import released
-from uad.benchmark.measure import gflop
 from uad.checkpoints import CheckpointFiles
 from uad.distributed import World
 from uad.optimizers import make_optimizer

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from uad.data.decoding import EXTENSIONS, decode, extension_of
+from uad.data.reading.decoding import EXTENSIONS, decode, extension_of
 from uad.errors import input_error
 from uad.files import written_whole
 

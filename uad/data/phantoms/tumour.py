@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uad.data.phantom_fields import BOX, BOX_START, coarse_grid, smooth_noise
+from uad.data.phantoms.fields import BOX, BOX_START, coarse_grid, smooth_noise
 
 NECROTIC, OEDEMA, ENHANCING = 1, 2, 4
 

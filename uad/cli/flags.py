@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping
 
 from uad.checkpoints import versions
-from uad.data.checks import data_hash
-from uad.data.loading import Variation
-from uad.data.normalise import NORMALISATIONS
+from uad.data.reading.checks import data_hash
+from uad.data.reading.normalise import NORMALISATIONS
+from uad.data.training.loading import Variation
 from uad.errors import InputError, Problem, input_error
 from uad.optimizers import MATRIX_LR, OPTIMIZERS
 from uad.precision import AMP_MODES

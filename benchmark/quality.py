@@ -7,13 +7,13 @@ from statistics import mean
 import numpy as np
 import torch
 
-from benchmarking.workloads import Workbench
+from benchmark.pooled import pooled_quality
+from benchmark.tables import markdown
+from benchmark.workloads import Workbench
 from bernoulli_diffusion.detect import SPACINGS
 from bernoulli_diffusion.flags import DETECTION_PRESETS, default_steps
 from binary_autoencoder.checkpoint import load_autoencoder
-from uad.benchmark.quality import pooled_quality
-from uad.benchmark.tables import markdown
-from uad.data.opening import open_slices
+from uad.data.reading.opening import open_slices
 from uad.randomness import keyed_generator
 from uad.scores import SCORES, anomaly_map
 

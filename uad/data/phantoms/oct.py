@@ -27,7 +27,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 from tqdm import tqdm
 
-from uad.data.retina import Scan, add_spot, add_vessels, draw_patient, healthy_scan, render, smooth_curve
+from uad.data.phantoms.retina import Scan, add_spot, add_vessels, draw_patient, healthy_scan, render, smooth_curve
 from uad.errors import input_error
 from uad.files import written_whole
 

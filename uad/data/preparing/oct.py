@@ -31,7 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from uad.configuration import check_configuration
-from uad.data.formats import read_mask
+from uad.data.reading.formats import read_mask
 from uad.errors import InputError, Problem, input_error
 from uad.files import write_json, write_text, written_whole
 

@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 
 from uad.configuration import check_configuration
-from uad.data.formats import write_slice
+from uad.data.reading.formats import write_slice
 from uad.errors import InputError, Problem, input_error
 from uad.files import read_json, write_json, write_text
 

@@ -1,8 +1,8 @@
 """Speed, memory and quality, against a plain re-implementation of the released procedure with the same weights.
 
-    python scripts/benchmark.py                          the paper's configuration, random weights
-    python scripts/benchmark.py --quick                  tiny networks, seconds: does everything run?
-    python scripts/benchmark.py --sections presets quality --ae_load_dir RUN --model_path FILE --dataset brats ...
+    python -m benchmark                          the paper's configuration, random weights
+    python -m benchmark --quick                  tiny networks, seconds: does everything run?
+    python -m benchmark --sections presets quality --ae_load_dir RUN --model_path FILE --dataset brats ...
 A device that does other work too: `--clock cpu --threads 1` counts the process's CPU seconds.
 
 Released: float32, one image at a time, L evaluations, nothing overlapped; in training the encoder in the loop, the
@@ -18,20 +18,20 @@ from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 
 import torch
-from benchmarking.children import interleaved_children, serve, started
-from benchmarking.quality import quality_curve, quality_of_presets
-from benchmarking.workloads import RECOMMENDED, RELEASED, WORKLOADS, Workbench
 
+from benchmark.children import interleaved_children, serve, started
+from benchmark.measure import CLOCKS, interleaved, peaks, ratios, spread
+from benchmark.quality import quality_curve, quality_of_presets
+from benchmark.tables import markdown
+from benchmark.workloads import RECOMMENDED, RELEASED, WORKLOADS, Workbench
 from bernoulli_diffusion.flags import add_diffusion_flags, default_steps
 from binary_autoencoder.flags import add_autoencoder_flags
-from uad.benchmark.measure import CLOCKS, interleaved, peaks, ratios, spread
-from uad.benchmark.tables import markdown
 from uad.checkpoints import versions
-from uad.command import run_command
+from uad.cli.command import run_command
+from uad.cli.flags import Flags, add, add_data_flags, add_runtime_flags, add_switch, require
 from uad.distributed import choose_device, set_up
 from uad.errors import input_error
 from uad.files import write_json
-from uad.flags import Flags, add, add_data_flags, add_runtime_flags, add_switch, require
 from uad.optimizers import OPTIMIZERS
 from uad.precision import resolve_amp
 

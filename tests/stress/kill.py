@@ -1,6 +1,6 @@
 """Kill trainings and detections at random moments until nothing is left to kill, and compare with undisturbed runs.
 
-    python scripts/stress_kill.py --kills 20 --seed 0
+    python tests/stress/kill.py --kills 20 --seed 0
 
 Both stages, a comparing method with two stages (ldm) and detection run on tiny images. Each is killed with SIGKILL at
 random moments, every second time while a file is being written, and started again by the same command until it ends by
@@ -30,7 +30,7 @@ import torch
 from uad.checkpoints import load_checkpoint
 from uad.files import TEMPORARY
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 # Numbers of logs and records that depend on the machine's load.
 VARYING = ("images_per_second", "cpu_seconds", "seconds", "peak_memory_mib")
 COMMON = "--device cpu --workers 0 --steps_per_save_output 0 --steps_per_checkpoint 1 --keep 2 --steps_per_log 1"

@@ -11,17 +11,19 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from benchmarking.workloads import WORKLOADS, Workbench
-from uad.benchmark.measure import timed
+from benchmark.measure import timed
+from benchmark.workloads import WORKLOADS, Workbench
 from uad.errors import input_error
 from uad.inference import peak_memory_mib
+
+COMMAND = (sys.executable, "-m", "benchmark")
 
 
 class Child:
     """A process that runs one workload, a name of WORKLOADS, with this program's flags and `more`."""
 
     def __init__(self, workload: str, more: Sequence = ()):
-        words = [sys.executable, sys.argv[0], *sys.argv[1:], "--workload", workload, *map(str, more)]
+        words = [*COMMAND, *sys.argv[1:], "--workload", workload, *map(str, more)]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self) -> None:

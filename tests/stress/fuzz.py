@@ -1,6 +1,6 @@
 """Feed damaged files to every reader of the project and count what they do.
 
-    python scripts/fuzz_readers.py --inputs 10000 --seed 0
+    python tests/stress/fuzz.py --inputs 10000 --seed 0
 
 Valid files of each kind (NIfTI, gzip, PNG, JPEG, TIFF, NPY, masks, checkpoints, result folders, settings) are mutated:
 bytes, integers and whole blocks are changed, removed, repeated or taken from another file; half of the time inside the
@@ -32,7 +32,7 @@ from PIL import Image
 
 from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.configuration import check_configuration
-from uad.data.formats import read_mask, read_slice
+from uad.data.reading.formats import read_mask, read_slice
 from uad.errors import InputError
 from uad.files import write_json
 from uad.results import ResultFolder, ResultWriter

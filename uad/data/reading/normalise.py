@@ -6,7 +6,7 @@ result is zeros, never NaN.
 
 import numpy as np
 
-from uad.data.tissue import body_mask, interior
+from uad.data.reading.tissue import body_mask, interior
 
 NORMALISATIONS = ("joint", "percentile", "foreground", "tissue", "none")
 
@@ -43,8 +43,8 @@ def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarra
     where the foreground has negative values its 0.5 percentile takes the place of 0;
     foreground: per channel, 0.5 + (x - median) / (6 IQR) of the foreground, clipped, background 0; the range
     takes the place of an IQR of 0;
-    tissue: per channel, 0.4 x / median of the body's interior (see uad.data.tissue), clipped; 0 outside the body, and
-    in a channel whose median is not positive. Intensities below 0 count as 0;
+    tissue: per channel, 0.4 x / median of the body's interior (see uad.data.reading.tissue), clipped; 0 outside the
+    body, and in a channel whose median is not positive. Intensities below 0 count as 0;
     none: the values are in [0, 1] once they are divided by `full_scale` (see RawSlice).
 
     Raises ValueError for an unknown rule, for non-finite values, and with `none` for values outside [0, 1].

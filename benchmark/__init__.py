@@ -1,0 +1,1 @@
+"""Measures speed, memory and quality against the released procedure: python -m benchmark."""

@@ -1,1 +1,0 @@
-"""Measuring speed, memory and quality: what scripts/benchmark.py is made of."""

@@ -8,6 +8,7 @@ must hold the same images. Written to --out: comparison.md (with differences), c
 comparison.png, summary.json.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from tqdm import tqdm
 
 from uad.checkpoints import versions
 from uad.cli.command import run_command
-from uad.cli.evaluation import add_evaluation_flags, check_evaluation_flags
+from uad.cli.evaluation import Scoring, add_evaluation_flags, scoring_of
 from uad.cli.flags import Flags, add, require
+from uad.cli.provenance import command_line
 from uad.errors import input_error
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.comparison import (
@@ -32,9 +34,9 @@ from uad.evaluation.comparison import (
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.figures import save
 from uad.evaluation.panels import choose_cases
-from uad.evaluation.report import clinical_summary, write_csv
+from uad.evaluation.report import clinical_summary, differences, origin, write_csv
 from uad.evaluation.study import Study, check_comparable, mapping, open_study
-from uad.evaluation.tables import difference_table
+from uad.evaluation.tables import difference_table, headline_table, scopes
 from uad.files import write_json, write_text
 
 
@@ -51,26 +53,39 @@ def get_args_parser() -> Flags:
 def main(args) -> None:
     """Check that everything is comparable, score, write."""
     require(args, "results", "out")
-    check_evaluation_flags(args)
-    studies, healthy = open_all(args)
-    with mapping(args.workers) as mapper:
+    compare(args.results, args.healthy or [], Path(args.out), scoring_of(args))
+
+
+def compare(results: Sequence[str], healthy_results: Sequence[str], out: Path, scoring: Scoring) -> None:
+    """Score the folders and write everything to `out`; InputError where they cannot be compared."""
+    studies, healthy = open_all(results, healthy_results, scoring)
+    with mapping(scoring.workers) as mapper:
         clinical = {
-            name: evaluate(study, healthy.get(name), args.bootstrap, args.seed, mapper, partial(_progress, name))
+            name: evaluate(study, healthy.get(name), scoring.bootstrap, scoring.seed, mapper, partial(_progress, name))
             for name, study in studies.items()
         }
-    write(args, studies, clinical)
+    facts = {
+        "results": list(results),
+        "healthy": list(healthy_results),
+        "image_score": scoring.image_score,
+        "bootstrap": scoring.bootstrap,
+        "seed": scoring.seed,
+    }
+    write(out, facts, studies, healthy, clinical)
 
 
-def open_all(args) -> tuple[dict[str, Study], dict[str, Study]]:
+def open_all(
+    results: Sequence[str], healthy_results: Sequence[str], scoring: Scoring
+) -> tuple[dict[str, Study], dict[str, Study]]:
     """Studies on the test images and on the healthy images by the method's name, each with its method alone."""
-    found = [open_study(folder, SAVED, args.labels, image_score=args.image_score) for folder in args.results]
+    found = [open_study(folder, SAVED, scoring.labels, image_score=scoring.image_score) for folder in results]
     names = method_names(found)
-    if args.healthy and len(args.healthy) != len(found):
-        number = f"{len(args.healthy)} folders"
+    if healthy_results and len(healthy_results) != len(found):
+        number = f"{len(healthy_results)} folders"
         raise input_error(
             "--healthy", number, f"{len(found)}, one for each of --results", "name them in the same order"
         )
-    healthy = [open_study(folder, SAVED, image_score=args.image_score) for folder in args.healthy or []]
+    healthy = [open_study(folder, SAVED, image_score=scoring.image_score) for folder in healthy_results]
     for study, other in zip(found, healthy, strict=False):
         check_comparable(study, other)
     for group in (found, healthy):
@@ -83,32 +98,37 @@ def open_all(args) -> tuple[dict[str, Study], dict[str, Study]]:
     return studies, healthy_studies
 
 
-def write(args, studies: dict[str, Study], clinical: dict[str, Clinical]) -> None:
-    """Tables as Markdown, CSV and LaTeX, the figure, and all numbers as JSON."""
-    out = Path(args.out)
+def write(
+    out: Path,
+    facts: Mapping,
+    studies: Mapping[str, Study],
+    healthy: Mapping[str, Study],
+    clinical: Mapping[str, Clinical],
+) -> None:
+    """Tables as Markdown, CSV and LaTeX, the figure, and all numbers as JSON, headed by the facts."""
     rows = {name: each.rows[name] for name, each in clinical.items()}
     costs = {name: cost_of(study) for name, study in studies.items()}
     first = next(iter(clinical))
-    table = comparison_table(rows, costs, clinical[first].prevalence)
-    tables = [table] + ([difference_table(rows)] if len(rows) > 1 else [])
+    found = scopes(clinical[first])
+    tables = [comparison_table(rows, costs, found[0])]
+    tables += [headline_table(rows, scope, "Comparison") for scope in found[1:]]
+    if len(rows) > 1:
+        tables += [difference_table(rows, scope) for scope in found]
     text = "\n".join(each.markdown() for each in tables)
     write_text(out / "comparison.md", text)
     write_csv(out / "comparison.csv", comparison_rows(rows, costs))
     write_text(out / "comparison.tex", "\n".join(latex(each) for each in tables))
     save(comparison_figure(studies, clinical, choose_cases(clinical[first], first)), out / "comparison.png")
-    summary = {
-        "results": [str(folder) for folder in args.results],
-        "healthy": [str(folder) for folder in args.healthy or []],
-        "image_score": args.image_score,
-        "bootstrap": args.bootstrap,
-        "seed": args.seed,
-        "versions": versions(),
-        "methods": {
-            name: {"run": studies[name].folder.run, "cost": vars(costs[name]), "clinical": clinical_summary(each)}
-            for name, each in clinical.items()
-        },
+    methods = {
+        name: {
+            **origin(study, healthy.get(name)),
+            "cost": vars(costs[name]),
+            "clinical": clinical_summary(clinical[name]),
+        }
+        for name, study in studies.items()
     }
-    write_json(out / "summary.json", summary)
+    came_from = {"versions": versions(), "command": command_line()}
+    write_json(out / "summary.json", {**facts, **came_from, "methods": methods, "differences": differences(rows)})
     print(text)
     print(f"Everything is in {out}")
 

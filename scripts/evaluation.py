@@ -9,6 +9,8 @@ the reason. Everything is written to DIR/evaluation (or --out): per_image.csv, p
 summary.json, tables.md, roc.png, pr.png, dice_vs_threshold.png, scores.png, panels.png, report.html.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,21 +18,30 @@ from tqdm import tqdm
 
 from uad.checkpoints import versions
 from uad.cli.command import run_command
-from uad.cli.evaluation import add_evaluation_flags, check_evaluation_flags
+from uad.cli.evaluation import Scoring, add_evaluation_flags, scoring_of
 from uad.cli.flags import Flags, add
+from uad.cli.provenance import command_line
 from uad.errors import input_error
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
-from uad.evaluation.report import clinical_summary, write_clinical, write_csv, write_report
+from uad.evaluation.report import clinical_summary, origin, write_clinical, write_csv, write_report
 from uad.evaluation.study import Study, check_comparable, mapping, open_study
-from uad.evaluation.tables import Table, clinical_tables, difference_table, headline_table, paper_table
+from uad.evaluation.tables import (
+    detection_tables,
+    difference_table,
+    further_tables,
+    headline_table,
+    paper_table,
+    scopes,
+)
 from uad.files import write_json, write_text
 from uad.results import newest_result_folder
 from uad.scores import SCORES
 
 RESULTS_ROOT = "results"
-PROTOCOLS = ("all", "clinical", *VARIANTS)
+CLINICAL = ("all", "clinical")
+PROTOCOLS = (*CLINICAL, *VARIANTS)
 
 
 def get_args_parser() -> Flags:
@@ -64,22 +75,44 @@ def get_args_parser() -> Flags:
     return parser
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What to compute: the protocol, the score and the polarity of the maps, and how they are scored."""
+
+    protocol: str
+    score: str
+    polarity: tuple[int, ...] | None
+    scoring: Scoring
+
+    def open(self, folder: Path | str, labels: str | None = None) -> Study:
+        """A result folder with the maps that were chosen."""
+        return open_study(folder, self.score, labels, self.polarity, self.scoring.image_score)
+
+
 def main(args) -> None:
-    check_evaluation_flags(args)
-    folders = [Path(folder) for folder in args.results or [newest_result_folder(RESULTS_ROOT)]]
-    outputs = _output_folders(folders, args.out)
+    """Score one result folder or several."""
     polarity = tuple(args.polarity) if args.polarity else None
-    studies = [open_study(folder, args.score, args.labels, polarity, args.image_score) for folder in folders]
-    healthy = open_study(args.healthy, args.score, None, polarity, args.image_score) if args.healthy else None
+    chosen = Chosen(args.protocol, args.score, polarity, scoring_of(args))
+    folders = [Path(folder) for folder in args.results or [newest_result_folder(RESULTS_ROOT)]]
+    evaluate_folders(chosen, folders, args.healthy, args.out)
+
+
+def evaluate_folders(chosen: Chosen, folders: Sequence[Path], healthy_folder: str | None, out: str | None) -> None:
+    """Score each folder, then compare them where they are several; InputError where a folder does not fit."""
+    outputs = _output_folders(folders, out)
+    studies = [chosen.open(folder, chosen.scoring.labels) for folder in folders]
+    healthy = chosen.open(healthy_folder) if healthy_folder else None
     for study in studies if healthy else []:
         check_comparable(study, healthy)
-    with mapping(args.workers) as mapper:
-        scored = [_score(args, study, healthy, out, mapper) for study, out in zip(studies, outputs, strict=True)]
-    if len(folders) > 1 and args.protocol in ("all", "clinical"):
-        _compare(folders, studies, scored, Path(args.out) if args.out else folders[0] / "evaluation")
+    with mapping(chosen.scoring.workers) as mapper:
+        scored = [
+            _score(chosen, study, healthy, output, mapper) for study, output in zip(studies, outputs, strict=True)
+        ]
+    if len(folders) > 1 and chosen.protocol in CLINICAL:
+        _compare(folders, studies, scored, Path(out) if out else folders[0] / "evaluation")
 
 
-def _output_folders(folders: list[Path], out: str | None) -> list[Path]:
+def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
     if out is None:
         return [folder / "evaluation" for folder in folders]
     if len(folders) == 1:
@@ -91,45 +124,45 @@ def _output_folders(folders: list[Path], out: str | None) -> list[Path]:
     return outputs
 
 
-def _score(args, study: Study, healthy: Study | None, out: Path, mapper) -> Clinical | None:
-    """Evaluate one result folder, write everything, print the first two tables."""
-    facts = _facts(args, study, healthy)
-    summary = {**facts, "run": study.folder.run, "versions": versions()}
-    tables, pictures, clinical = [], [], None
-    if args.protocol in ("all", "clinical"):
-        progress = partial(_progress, "clinical")
-        clinical = evaluate(study, healthy, args.bootstrap, args.seed, mapper, progress)
+def _score(chosen: Chosen, study: Study, healthy: Study | None, out: Path, mapper: Callable) -> Clinical | None:
+    """Evaluate one result folder, write everything, print the leading tables."""
+    facts = _facts(chosen, study, healthy)
+    summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
+    leading, further, pictures, clinical = [], [], [], None
+    if chosen.protocol in CLINICAL:
+        scoring, progress = chosen.scoring, partial(_progress, "clinical")
+        clinical = evaluate(study, healthy, scoring.bootstrap, scoring.seed, mapper, progress)
         summary["clinical"] = clinical_summary(clinical)
-        tables += clinical_tables(clinical)
+        leading, further = detection_tables(clinical), further_tables(clinical)
         pictures = write_clinical(out, study, clinical)
-    if args.protocol != "clinical":
+    if chosen.protocol != "clinical":
         images = list(study.each(measure_image, mapper, partial(_progress, "paper")))
-        for variant in VARIANTS if args.protocol == "all" else (args.protocol,):
+        for variant in VARIANTS if chosen.protocol == "all" else (chosen.protocol,):
             summary[variant] = paper_summary(images, variant)
-            tables.append(paper_table(variant, summary[variant]))
+            further.append(paper_table(variant, summary[variant]))
             write_csv(out / f"per_image_{variant}.csv", _paper_rows(study, images, variant))
     write_json(out / "summary.json", summary)
     counts = clinical.counts if clinical else {}
     shown = {key.replace("_", " "): str(value) for key, value in (facts | counts).items() if value is not None}
-    write_report(out, f"Evaluation of {study.folder.folder.resolve().name}", shown, tables, pictures)
-    printed = tables[:2] if clinical else tables
-    print("\n".join(table.markdown() for table in printed))
+    write_report(out, f"Evaluation of {study.folder.folder.resolve().name}", shown, leading, pictures, further)
+    print("\n".join(table.markdown() for table in leading or further))
     print(f"Everything is in {out}, with pictures in {out / 'report.html'}")
     return clinical
 
 
-def _facts(args, study: Study, healthy: Study | None) -> dict:
+def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
     """What was evaluated and how, and every count of what was skipped."""
+    scoring = chosen.scoring
     return {
         "results": str(study.folder.folder),
         "healthy": str(healthy.folder.folder) if healthy else None,
-        "labels": args.labels,
-        "protocol": args.protocol,
-        "score": args.score,
-        "polarity": args.polarity,
-        "image_score": args.image_score,
-        "bootstrap": args.bootstrap,
-        "seed": args.seed,
+        "labels": scoring.labels,
+        "protocol": chosen.protocol,
+        "score": chosen.score,
+        "polarity": list(chosen.polarity) if chosen.polarity else None,
+        "image_score": scoring.image_score,
+        "bootstrap": scoring.bootstrap,
+        "seed": scoring.seed,
         "images": len(study.names),
         "incomplete_images_skipped": len(study.folder.incomplete),
         "healthy_images": len(healthy.names) if healthy else 0,
@@ -149,15 +182,16 @@ def _paper_rows(study: Study, images: list[dict], variant: str) -> list[dict]:
     ]
 
 
-def _compare(folders: list[Path], studies: list[Study], scored: list[Clinical], out: Path) -> None:
+def _compare(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence[Clinical], out: Path) -> None:
     """The methods of several folders in one table; paired differences where the images are the same."""
     rows = {
         f"{study.rows[0].name} ({folder.name})": clinical.rows[study.rows[0].name]
         for folder, study, clinical in zip(folders, studies, scored, strict=True)
     }
-    tables: list[Table] = [headline_table(rows, scored[0].prevalence, "Comparison")]
+    found = scopes(scored[0])
+    tables = [headline_table(rows, scope, "Comparison") for scope in found]
     if all(study.names == studies[0].names for study in studies):
-        tables.append(difference_table(rows))
+        tables += [difference_table(rows, scope) for scope in found]
         text = "\n".join(table.markdown() for table in tables)
     else:
         text = tables[0].markdown() + "\nDifferences: n/a (the folders hold different images)\n"

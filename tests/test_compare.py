@@ -64,6 +64,13 @@ def test_one_table_and_one_figure_of_all_methods(folders, tmp_path):
     assert "1,234,567" in text and "n/a (not recorded)" in text and "strong - weak" in text
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["methods"]["strong"]["clinical"]["counts"]["healthy_images"] == 6
+    assert summary["methods"]["weak"]["healthy_run"]["method"] == "weak"
+    for metric in ("ap", "ap_with_healthy"):
+        values = {name: each["clinical"]["rows"][name]["metrics"] for name, each in summary["methods"].items()}
+        expected = values["strong"][metric]["value"] - values["weak"][metric]["value"]
+        assert summary["differences"]["strong - weak"][metric]["value"] == pytest.approx(expected)
+        assert float(weak[f"difference_{metric}"]) == pytest.approx(expected)
+    assert "Comparison, images of --results (6)" in text and "Comparison, with the healthy images (6 + 6)" in text
     assert summary["methods"]["weak"]["cost"]["seconds"] == "not recorded"
 
 

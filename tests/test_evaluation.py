@@ -14,10 +14,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from uad.cli.command import run_command
 from uad.data.reading.formats import write_slice
 from uad.errors import InputError
+from uad.evaluation.bootstrap import resample_weights
 from uad.evaluation.clinical import METRICS, difference, evaluate
 from uad.evaluation.display import for_display
 from uad.evaluation.study import check_comparable, mapping, open_study
-from uad.evaluation.tables import clinical_tables
+from uad.evaluation.tables import detection_tables
 from uad.results import ResultFolder, ResultWriter
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluation.py"
@@ -75,12 +76,73 @@ def test_a_planted_lesion_is_found(folders):
 
 def test_pooled_metrics_equal_scikit_learn(folders):
     """On the stored float32 maps: rounding to 11 significant bits may cost no more than 1e-4."""
-    results = [ResultFolder(folders[0]).load(name) for name in ResultFolder(folders[0]).names]
-    labels = np.concatenate([result.label.ravel() for result in results])
-    scores = np.concatenate([result.anomaly_map.ravel() for result in results])
+    labels, scores = pixels(loaded(folders[0]))
     found = clinical(folders[0]).rows["planted"].estimates
     assert found["auroc"].value == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
     assert found["ap"].value == pytest.approx(average_precision_score(labels, scores), abs=1e-4)
+
+
+def pixels(results) -> tuple[np.ndarray, np.ndarray]:
+    """(labels, scores) of the stored maps of all results, one after the other."""
+    scores = [result.anomaly_map for result in results]
+    labels = [np.zeros_like(result.anomaly_map) if result.label is None else result.label for result in results]
+    return np.stack(labels).ravel(), np.stack(scores).ravel()
+
+
+def loaded(*folders) -> list:
+    return [folder.load(name) for folder in map(ResultFolder, folders) for name in folder.names]
+
+
+def healthy_patients(folder, *patients):
+    """A folder of healthy images, without masks, one a patient."""
+    writer, generator = ResultWriter(folder, run_info()), np.random.default_rng(7)
+    for patient in patients:
+        image, reconstruction, _ = slice_with_lesion(generator, False)
+        scores = (image[0] - reconstruction[0]) ** 2
+        writer.save(f"{patient}_900", patient, AFFINE, image, reconstruction, scores, None, {"autoencoder": image})
+    return folder
+
+
+def test_pooled_metrics_with_the_healthy_images_equal_scikit_learn(folders, tmp_path):
+    """On all pixels of both folders; a healthy folder without masks counts as one with empty masks."""
+    without = clinical(*folders, n_resamples=0)
+    for healthy in (folders[1], healthy_patients(tmp_path, "diseased0", "other")):
+        labels, scores = pixels(loaded(folders[0], healthy))
+        found = clinical(folders[0], healthy, n_resamples=0)
+        estimates = found.rows["planted"].estimates
+        expected = average_precision_score(labels, scores)
+        assert estimates["ap_with_healthy"].value == pytest.approx(expected, abs=1e-4)
+        assert estimates["auroc_with_healthy"].value == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
+        dice = [2 * (labels * (scores >= t)).sum() / ((scores >= t).sum() + labels.sum()) for t in np.unique(scores)]
+        assert estimates["best_dice_with_healthy"].value == pytest.approx(max(dice), abs=1e-3)
+        assert found.prevalence_with_healthy == pytest.approx(labels.mean())
+        assert estimates["ap"] == without.rows["planted"].estimates["ap"] and found.prevalence == without.prevalence
+
+
+def test_a_patient_of_both_folders_is_drawn_with_all_images(tmp_path):
+    """Each resample's number is that of the drawn patients' pixels, of whichever folder they are."""
+    diseased = write_folder(tmp_path / "diseased", patients=3)
+    healthy = healthy_patients(tmp_path / "healthy", "diseased0", "other", "another")
+    found = clinical(diseased, healthy, n_resamples=8, seed=3)
+    assert found.counts["patients"] == 3 and found.counts["patients_with_healthy_images_only"] == 2
+    patients = ["diseased0", "diseased1", "diseased2", "another", "other"]
+    results = loaded(diseased, healthy)
+    labels, scores = pixels(results)
+    samples = found.rows["planted"].samples["ap_with_healthy"]
+    for weights, ap in zip(resample_weights([0, 0, 0, 1, 1], 8, 3), samples, strict=True):
+        drawn = np.repeat([weights[patients.index(result.patient)] for result in results], SIZE * SIZE)
+        assert ap == pytest.approx(average_precision_score(labels, scores, sample_weight=drawn), abs=1e-4)
+
+
+def test_intervals_with_the_healthy_images_are_seeded_and_paired(folders):
+    rows = [clinical(*folders, seed=seed).rows for seed in (0, 0, 1)]
+    ap = [each["raw intensity"].estimates["ap_with_healthy"] for each in rows]
+    samples = [each["planted"].samples["ap_with_healthy"] for each in rows]
+    assert ap[0] == ap[1] and np.array_equal(samples[0], samples[1]) and not np.array_equal(samples[0], samples[2])
+    paired = difference(rows[0]["planted"], rows[0]["raw intensity"], "ap_with_healthy")
+    assert paired.value == rows[0]["planted"].estimates["ap_with_healthy"].value - ap[0].value
+    expected = np.quantile(samples[0] - rows[0]["raw intensity"].samples["ap_with_healthy"], [0.025, 0.975])
+    assert (paired.low, paired.high) == tuple(expected)
 
 
 def test_results_do_not_depend_on_workers_or_on_the_order_of_writing(folders, tmp_path):
@@ -120,9 +182,11 @@ def test_undefined_numbers_are_refused_with_the_reason(folders, tmp_path):
     without_healthy = clinical(folders[0]).rows["planted"].estimates
     assert without_healthy["dice_at_fpr5%"].reason == "no healthy images"
     assert without_healthy["image_auroc"].reason == "no healthy images"
+    assert without_healthy["ap_with_healthy"].reason == "no healthy images"
     write_folder(tmp_path / "unmasked", masks=False)
     unmasked = clinical(tmp_path / "unmasked", folders[1])
-    assert unmasked.rows["planted"].estimates["auroc"].reason == "no masks"
+    for metric in ("auroc", "auroc_with_healthy"):
+        assert unmasked.rows["planted"].estimates[metric].reason == "no masks"
     assert unmasked.rows["planted"].estimates["image_auroc"].value > 0.9
     assert unmasked.counts["images_without_mask"] == 8
     empty = clinical(folders[1]).rows["planted"].estimates
@@ -168,6 +232,12 @@ def test_the_command_scores_a_folder_whole(run_evaluation, folders, tmp_path):
     assert len(rows) == 4 * 16  # four contenders, 8 diseased and 8 healthy images
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5 and "<img src='http" not in page
+    metrics = summary["clinical"]["rows"]["raw intensity"]["metrics"]["ap_with_healthy"]
+    for text in ("images of --results (8)", "with the healthy images (8 + 8)"):
+        assert f"Detection, {text}" in page and f"Difference to the competitors, {text}" in page
+    assert f"{metrics['value']:.3f} [{metrics['low']:.3f}, {metrics['high']:.3f}]" in page
+    assert summary["clinical"]["prevalence_with_healthy"] == summary["clinical"]["prevalence"] / 2
+    assert summary["run"]["method"] == summary["healthy_run"]["method"] == "planted" and summary["command"]
 
 
 def test_the_command_without_arguments_takes_the_newest_folder_and_refuses_what_is_undefined(run_evaluation, tmp_path):
@@ -176,7 +246,7 @@ def test_the_command_without_arguments_takes_the_newest_folder_and_refuses_what_
     done = run_evaluation("--bootstrap", "5")
     assert done.returncode == 0, done.stderr
     out = tmp_path / "results" / "run" / "evaluation"
-    assert "n/a (no masks)" in done.stdout
+    assert "n/a (no masks)" in done.stdout and "images of --results (0 with a mask of 3)" in done.stdout
     assert not (out / "roc.png").exists() and (out / "panels.png").exists()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["incomplete_images_skipped"] == 1
@@ -237,7 +307,7 @@ def test_images_are_scored_by_their_evidence_where_the_map_is(tmp_path):
         assert row.image_score_definition == "mean of the highest 1% of the map"
     saved = open_study(write_folder(tmp_path / "saved", evidence=True, score="evidence"), "saved").rows[0]
     assert saved.image_score(result, anomaly_map) == pytest.approx(highest)
-    assert "3% of the evidence" in clinical_tables(evaluate(study, None, 0, 0))[0].note
+    assert "3% of the evidence" in detection_tables(evaluate(study, None, 0, 0))[0].note
 
 
 def test_several_folders_are_compared(run_evaluation, tmp_path):

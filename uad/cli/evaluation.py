@@ -1,10 +1,26 @@
-"""Flags that every script shares which scores result folders."""
+"""Flags that every script shares which scores result folders, and what they become: Scoring."""
 
 from argparse import Namespace
+from dataclasses import dataclass
 
 from uad.cli.flags import Flags, add
 from uad.configuration import check_values
 from uad.scores import IMAGE_SCORES
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How result folders are scored.
+
+    labels: folder of masks for results that hold none, or None; image_score: one of uad.scores.IMAGE_SCORES;
+    bootstrap: resamples of patients; seed: of the bootstrap; workers: further processes.
+    """
+
+    labels: str | None
+    image_score: str
+    bootstrap: int
+    seed: int
+    workers: int
 
 
 def add_evaluation_flags(parser: Flags) -> None:
@@ -23,7 +39,8 @@ def add_evaluation_flags(parser: Flags) -> None:
     add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
 
 
-def check_evaluation_flags(args: Namespace) -> None:
-    """InputError for numbers out of range."""
+def scoring_of(args: Namespace) -> Scoring:
+    """What the flags say; InputError for numbers out of range."""
     numbers = {name: getattr(args, name) for name in ("bootstrap", "seed", "workers")}
     check_values([(f"--{name}", number, "0 or more", number >= 0) for name, number in numbers.items()])
+    return Scoring(args.labels, args.image_score, **numbers)

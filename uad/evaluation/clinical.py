@@ -19,6 +19,7 @@ from uad.evaluation.statistics import (
     IMAGE_METRICS,
     PIXEL_METRICS,
     RATES,
+    WITH_HEALTHY,
     image_reasons,
     image_statistics,
     lesion_sensitivity,
@@ -27,7 +28,7 @@ from uad.evaluation.statistics import (
 )
 from uad.evaluation.study import Study
 
-METRICS = (*PIXEL_METRICS, *AT_METRICS, *IMAGE_METRICS, "patient_dice")
+METRICS = (*PIXEL_METRICS, *WITH_HEALTHY.values(), *AT_METRICS, *IMAGE_METRICS, "patient_dice")
 # Resamples that are held at once; each needs a few arrays of up to 31,744 numbers.
 CHUNK = 20
 
@@ -57,7 +58,8 @@ class Row:
 class Clinical:
     """The protocol's result: measures of every image, one Row per contender, and what was counted.
 
-    prevalence: share of lesion pixels among the pixels of images with masks, or None.
+    prevalence: share of lesion pixels among the pixels of images with masks, or None; prevalence_with_healthy: among
+    those and the pixels of the healthy images, or None without either.
     """
 
     images: list[ImageMeasure]
@@ -65,6 +67,7 @@ class Clinical:
     rows: dict[str, Row]
     counts: dict[str, int]
     prevalence: float | None
+    prevalence_with_healthy: float | None
 
 
 def evaluate(
@@ -97,7 +100,7 @@ def evaluate(
     images = [_pooled(image, pools) for image in study.each(measure, mapper, progress)]
     cohort = _Cohort(images, healthy_images, n_resamples, seed)
     rows = {row.name: cohort.row(row, pools[row.name], scales[row.name], thresholds[row.name]) for row in study.rows}
-    return Clinical(images, healthy_images, rows, cohort.counts(), cohort.prevalence())
+    return Clinical(images, healthy_images, rows, cohort.counts(), *cohort.prevalences())
 
 
 def difference(first: Row, second: Row, metric: str) -> Estimate:
@@ -143,10 +146,14 @@ class _Cohort:
             "patients_with_healthy_images_only": len(self.units) - len(self.patients),
         }
 
-    def prevalence(self) -> float | None:
+    def prevalences(self) -> tuple[float | None, float | None]:
+        """Clinical.prevalence and Clinical.prevalence_with_healthy."""
         masked = [image for image in self.images if image.lesion_pixels is not None]
-        pixels = sum(image.pixels for image in masked)
-        return sum(image.lesion_pixels for image in masked) / pixels if pixels else None
+        if not masked:
+            return None, None
+        lesion = sum(image.lesion_pixels for image in masked)
+        pixels, healthy = (sum(image.pixels for image in images) for images in (masked, self.healthy))
+        return lesion / pixels, lesion / (pixels + healthy) if healthy else None
 
     def row(self, contender: Contender, pool: Pool, scale: float, thresholds: Mapping[float, int]) -> Row:
         """Pool, resample and summarise one contender."""

@@ -13,7 +13,7 @@ from uad.evaluation.display import for_display
 from uad.evaluation.figures import COLOURS
 from uad.evaluation.panels import Case
 from uad.evaluation.study import Study
-from uad.evaluation.tables import HEADLINE, Table, image_score_note
+from uad.evaluation.tables import REPORTED, Scope, Table, headline_table
 
 # Keys of run.json that say how images were read.
 READING = ("n_channels", "img_size", "normalise")
@@ -115,21 +115,16 @@ def cost_of(study: Study) -> Cost:
     )
 
 
-def comparison_table(rows: Mapping[str, Row], costs: Mapping[str, Cost], prevalence: float | None) -> Table:
-    """One row a method: the headline metrics with their intervals, and the costs."""
-    known = "n/a (no masks)" if prevalence is None else f"{prevalence:.4f}"
-    metrics = [f"AP (prevalence {known})" if metric == "ap" else label for metric, label in HEADLINE.items()]
-    header = ["method", *metrics, "parameters", "network evaluations", "seconds", "peak memory (MiB)"]
-    cells = [
-        [name, *(str(row.estimates[m]) for m in HEADLINE), *_cost_cells(costs[name])] for name, row in rows.items()
-    ]
+def comparison_table(rows: Mapping[str, Row], costs: Mapping[str, Cost], scope: Scope) -> Table:
+    """One row a method: the metrics of the scope with their intervals, and the costs."""
+    found = headline_table(rows, scope, "Comparison")
+    header = ["method", *found.header[1:], "parameters", "network evaluations", "seconds", "peak memory (MiB)"]
+    cells = [[*line, *_cost_cells(costs[name])] for name, line in zip(rows, found.rows, strict=True)]
     note = (
-        "Raw maps on one scale, pixels pooled over the images with masks; [95 % percentile bootstrap over patients]. "
-        "Best Dice chooses its threshold on the test labels. FPR: share of all pixels of the healthy images. Network "
-        "evaluations and seconds are per image, seconds at the batch size of the run; times and memory compare on one "
-        f"machine only. {image_score_note(rows)}"
+        f"{found.note} Network evaluations and seconds are per image, seconds at the batch size of the run; times and "
+        "memory compare on one machine only."
     )
-    return Table("Comparison", header, cells, note)
+    return Table(found.title, header, cells, note)
 
 
 def _cost_cells(cost: Cost) -> list[str]:
@@ -149,7 +144,7 @@ def comparison_rows(rows: Mapping[str, Row], costs: Mapping[str, Cost]) -> list[
     lines = []
     for name, row in rows.items():
         line = {"method": name}
-        for metric in HEADLINE:
+        for metric in REPORTED:
             for prefix, estimate in (("", row.estimates[metric]), ("difference_", difference(first, row, metric))):
                 numbers = {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
                 line |= {f"{prefix}{metric}{end}": "" if n is None else n for end, n in numbers.items()}

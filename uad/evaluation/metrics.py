@@ -60,6 +60,11 @@ def tally(histogram: np.ndarray) -> Tally:
     return Tally(counts, reached, reached[..., -1])
 
 
+def together(first: Tally, second: Tally) -> Tally:
+    """The tally of both histograms added."""
+    return Tally(*(one + other for one, other in zip(first, second, strict=True)))
+
+
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Division that gives NaN, without a warning, where the denominator is 0."""
     out = np.full(np.broadcast_shapes(np.shape(numerator), np.shape(denominator)), np.nan)

@@ -8,25 +8,26 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from uad.evaluation.clinical import Clinical, difference
+from uad.evaluation.clinical import Clinical, Row, difference
 from uad.evaluation.figures import dice_figure, pr_figure, roc_figure, save, scores_figure
 from uad.evaluation.panels import choose_cases, panels_figure
 from uad.evaluation.statistics import HEADLINE_RATE
 from uad.evaluation.study import Study
-from uad.evaluation.tables import HEADLINE, Table
+from uad.evaluation.tables import REPORTED, Table
 from uad.files import write_text
 
 CAPTIONS = {
     "panels.png": "Best, median and worst image by average precision; all maps on one colour scale.",
-    "roc.png": "Pooled pixels: sensitivity against false-positive rate.",
-    "pr.png": "Pooled pixels: precision against recall.",
-    "dice_vs_threshold.png": "Pooled pixels: Dice against the share of pixels called positive.",
+    "roc.png": "Pixels of the images of --results, pooled: sensitivity against false-positive rate.",
+    "pr.png": "Pixels of the images of --results, pooled: precision against recall.",
+    "dice_vs_threshold.png": "Pixels of the images of --results, pooled: Dice against the share called positive.",
     "scores.png": "Scores of images as a whole; bars are medians.",
 }
 WIDE = ("panels.png", "scores.png")
 DEFINITIONS = {
     "interval": "95 % percentile bootstrap over patients, stratified by folder",
     "difference": "paired: the same resamples for both",
+    "with_healthy": "pixels of the images of --results that have masks, and of all healthy images",
     "best_dice": "upper bound: its threshold is chosen on the test labels",
     "at_fpr": "threshold with this false-positive rate over all pixels of the healthy images",
     "aupro": "false-positive rate <= 0.3, normalised, 8-connected regions of slices",
@@ -48,6 +49,11 @@ td:not(:first-child) { white-space: nowrap; } section { overflow-x: auto; }
 """
 
 
+def origin(study: Study, healthy: Study | None) -> dict:
+    """The run.json of the scored folder and of the folder of healthy images, or None."""
+    return {"run": study.folder.run, "healthy_run": healthy.folder.run if healthy else None}
+
+
 def clinical_summary(clinical: Clinical) -> dict:
     """The clinical protocol's numbers as plain values for JSON."""
     rows = {
@@ -61,17 +67,22 @@ def clinical_summary(clinical: Clinical) -> dict:
         }
         for name, row in clinical.rows.items()
     }
-    (first, method), *others = clinical.rows.items()
-    differences = {
-        f"{first} - {name}": {metric: difference(method, row, metric).as_dict() for metric in HEADLINE}
-        for name, row in others
-    }
     return {
         "prevalence": clinical.prevalence,
+        "prevalence_with_healthy": clinical.prevalence_with_healthy,
         "counts": clinical.counts,
         "definitions": DEFINITIONS,
         "rows": rows,
-        "differences": differences,
+        "differences": differences(clinical.rows),
+    }
+
+
+def differences(rows: Mapping[str, Row]) -> dict[str, dict]:
+    """The first row minus each other one, paired, as plain values: {"first - other": {metric: estimate}}."""
+    (first, method), *others = rows.items()
+    return {
+        f"{first} - {name}": {metric: difference(method, row, metric).as_dict() for metric in REPORTED}
+        for name, row in others
     }
 
 
@@ -165,17 +176,26 @@ def _panel_threshold(thresholds: Mapping[str, float]) -> tuple[float, str] | Non
     return None
 
 
-def write_report(folder: Path, title: str, facts: Mapping[str, str], tables: Sequence[Table], pictures) -> None:
-    """Write tables.md and report.html, a page that needs no other file: the pictures are inside it."""
-    write_text(folder / "tables.md", "\n".join(table.markdown() for table in tables))
+def write_report(
+    folder: Path,
+    title: str,
+    facts: Mapping[str, str],
+    leading: Sequence[Table],
+    pictures: Sequence[str],
+    further: Sequence[Table],
+) -> None:
+    """Write tables.md and report.html, a page that needs no other file: the pictures are inside it, between the leading
+    and the further tables.
+    """
+    write_text(folder / "tables.md", "\n".join(table.markdown() for table in (*leading, *further)))
     head = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in facts.items())
     wide = "".join(_inline(folder / name) for name in pictures if name in WIDE)
     curves = "".join(_inline(folder / name) for name in pictures if name not in WIDE)
-    sections = [table.html() for table in tables]
+    before, after = ("".join(table.html() for table in tables) for tables in (leading, further))
     page = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1><table>{head}</table>"
-        f"{''.join(sections[:2])}{wide}<div class='curves'>{curves}</div>{''.join(sections[2:])}</body></html>\n"
+        f"{before}{wide}<div class='curves'>{curves}</div>{after}</body></html>\n"
     )
     write_text(folder / "report.html", page)
 

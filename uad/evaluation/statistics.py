@@ -21,7 +21,10 @@ def names_at(rate: float) -> tuple[str, str, str, str]:
     return f"dice_{at}", f"sensitivity_{at}", f"false_positive_rate_{at}", f"healthy_false_positive_rate_{at}"
 
 
-PIXEL_METRICS = ("auroc", "ap", "best_dice", "aupro")
+SEPARATION = ("auroc", "ap", "best_dice")
+PIXEL_METRICS = (*SEPARATION, "aupro")
+# The same over the pixels of the healthy images too.
+WITH_HEALTHY = {name: f"{name}_with_healthy" for name in SEPARATION}
 AT_METRICS = tuple(name for rate in RATES for name in names_at(rate))
 IMAGE_METRICS = ("image_auroc", "image_ap")
 
@@ -30,12 +33,10 @@ def pixel_statistics(pooled: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Every pixel metric of histograms (..., B) of the kinds of pooling.KINDS; NaN where undefined."""
     tallies = {kind: metrics.tally(histogram) for kind, histogram in pooled.items()}
     positives, negatives, healthy = tallies["positives"], tallies["negatives"], tallies["healthy"]
-    values = {
-        "auroc": metrics.auroc(positives, negatives),
-        "ap": metrics.average_precision(positives, negatives),
-        "best_dice": metrics.best_dice(positives, negatives),
-        "aupro": metrics.aupro(tallies["overlaps"], negatives),
-    }
+    values = _separation(positives, negatives)
+    values["aupro"] = metrics.aupro(tallies["overlaps"], negatives)
+    for name, value in _separation(positives, metrics.together(negatives, healthy)).items():
+        values[WITH_HEALTHY[name]] = np.where(healthy.total > 0, value, np.nan)
     for rate in RATES:
         depth = metrics.depth_at_rate(healthy, rate)
         numbers = (
@@ -47,6 +48,14 @@ def pixel_statistics(pooled: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, value in zip(names_at(rate), numbers, strict=True):
             values[name] = np.where(healthy.total > 0, value, np.nan)
     return values
+
+
+def _separation(positives: metrics.Tally, negatives: metrics.Tally) -> dict[str, np.ndarray]:
+    return {
+        "auroc": metrics.auroc(positives, negatives),
+        "ap": metrics.average_precision(positives, negatives),
+        "best_dice": metrics.best_dice(positives, negatives),
+    }
 
 
 def image_statistics(pooled: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -68,6 +77,7 @@ def pixel_reasons(pooled: Mapping[str, np.ndarray], any_mask: bool) -> dict[str,
     healthy = None if pooled["healthy"].any() else "no healthy images"
     reasons = dict.fromkeys(PIXEL_METRICS, lesion or other)
     reasons["best_dice"] = lesion
+    reasons |= dict.fromkeys(WITH_HEALTHY.values(), lesion or healthy)
     for rate in RATES:
         dice, sensitivity, false_rate, healthy_rate = names_at(rate)
         reasons |= {dice: lesion or healthy, sensitivity: lesion or healthy}

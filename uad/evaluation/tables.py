@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Clinical, Row, difference
-from uad.evaluation.statistics import HEADLINE_RATE, RATES, names_at
+from uad.evaluation.statistics import HEADLINE_RATE, RATES, WITH_HEALTHY, names_at
 
 HEADLINE = {
     "auroc": "pixel AUROC",
@@ -15,6 +16,8 @@ HEADLINE = {
     "aupro": "AUPRO",
     "image_auroc": "image AUROC",
 }
+
+REPORTED = (*HEADLINE, *WITH_HEALTHY.values())
 
 
 @dataclass(frozen=True)
@@ -42,28 +45,70 @@ class Table:
         return f"<section><h2>{escape(self.title)}</h2><table><tr>{head}</tr>{body}</table>{note}</section>"
 
 
-def clinical_tables(clinical: Clinical) -> list[Table]:
-    """Headline, differences, thresholds, lesions and reconstructions of the clinical protocol."""
+@dataclass(frozen=True)
+class Scope:
+    """Which images the pixels of a table are of.
+
+    images: in words; columns: metric -> label; prevalence: as in Clinical, of these images.
+    """
+
+    images: str
+    columns: Mapping[str, str]
+    prevalence: float | None
+
+
+def scopes(clinical: Clinical) -> list[Scope]:
+    """The images of --results and, where healthy images were given, these and the healthy ones together."""
+    found = [Scope(of_results(clinical), HEADLINE, clinical.prevalence)]
+    if clinical.healthy:
+        numbers = f"{_masked(clinical)} + {clinical.counts['healthy_images']}"
+        columns = {name: HEADLINE[metric] for metric, name in WITH_HEALTHY.items()}
+        found.append(Scope(f"with the healthy images ({numbers})", columns, clinical.prevalence_with_healthy))
+    return found
+
+
+def of_results(clinical: Clinical) -> str:
+    """The images of --results in words, with the number of those that have a mask."""
+    lacking = f" with a mask of {clinical.counts['images']}" if clinical.counts["images_without_mask"] else ""
+    return f"images of --results ({_masked(clinical)}{lacking})"
+
+
+def _masked(clinical: Clinical) -> int:
+    return clinical.counts["images"] - clinical.counts["images_without_mask"]
+
+
+def detection_tables(clinical: Clinical) -> list[Table]:
+    """What is found, and the differences to the competitors, of each scope."""
+    found = scopes(clinical)
+    headlines = [headline_table(clinical.rows, scope) for scope in found]
+    return headlines + [difference_table(clinical.rows, scope) for scope in found]
+
+
+def further_tables(clinical: Clinical) -> list[Table]:
+    """Thresholds, lesions and reconstructions of the clinical protocol."""
+    images = of_results(clinical)
     return [
-        headline_table(clinical.rows, clinical.prevalence),
-        difference_table(clinical.rows),
-        _threshold_table(clinical.rows),
-        _lesion_table(clinical.rows),
+        _threshold_table(clinical.rows, images),
+        _lesion_table(clinical.rows, images),
         _closeness_table(clinical.rows),
     ]
 
 
-def headline_table(rows: Mapping[str, Row], prevalence: float | None, title: str = "Detection") -> Table:
-    """One row a contender, the headline metrics with their 95 % intervals."""
-    known = "n/a (no masks)" if prevalence is None else f"{prevalence:.4f}"
-    header = ["", *(f"AP (prevalence {known})" if m == "ap" else label for m, label in HEADLINE.items())]
-    cells = [[name, *(str(row.estimates[metric]) for metric in HEADLINE)] for name, row in rows.items()]
+def headline_table(rows: Mapping[str, Row], scope: Scope, title: str = "Detection") -> Table:
+    """One row a contender, the metrics of the scope with their 95 % intervals."""
+    known = "n/a (no masks)" if scope.prevalence is None else f"{scope.prevalence:.4f}"
+    labels = [f"AP (prevalence {known})" if label == HEADLINE["ap"] else label for label in scope.columns.values()]
+    cells = [[name, *(str(row.estimates[metric]) for metric in scope.columns)] for name, row in rows.items()]
     note = (
         "Clinical protocol: raw maps on one scale, pixels pooled over the images with masks. [95 % percentile "
-        "bootstrap over patients]. Best Dice chooses its threshold on the test labels. FPR: share of all "
-        f"pixels of the healthy images. {image_score_note(rows)}"
+        "bootstrap over patients]. Best Dice chooses its threshold on the test labels."
     )
-    return Table(title, header, cells, note)
+    if "image_auroc" in scope.columns:
+        note += (
+            " FPR: share of all pixels of the healthy images. Image AUROC: images with a lesion against all without, "
+            f"the healthy ones too. {image_score_note(rows)}"
+        )
+    return Table(f"{title}, {scope.images}", ["", *labels], cells, note)
 
 
 def image_score_note(rows: Mapping[str, Row]) -> str:
@@ -75,26 +120,27 @@ def image_score_note(rows: Mapping[str, Row]) -> str:
     return f"Image score: {kinds[0]} ({', '.join(known)}); {kinds[-1]} (the others)."
 
 
-def difference_table(rows: Mapping[str, Row]) -> Table:
-    """The first row minus each other one, paired."""
+def difference_table(rows: Mapping[str, Row], scope: Scope) -> Table:
+    """The first row minus each other one, paired, in the metrics of the scope."""
     (first, method), *others = rows.items()
     cells = [
-        [f"{first} - {name}", *(_signed(difference(method, row, metric)) for metric in HEADLINE)]
+        [f"{first} - {name}", *(signed(difference(method, row, metric)) for metric in scope.columns)]
         for name, row in others
     ]
     note = "Paired: both are evaluated on the same resamples of the same patients."
-    return Table("Difference to the competitors", ["", *HEADLINE.values()], cells, note)
+    return Table(f"Difference to the competitors, {scope.images}", ["", *scope.columns.values()], cells, note)
 
 
-def _signed(estimate) -> str:
-    if estimate.value is None:
-        return str(estimate)
-    if estimate.low is None:
-        return f"{estimate.value:+.3f}"
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+def signed(found: Estimate) -> str:
+    """An estimate of a difference: as text, with the sign of every number."""
+    if found.value is None:
+        return str(found)
+    if found.low is None:
+        return f"{found.value:+.3f}"
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
-def _threshold_table(rows: Mapping[str, Row]) -> Table:
+def _threshold_table(rows: Mapping[str, Row], images: str) -> Table:
     cells = []
     for name, row in rows.items():
         for rate in RATES:
@@ -110,10 +156,10 @@ def _threshold_table(rows: Mapping[str, Row]) -> Table:
         "FPR on scored images",
         "FPR on healthy images",
     ]
-    return Table("At thresholds from healthy images", header, cells)
+    return Table(f"At thresholds from healthy images, {images}", header, cells)
 
 
-def _lesion_table(rows: Mapping[str, Row]) -> Table:
+def _lesion_table(rows: Mapping[str, Row], images: str) -> Table:
     cells = []
     for name, row in rows.items():
         found = row.lesion_sensitivity
@@ -128,7 +174,7 @@ def _lesion_table(rows: Mapping[str, Row]) -> Table:
         "At the 1 % threshold. A lesion is an 8-connected region of a slice; it is found if at least half of its "
         "pixels are. Patients without lesion have no Dice and are left out of its mean."
     )
-    return Table("Lesions and patients", header, cells, note)
+    return Table(f"Lesions and patients, {images}", header, cells, note)
 
 
 def _quartile(part: Mapping) -> str:
@@ -143,7 +189,7 @@ def _closeness_table(rows: Mapping[str, Row]) -> Table:
     cells = [[name, *(mean_and_std(row.closeness[column]) for column in columns)] for name, row in rows.items()]
     header = ["", *(column.replace("_", " ") for column in columns)]
     note = "Mean and standard deviation over images, data range 1, PSNR in dB. Tissue: input above 0 in any channel."
-    return Table("Reconstruction", header, cells, note)
+    return Table("Reconstruction, images of --results", header, cells, note)
 
 
 def paper_table(variant: str, summary: Mapping[str, Mapping[str, Mapping]]) -> Table:
@@ -154,7 +200,7 @@ def paper_table(variant: str, summary: Mapping[str, Mapping[str, Mapping]]) -> T
         "Each image is normalised by itself, then mean and standard deviation over images. Dice of an empty truth is "
         "left out here; libraries disagree on it."
     )
-    return Table(f"Paper protocol ({variant})", ["", *metrics], cells, note)
+    return Table(f"Paper protocol ({variant}), images of --results", ["", *metrics], cells, note)
 
 
 def mean_and_std(summary: Mapping) -> str:

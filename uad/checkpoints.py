@@ -123,6 +123,46 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str
     module.load_state_dict(state)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, source: Path | str) -> None:
+    """Load what an optimizer has gathered (momenta, steps); its hyperparameters, as the learning rate, stay its own.
+
+    InputError where the state is that of another optimizer.
+    """
+    saved, own = state["param_groups"], optimizer.state_dict()["param_groups"]
+    groups = [mine | {"params": theirs["params"]} for mine, theirs in zip(own, saved, strict=False)]
+    try:
+        # With all saved groups, so that another number of them is refused.
+        optimizer.load_state_dict({"state": state["state"], "param_groups": groups + saved[len(own) :]})
+    except ValueError as error:
+        raise input_error(
+            source, f"the state of another optimizer: {error}", "that of --optimizer", "change one of the two"
+        ) from error
+
+
+def load_initial(path: Path, kind: str, state_pattern: str) -> dict:
+    """The full checkpoint of another run of this kind, to begin with; an InputError says what the file is instead.
+
+    state_pattern: what full checkpoints are called, as in CheckpointFiles; it names the one to use for a light file.
+    """
+    content = load_checkpoint(path)
+    there, missing = content.get("kind"), sorted(STATE_KEYS - content.keys())
+    if there == kind and not missing:
+        return content
+    remedy = "choose a full checkpoint that this project's training of the same stage wrote"
+    if there == kind and "weights" in content:
+        found = f"the EMA weights of {kind} alone"
+        remedy = f"pass the full checkpoint beside it, {path.with_name(state_pattern.format(step=content['step']))}"
+    elif there == kind:
+        found = f"a checkpoint of {kind} without {', '.join(missing)}"
+    elif there is not None:
+        found = f"a checkpoint of {there}"
+    elif content and all(map(torch.is_tensor, content.values())):
+        found = "weights alone, as the released code saves them"
+    else:
+        found = f"no checkpoint, but a dictionary of: {', '.join(map(str, list(content)[:5])) or 'nothing'}"
+    raise input_error(path, found, f"a full checkpoint of {kind}", remedy)
+
+
 @dataclass(frozen=True)
 class CheckpointFiles:
     """Where a run's checkpoints lie and what they are called.

@@ -4,19 +4,23 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
+import small_diffusion
 import torch
 from commands import ROOT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run, run_apart
 
 from bernoulli_diffusion.model import load_diffusion
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
+from uad.averaging import moving_average
 from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.data.training.loading import StepBatches
 from uad.errors import InputError
+from uad.training import TrainOptions
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +171,8 @@ def test_batches_depend_on_seed_and_step_only(size):
 
 
 def test_ema_of_a_constant_is_the_constant():
-    from torch.optim.swa_utils import AveragedModel
-
-    from uad.training import _warmed_up_average
-
     module = torch.nn.Linear(3, 3)
-    ema = AveragedModel(module, multi_avg_fn=_warmed_up_average(0.9))
+    ema = moving_average(module, 0.9)
     for _ in range(5):
         ema.update_parameters(module)
     torch.testing.assert_close(ema.module.weight, module.weight)
@@ -201,3 +201,106 @@ def test_compiled_networks_train_to_the_same_checkpoint(images, tmp_path, monkey
         assert_same(plain[key], found[key], tolerance=1e-6)
     with pytest.raises(InputError, match="compile"):  # it may round differently: not a continuation
         stage1(images, tmp_path / "compiled", 3)
+
+
+def test_pictures_and_evaluation_get_the_average_in_evaluation_mode(tmp_path):
+    modes = []
+
+    def watch(*step_and_ema):
+        modes.append({module.training for module in step_and_ema[-1].modules()})
+        return {}
+
+    for steps in (4, 6):
+        training = small_diffusion.training(tmp_path, steps, sample=watch, evaluate=watch)
+        training.run()
+        assert training.modules["unet"].training
+    assert modes == [{False}] * 6
+
+
+def hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict]:
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.state_dict()["param_groups"]]
+
+
+def test_optimizer_states_of_another_run_come_without_its_learning_rate(tmp_path):
+    saved = small_diffusion.train(tmp_path / "old", 3)["optimizers"]["unet"]
+    source = tmp_path / "old" / "full3.pt"
+    taken = {"lr": 0.01, "initial": source, "initial_optimizers": True}
+    training = small_diffusion.training(tmp_path / "new", 0, **taken)
+    optimizer = training.phases[0].optimizer
+    expected = hyperparameters(optimizer)
+    training.run()
+    assert hyperparameters(optimizer) == expected and expected[0]["lr"] == 0.01
+    assert_same(optimizer.state_dict()["state"], saved["state"])
+    (group,) = small_diffusion.train(tmp_path / "new", 2, **taken)["optimizers"]["unet"]["param_groups"]
+    assert group["base_lr"] == 0.01 and group["lr"] == 0.01 * (1 - 1 / 20)
+
+
+def test_optimizer_states_of_a_run_without_a_loss_scale_are_taken_over(tmp_path):
+    small_diffusion.train(tmp_path / "old", 1)
+    taken = {"initial": tmp_path / "old" / "full1.pt", "initial_optimizers": True}
+    training = small_diffusion.training(tmp_path / "new", 0, amp="fp16", **taken)
+    training.run()
+    assert training.scaler.get_scale() == 2**16 and training.phases[0].optimizer.state
+
+
+def test_optimizer_states_of_another_optimizer_are_refused(tmp_path):
+    saved = small_diffusion.train(tmp_path / "old", 1)
+    source = tmp_path / "other.pt"
+    group = saved["optimizers"]["unet"]["param_groups"][0]
+    first, *others = group["params"]
+    for groups in ([group | {"params": others}], [group | {"params": [first]}, group | {"params": others}]):
+        saved["optimizers"]["unet"]["param_groups"] = groups
+        torch.save(saved, source)
+        with pytest.raises(InputError, match="the state of another optimizer"):
+            small_diffusion.training(tmp_path / "new", 0, initial=source, initial_optimizers=True).run()
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("light", r"found: +the EMA weights of small alone\n(.*\n)+.*full2\.pt"),
+        ("other stage", "found: +a checkpoint of stage_1"),
+        ("incomplete", "found: +a checkpoint of small without ema_updates, scaler"),
+        ("released", "found: +weights alone, as the released code saves them"),
+        ("anything", "found: +no checkpoint, but a dictionary of: a, b"),
+        ("nothing", "found: +no checkpoint, but a dictionary of: nothing"),
+    ],
+)
+def test_beginning_with_another_kind_of_file_says_what_it_is(tmp_path, content, found):
+    full = small_diffusion.train(tmp_path / "old", 2)
+    path = tmp_path / "old" / "ema2.pt"
+    contents = {
+        "other stage": full | {"kind": "stage_1"},
+        "incomplete": {key: value for key, value in full.items() if key not in ("scaler", "ema_updates")},
+        "released": full["ema"],
+        "anything": {"a": 1, "b": [2]},
+        "nothing": {},
+    }
+    if content != "light":
+        path = tmp_path / "given.pt"
+        torch.save(contents[content], path)
+    with pytest.raises(InputError, match=found) as error:
+        small_diffusion.training(tmp_path / "new", 3, initial=path).run()
+    (problem,) = error.value.problems
+    assert (problem.where, problem.expected) == (str(path), "a full checkpoint of small")
+
+
+def test_settings_that_an_earlier_version_saved_are_translated(tmp_path):
+    small_diffusion.train(tmp_path, 1, settings={"rate": 0.1, "seed": 0})
+    now = {"lr": 0.1, "seed": 0}
+    with pytest.raises(InputError, match="--rate"):
+        small_diffusion.training(tmp_path, 2, settings=now).run()
+
+    def former(settings: dict) -> dict:
+        return {"lr" if key == "rate" else key: value for key, value in settings.items()}
+
+    saved = small_diffusion.train(tmp_path, 2, settings=now, former=former)
+    assert (saved["step"], saved["settings"]) == (2, now)
+    with pytest.raises(InputError, match="--lr"):
+        small_diffusion.training(tmp_path, 3, settings=now | {"lr": 1}, former=former).run()
+
+
+def test_options_of_a_run_do_not_change():
+    options = TrainOptions(1, 2, 3)
+    with pytest.raises(FrozenInstanceError):
+        options.train_steps = 2

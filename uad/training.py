@@ -18,10 +18,12 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from uad.averaging import moving_average
 from uad.checkpoints import (
     CheckpointFiles,
     check_same_configuration,
-    load_checkpoint,
+    load_initial,
+    load_optimizer,
     load_weights,
     newest_state,
     versions,
@@ -32,16 +34,18 @@ from uad.distributed import World
 from uad.errors import input_error
 from uad.files import refusals_named
 from uad.precision import autocast
-from uad.training_log import TrainingLog
+from uad.training_log import Fraction, TrainingLog
 
-Losses = tuple[Tensor, dict[str, Tensor]]
+Losses = tuple[Tensor, dict[str, Tensor | Fraction]]
 
 
 @dataclass
 class Phase:
     """One optimizer's part of a training step.
 
-    loss(batch, step) -> (scalar loss, scalars to log); it may leave tensors in `batch` for the phases after it.
+    loss(batch, step) -> (scalar loss, what to log: means over the batch's images, or fractions); it may leave tensors
+    in `batch` for the phases after it. What it draws is a function of the seed and the batch's positions, so that it
+    depends neither on the number of processes nor on microbatches.
     module is what gradients are synchronised for (in DistributedDataParallel if there are several processes).
     """
 
@@ -52,7 +56,7 @@ class Phase:
     first_step: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainOptions:
     """How long and how to train; all counts are in optimizer steps, batch sizes in images over all processes."""
 
@@ -83,7 +87,8 @@ class Training:
     modules: the plain modules to checkpoint, by name; averaged: the name of the one of which an EMA is kept;
     config: plain values that rebuild the network at inference; settings: plain values that a rerun in the same folder
     must repeat; sample(step, ema) writes pictures; evaluate(ema) returns numbers to log; initial: another run's
-    checkpoint to begin with where this run has none, with its optimizer states if `initial_optimizers`.
+    checkpoint to begin with where this run has none, with its optimizer states if `initial_optimizers`;
+    former(settings) translates the settings of a checkpoint that an earlier version of the command saved.
     """
 
     kind: str
@@ -102,13 +107,13 @@ class Training:
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     initial: Path | None = None
     initial_optimizers: bool = False
+    former: Callable[[dict], dict] = dict
     ema: AveragedModel = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
     skipped_steps: int = field(init=False, default=0)
 
     def __post_init__(self):
-        averaging = _warmed_up_average(self.options.ema_beta)
-        self.ema = AveragedModel(self.modules[self.averaged], multi_avg_fn=averaging)
+        self.ema = moving_average(self.modules[self.averaged], self.options.ema_beta)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.options.amp == "fp16")
         if self.options.compile:
             # In place, so that the names of the weights stay. The EMA above was copied before and is not compiled.
@@ -143,9 +148,9 @@ class Training:
         ):
             for done, batch in enumerate(loader, start + 1):
                 asked_to_stop = world.mean_on_host(torch.full((), float(signals.received), device=world.device))
-                scalars = self.step(batch, done - 1)
+                sums = self.step(batch, done - 1)
                 stopping = asked_to_stop() > 0
-                log.add(scalars, options.batch_size)
+                log.add(sums, options.batch_size)
                 bar.update()
                 if done % options.log_every == 0 or done == options.train_steps or stopping:
                     bar.set_postfix({k: f"{v:.4g}" for k, v in log.write(done, self._state_scalars()).items()})
@@ -160,22 +165,25 @@ class Training:
         return done
 
     def step(self, batch: dict, step: int) -> dict[str, Tensor]:
-        """One optimizer step of every phase on this process's share of a batch; returns scalars to log."""
+        """One optimizer step of every phase on this process's share of a batch.
+
+        Returns numerator and denominator (2,) of what to log, by name, over this share.
+        """
         # Positions are read by the host only: it would have to wait for the device to have them back.
         moved = {k: v for k, v in batch.items() if torch.is_tensor(v) and k != "position"}
         batch = batch | {k: v.to(self.world.device, non_blocking=True) for k, v in moved.items()}
         chunks = self._chunks(batch)
-        scalars: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         for phase in self.phases:
             if step < phase.first_step:
                 continue
-            loss, mean_loss = self._backward(phase, chunks, step, scalars)
+            loss, mean_loss = self._backward(phase, chunks, step, sums)
             if not math.isfinite(mean_loss()):
                 self._report_divergence(phase, batch, step, float(loss))
             self._update(phase, step)
         if (step + 1) % self.options.ema_every == 0:
             self.ema.update_parameters(self.modules[self.averaged])
-        return scalars
+        return sums
 
     def _chunks(self, batch: dict) -> list[dict]:
         count = len(batch["position"])
@@ -186,11 +194,11 @@ class Training:
         ]
 
     def _backward(
-        self, phase: Phase, chunks: list[dict], step: int, scalars: dict[str, Tensor]
+        self, phase: Phase, chunks: list[dict], step: int, sums: dict[str, Tensor]
     ) -> tuple[Tensor, Callable[[], float]]:
         """Accumulate the gradient over chunks; returns this process's mean loss, and what gives that of all processes.
 
-        Processes synchronise at the last chunk only.
+        What is to be logged is added to `sums`. Processes synchronise at the last chunk only.
         """
         phase.optimizer.zero_grad(set_to_none=True)
         total = sum(len(chunk["position"]) for chunk in chunks)
@@ -207,7 +215,8 @@ class Training:
                 mean_loss = self.world.mean_on_host(loss_sum)
             self.scaler.scale(loss * share).backward()
             for name, value in logged.items():
-                scalars[name] = scalars.get(name, 0) + value.detach().float() * share
+                fraction = value if isinstance(value, Fraction) else Fraction.mean(value, len(chunk["position"]))
+                sums[name] = sums.get(name, 0) + fraction.sums()
         return loss_sum, mean_loss
 
     def _update(self, phase: Phase, step: int) -> None:
@@ -298,10 +307,11 @@ class Training:
             tqdm.write(f"a damaged checkpoint is skipped: {complaint}")
         if state is None:
             if self.initial is not None:
-                self._take_over(load_checkpoint(self.initial), self.initial, self.initial_optimizers)
+                state = load_initial(self.initial, self.kind, self.files.state_pattern)
+                self._take_over(state, self.initial, self.initial_optimizers)
             return 0
         step = state["step"]
-        check_same_configuration(state["settings"], self.settings, self.log_dir)
+        check_same_configuration(self.former(state["settings"]), self.settings, self.log_dir)
         self._take_over(state, self.files.state_path(step), with_optimizers=True)
         return step
 
@@ -312,35 +322,14 @@ class Training:
         self.ema.n_averaged.fill_(state["ema_updates"])
         if with_optimizers:
             for phase in self.phases:
-                self._restore_optimizer(phase, state["optimizers"][phase.name], source)
-            self.scaler.load_state_dict(state["scaler"])
+                load_optimizer(phase.optimizer, state["optimizers"][phase.name], source)
+            if state["scaler"]:  # empty where the other run was not in float16
+                self.scaler.load_state_dict(state["scaler"])
             self.skipped_steps = state["skipped_steps"]
-
-    def _restore_optimizer(self, phase: Phase, state: dict, source: Path) -> None:
-        try:
-            phase.optimizer.load_state_dict(state)
-        except ValueError as error:
-            raise input_error(
-                source, f"the state of another optimizer: {error}", "that of --optimizer", "change one of the two"
-            ) from error
 
 
 def _names(batch: dict) -> str:
     return ", ".join(map(str, batch.get("name", batch["position"].tolist())))
-
-
-def _warmed_up_average(beta: float) -> Callable:
-    """EMA update for AveragedModel with decay min(beta, (1 + n) / (10 + n)) at the n-th update.
-
-    The warm-up lets short trainings forget their random start.
-    """
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        n = int(count)
-        torch._foreach_lerp_(averaged, current, 1 - min(beta, (1 + n) / (10 + n)))
-
-    return update
 
 
 class _StopSignals:

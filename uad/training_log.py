@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,8 +13,29 @@ from uad.errors import input_error
 from uad.files import write_text
 
 
+@dataclass(frozen=True)
+class Fraction:
+    """A logged number that is one sum over images divided by another; both are scalars.
+
+    Where images come in several parts (chunks of a batch, processes, steps), the sums add up, and not their quotients.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
+
+    @classmethod
+    def mean(cls, value: Tensor, images: int) -> "Fraction":
+        """A mean over images as a fraction."""
+        return cls(value.float() * images, torch.full_like(value, images, dtype=torch.float32))
+
+    def sums(self) -> Tensor:
+        """Numerator and denominator (2,), float32, without a gradient; zeros where one of them is not finite."""
+        both = torch.stack([self.numerator, self.denominator]).detach().float()
+        return torch.where(torch.isfinite(both).all(), both, 0)
+
+
 class TrainingLog:
-    """Means of scalars between two log lines, over all processes. Lines after the step of a resume are dropped.
+    """Means and fractions between two log lines, over all processes. Lines after the step of a resume are dropped.
 
     Every line has `cpu_seconds`: the CPU time of this process, all its threads, since it was started; a resumed run
     counts from 0 again, and processes that read images count for themselves.
@@ -41,28 +63,29 @@ class TrainingLog:
 
     def _clear(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
         self.images, self.since = 0, time.perf_counter()
 
-    def add(self, scalars: dict[str, Tensor], images: int) -> None:
-        """Count one step's scalars; nothing is copied from the device yet."""
-        for name, value in scalars.items():
-            finite = torch.isfinite(value)
-            self.sums[name] = self.sums.get(name, 0) + torch.stack([torch.where(finite, value, 0), finite.float()])
+    def add(self, sums: dict[str, Tensor], images: int) -> None:
+        """Count one step's numerators and denominators, each (2,); nothing is copied from the device yet.
+
+        All processes give the same names; images: of the batch over all processes.
+        """
+        for name, both in sums.items():
+            self.sums[name] = self.sums.get(name, 0) + both
         self.images += images
 
     def write(self, step: int, extra: dict[str, float]) -> dict[str, float]:
-        """Write the means since the last line, and return them."""
+        """Write the quotients of what was counted since the last line, and return them; none where the divisor is 0."""
         seconds = time.perf_counter() - self.since
-        means = {}
+        quotients = {}
         for name in sorted(self.sums):
-            total, count = self.world.mean(self.sums[name]).tolist()
-            if count:
-                means[name] = total / count
+            numerator, denominator = self.world.mean(self.sums[name]).tolist()
+            if denominator:
+                quotients[name] = numerator / denominator
         speed = {"images_per_second": self.images / seconds}
-        self.write_values(step, means | extra | speed)
+        self.write_values(step, quotients | extra | speed)
         self._clear()
-        return means
+        return quotients
 
     def write_values(self, step: int, values: dict[str, float]) -> None:
         """Append one line with the values given."""

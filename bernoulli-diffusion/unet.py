@@ -5,12 +5,13 @@ Noise levels run over t = 1..T; t = 0 means clean and is never fed to the networ
 """
 
 import math
+from itertools import count
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uad.layers import GroupNorm
+from uad.layers import GroupNorm, KeyedDropout
 
 PREDICTIONS = ("flip", "clean")
 
@@ -35,9 +36,12 @@ def zero_initialised(layer: nn.Module) -> nn.Module:
 
 
 class ResBlock(nn.Module):
-    """Residual block with the time embedding added between its two convolutions."""
+    """Residual block with the time embedding added between its two convolutions.
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_width: int, dropout: float):
+    number: another one for every block of a network, for its dropout.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_width: int, dropout: float, number: int):
         super().__init__()
         self.in_layers = nn.Sequential(
             group_norm(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
@@ -46,14 +50,15 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             group_norm(out_channels),
             nn.SiLU(),
-            nn.Dropout(dropout),
+            KeyedDropout(dropout, number),
             zero_initialised(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, keys: Tensor | None) -> Tensor:
         h = self.in_layers(x) + self.emb_layers(embedding)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)
+        norm, activation, dropout, convolution = self.out_layers
+        return self.skip_connection(x) + convolution(dropout(activation(norm(h)), keys))
 
 
 class AttentionBlock(nn.Module):
@@ -66,7 +71,7 @@ class AttentionBlock(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_initialised(nn.Conv1d(channels, channels, 1))
 
-    def forward(self, x: Tensor, _: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Tensor | None) -> Tensor:
         n, c, height, width = x.shape
         flat = x.reshape(n, c, height * width)
         qkv = self.qkv(self.norm(flat)).reshape(n, self.heads, 3, c // self.heads, height * width)
@@ -83,7 +88,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor, _: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Tensor | None) -> Tensor:
         return self.op(x)
 
 
@@ -94,23 +99,23 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor, _: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Tensor | None) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Stem(nn.Conv2d):
-    """The first convolution, which takes no time embedding."""
+    """The first convolution, which needs neither time embedding nor keys."""
 
-    def forward(self, x: Tensor, _: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Tensor | None) -> Tensor:
         return super().forward(x)
 
 
 class Stage(nn.Sequential):
-    """Layers that all take (x, time embedding)."""
+    """Layers that all take (x, time embedding, keys of the images)."""
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, keys: Tensor | None) -> Tensor:
         for layer in self:
-            x = layer(x, embedding)
+            x = layer(x, embedding, keys)
         return x
 
 
@@ -124,6 +129,7 @@ class FlipUNet(nn.Module):
                  (1 - 2 z_t) h + log(e_t / (1 - e_t)),
              so that the network need not carry the sign of every noisy bit to its last layer. Needs `noise_log_odds`,
              the table log(e_t / (1 - e_t)) for t = 0..T.
+    In training mode dropout needs keys (N, 2) of the images, see uad.layers.image_keys; ValueError where they lack.
     """
 
     def __init__(
@@ -146,15 +152,17 @@ class FlipUNet(nn.Module):
             raise ValueError(f"code size {code_size} is not divisible by 2^{len(channel_mult) - 1}")
         if (prediction == "clean") != (noise_log_odds is not None):
             raise ValueError("noise_log_odds belongs to prediction='clean', and to that only")
-        self.num_channels, self.prediction = num_channels, prediction
+        self.num_channels, self.dropout, self.prediction = num_channels, dropout, prediction
         self.register_buffer("noise_log_odds", noise_log_odds, persistent=False)
         embedding_width = 4 * num_channels
         self.time_embed = nn.Sequential(
             nn.Linear(num_channels, embedding_width), nn.SiLU(), nn.Linear(embedding_width, embedding_width)
         )
 
+        numbers = count()
+
         def res_block(in_channels: int, out_channels: int) -> ResBlock:
-            return ResBlock(in_channels, out_channels, embedding_width, dropout)
+            return ResBlock(in_channels, out_channels, embedding_width, dropout, next(numbers))
 
         def attention_at(resolution: int, channels: int) -> list[nn.Module]:
             return [AttentionBlock(channels, num_heads)] if resolution in attention_resolutions else []
@@ -190,17 +198,17 @@ class FlipUNet(nn.Module):
             group_norm(width), nn.SiLU(), zero_initialised(nn.Conv2d(width, codebook_size, 3, padding=1))
         )
 
-    def forward(self, z_t: Tensor, t: Tensor) -> Tensor:
+    def forward(self, z_t: Tensor, t: Tensor, keys: Tensor | None = None) -> Tensor:
         if t.shape != (z_t.shape[0],):
             raise ValueError(f"t has shape {tuple(t.shape)}; one step per code, ({z_t.shape[0]},), is needed")
         embedding = self.time_embed(timestep_embedding(t - 1, self.num_channels))
         h, skips = z_t, []
         for block in self.input_blocks:
-            h = block(h, embedding)
+            h = block(h, embedding, keys)
             skips.append(h)
-        h = self.middle_block(h, embedding)
+        h = self.middle_block(h, embedding, keys)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding, keys)
         logits = self.out(h).float()
         if self.prediction == "clean":
             return (1 - 2 * z_t) * logits + self.noise_log_odds[t][:, None, None, None]

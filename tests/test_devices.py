@@ -25,6 +25,7 @@ from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from uad.distributed import World
 from uad.optimizers import OPTIMIZERS, make_optimizer
 from uad.precision import autocast
+from uad.training import Fraction
 
 CUDA = torch.device("cuda", 0)
 WORLD = World(0, 1, CUDA)
@@ -98,7 +99,7 @@ def autoencoder() -> BinaryAutoEncoder:
 
 def unet(prediction: str = "clean") -> nn.Module:
     shape = {"codebook_size": CODE[0], "code_size": CODE[1], "num_channels": 32, "channel_mult": (1, 2)}
-    shape |= {"num_res_blocks": 1, "attention_resolutions": (2,), "prediction": prediction}
+    shape |= {"num_res_blocks": 1, "attention_resolutions": (2,), "prediction": prediction, "dropout": 0.1}
     return moved(build_network(shape, BernoulliDiffusion()))
 
 
@@ -138,7 +139,9 @@ def test_stage_2(optimizer, prediction):
     code = torch.rand(COUNT, *CODE, device=CUDA).round()
     with autocast("bf16", CUDA):
         error, logged = loss({"code": code, "shown": code, "position": torch.arange(COUNT)}, 0)
-    assert {value.device for value in (error, *logged.values())} == {CUDA}
+    fractions = [value for value in logged.values() if isinstance(value, Fraction)]
+    values = [error, logged["loss"], *(v for f in fractions for v in (f.numerator, f.denominator, f.sums()))]
+    assert {value.device for value in values} == {CUDA}
     update(network, optimizer)
 
 
@@ -164,7 +167,7 @@ def test_detection(options):
     ],
 )
 def test_comparing_methods(method, options):
-    config = method.configuration(SIZE, 1, "cpu")
+    config = method.configuration(SIZE, 1, "small")
     modules = {stage: moved(module) for stage, module in method.build(config).items()}
     for stage in method.STAGES:
         config |= {"scale_factor": 1.0} if stage != "vqvae" and method is ldm else {}

@@ -1,9 +1,12 @@
-"""Network layers that more than one method is made of."""
+"""Network layers of this project: group normalisation, and dropout that is drawn anew for every image and layer."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from uad.randomness import derive_seed
 
 
 class GroupNorm(nn.GroupNorm):
@@ -25,3 +28,49 @@ def limit_groups(network: nn.Module, most: int) -> None:
     for layer in network.modules():
         if isinstance(layer, nn.GroupNorm):
             layer.num_groups = math.gcd(most, layer.num_channels)
+
+
+class KeyedDropout(nn.Module):
+    """Dropout with a mask that is a function of the image's key, the layer's number and the place in the feature map.
+
+    So it depends neither on the other images of a batch nor on the device or on what was drawn before. rate: the share
+    of values set to zero in training, in [0, 1), else ValueError; the others are divided by 1 - rate. number: another
+    one for every such layer of a network.
+    """
+
+    def __init__(self, rate: float, number: int):
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"the rate of dropout is {rate}; one in [0, 1) is needed")
+        self.rate, self.number = rate, number
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        """x (N, ...) with keys (N, 2), int32, on the same device; ValueError where a mask needs keys that lack."""
+        if not (self.training and self.rate):
+            return x
+        if keys is None:
+            raise ValueError("dropout in training needs keys: two numbers for each image")
+        of_image = _mixed(_mixed(keys[:, 0] + self.number) ^ keys[:, 1])
+        of_place = _mixed(torch.arange(x[0].numel(), dtype=torch.int32, device=x.device))
+        drawn = _mixed(of_image[:, None] ^ of_place).view(x.shape)
+        return torch.where(drawn < int(self.rate * 2**32) - 2**31, 0.0, x * (1 / (1 - self.rate)))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}, number={self.number}"
+
+
+def image_keys(seed: int, purpose: str, positions: Sequence[int], device: torch.device) -> Tensor:
+    """Keys (N, 2), int32, of images by their positions in the stream of training images, for KeyedDropout."""
+    seeds = torch.tensor([[derive_seed(seed, purpose, position)] for position in positions])
+    # From memory that is not pinned, this returns when the numbers are read, without waiting for the device.
+    return seeds.view(torch.int32).to(device, non_blocking=True)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """A bijection of int32 that looks random: C. Wellons' lowbias32, in arithmetic that wraps around."""
+    x = x ^ (x >> 16).bitwise_and_(0xFFFF)
+    x *= 0x7FEB352D
+    x ^= (x >> 15).bitwise_and_(0x1FFFF)
+    x *= 0x846CA68B - 2**32
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    return x

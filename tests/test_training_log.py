@@ -1,0 +1,67 @@
+"""What a training logs: means over images and fractions, whatever the parts in which the images come."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_diffusion import ALONE, BATCH, train
+
+from uad.training_log import Fraction, TrainingLog
+
+TIMES = {"images_per_second", "cpu_seconds"}
+
+
+def lines(folder: Path) -> list[dict]:
+    """The lines of a log without what depends on the clock."""
+    read = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in read]
+
+
+def fraction(numerator: float, denominator: float) -> torch.Tensor:
+    return Fraction(torch.tensor(numerator), torch.tensor(denominator)).sums()
+
+
+def test_fractions_add_up_over_steps_and_means_count_images(tmp_path):
+    with TrainingLog(tmp_path, 0, ALONE, False) as log:
+        for numerator, denominator, mean, images in ((1.0, 2.0, 5.0, 1), (3.0, 1.0, 1.0, 3)):
+            sums = {"ratio": fraction(numerator, denominator), "empty": fraction(0.0, 0.0)}
+            log.add(sums | {"mean": Fraction.mean(torch.tensor(mean), images).sums()}, images)
+        written = log.write(2, {"lr": 0.5})
+    assert written == {"ratio": pytest.approx(4 / 3), "mean": pytest.approx(2.0)}
+    assert lines(tmp_path) == [{"step": 2, "lr": 0.5} | written]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_left_out(tmp_path, bad):
+    with TrainingLog(tmp_path, 0, ALONE, False) as log:
+        log.add({"a": fraction(bad, 1.0), "b": fraction(1.0, 1.0), "c": fraction(bad, 1.0)}, 1)
+        log.add({"a": fraction(3.0, 2.0), "b": fraction(bad, 2.0), "c": fraction(1.0, bad)}, 1)
+        assert log.write(1, {}) == {"a": 1.5, "b": 1.0}
+
+
+def test_a_line_begins_anew_after_the_one_before(tmp_path):
+    with TrainingLog(tmp_path, 0, ALONE, False) as log:
+        for step, numerator in ((1, 1.0), (2, 7.0)):
+            log.add({"a": fraction(numerator, 1.0)}, 1)
+            log.write(step, {})
+    assert lines(tmp_path) == [{"step": 1, "a": 1.0}, {"step": 2, "a": 7.0}]
+
+
+def test_a_mean_in_half_precision_is_summed_in_single():
+    sums = Fraction.mean(torch.tensor(1.0, dtype=torch.bfloat16), 257).sums()
+    assert sums.tolist() == [257.0, 257.0]
+
+
+def test_stage_2_logs_the_same_with_microbatches_and_processes(tmp_path):
+    """Most quarters of the noise levels have no image in most chunks."""
+    train(tmp_path / "whole", 6)
+    whole = lines(tmp_path / "whole")
+    assert [line["step"] for line in whole] == [2, 4, 6]
+    assert {"loss", "ratio"} | {f"ratio_q{q}" for q in range(1, 5)} == set().union(*whole) - {"step", "lr_unet"}
+    for name, more in (("chunks", {"microbatch": 1}), ("uneven", {"microbatch": BATCH - 1}), ("two", {"processes": 2})):
+        train(tmp_path / name, 6, **more)
+        found = lines(tmp_path / name)
+        assert len(found) == len(whole)
+        for line, expected in zip(found, whole, strict=True):
+            assert line == pytest.approx(expected, rel=1e-5)

@@ -17,6 +17,12 @@ from uad.evaluation.tables import REPORTED, Scope, Table, headline_table
 
 # Keys of run.json that say how images were read.
 READING = ("n_channels", "img_size", "normalise")
+COST = {
+    "parameters": "parameters",
+    "network_evaluations": "network evaluations",
+    "seconds": "seconds",
+    "peak_memory_mib": "peak memory (MiB)",
+}
 # Inputs of two runs may differ by this much: resizing rounds differently on different machines.
 SAME_INPUT = 1e-4
 
@@ -118,8 +124,8 @@ def cost_of(study: Study) -> Cost:
 def comparison_table(rows: Mapping[str, Row], costs: Mapping[str, Cost], scope: Scope) -> Table:
     """One row a method: the metrics of the scope with their intervals, and the costs."""
     found = headline_table(rows, scope, "Comparison")
-    header = ["method", *found.header[1:], "parameters", "network evaluations", "seconds", "peak memory (MiB)"]
-    cells = [[*line, *_cost_cells(costs[name])] for name, line in zip(rows, found.rows, strict=True)]
+    header = ["method", *found.header[1:], *COST.values()]
+    cells = [[*line, *cost_cells(costs[name]).values()] for name, line in zip(rows, found.rows, strict=True)]
     note = (
         f"{found.note} Network evaluations and seconds are per image, seconds at the batch size of the run; times and "
         "memory compare on one machine only."
@@ -127,14 +133,13 @@ def comparison_table(rows: Mapping[str, Row], costs: Mapping[str, Cost], scope: 
     return Table(found.title, header, cells, note)
 
 
-def _cost_cells(cost: Cost) -> list[str]:
-    shown = (
-        (cost.parameters, "{:,}"),
-        (cost.network_evaluations, "{:.0f}"),
-        (cost.seconds, "{:.3g}"),
-        (cost.peak_memory_mib, "{:.0f}"),
-    )
-    return [f"n/a ({value})" if isinstance(value, str) else form.format(value) for value, form in shown]
+def cost_cells(cost: Cost) -> dict[str, str]:
+    """What COST names, as text."""
+    forms = {"parameters": "{:,}", "network_evaluations": "{:.0f}", "seconds": "{:.3g}", "peak_memory_mib": "{:.0f}"}
+    return {
+        key: f"n/a ({value})" if isinstance(value, str) else forms[key].format(value)
+        for key, value in vars(cost).items()
+    }
 
 
 def comparison_rows(rows: Mapping[str, Row], costs: Mapping[str, Cost]) -> list[dict]:

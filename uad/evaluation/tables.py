@@ -106,17 +106,17 @@ def headline_table(rows: Mapping[str, Row], scope: Scope, title: str = "Detectio
     if "image_auroc" in scope.columns:
         note += (
             " FPR: share of all pixels of the healthy images. Image AUROC: images with a lesion against all without, "
-            f"the healthy ones too. {image_score_note(rows)}"
+            f"the healthy ones too. {image_score_note({name: row.image_score for name, row in rows.items()})}"
         )
     return Table(f"{title}, {scope.images}", ["", *labels], cells, note)
 
 
-def image_score_note(rows: Mapping[str, Row]) -> str:
-    """What scores an image as a whole, for a table's note; one sentence."""
-    kinds = list(dict.fromkeys(row.image_score for row in rows.values()))
+def image_score_note(definitions: Mapping[str, str]) -> str:
+    """What scores an image as a whole, for a table's note, one sentence; definitions: of each row, by its name."""
+    kinds = list(dict.fromkeys(definitions.values()))
     if len(kinds) == 1:
         return f"Image score: {kinds[0]}."
-    known = [name for name, row in rows.items() if row.image_score != kinds[-1]]
+    known = [name for name, definition in definitions.items() if definition != kinds[-1]]
     return f"Image score: {kinds[0]} ({', '.join(known)}); {kinds[-1]} (the others)."
 
 

@@ -32,10 +32,12 @@ def summaries(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     healthy = [write_run(root / f"healthy_{name}", lesion=False, method=name) for name in ("first", "second")]
     runs = [write_run(root / name, method=name) for name in ("first", "second")]
-    run(EVALUATE, f"--results {runs[0]} --healthy {healthy[0]} --out {root / 'evaluation'} --bootstrap 20")
-    run(EVALUATE, f"--results {runs[0]} --out {root / 'alone'} --bootstrap 20 --protocol clinical")
     folders = f"--results {runs[0]} {runs[1]} --healthy {healthy[0]} {healthy[1]}"
-    run(COMPARE, f"{folders} --out {root / 'comparison'} --bootstrap 20")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["evaluation.py", "--results", "runs/a folder"])  # what the summaries record
+        run(EVALUATE, f"--results {runs[0]} --healthy {healthy[0]} --out {root / 'evaluation'} --bootstrap 20")
+        run(EVALUATE, f"--results {runs[0]} --out {root / 'alone'} --bootstrap 20 --protocol clinical")
+        run(COMPARE, f"{folders} --out {root / 'comparison'} --bootstrap 20")
     return {name: root / name / "summary.json" for name in ("evaluation", "alone", "comparison")}
 
 
@@ -62,7 +64,9 @@ def test_every_figure_is_that_of_the_summary(summaries, tmp_path):
     assert any(line.startswith("Seed 0, autoencoder alone 3 + 3 6 0.0312 ") for line in lines)
     for text in ("weights 0123abcd", "weights 4567cdef", "A processor", "torch 2.7.0", "--data_dir 'a folder'"):
         assert page.count(text) == 1
-    assert page.count("latent_sample_anomaly.py") == 2 and "# evaluation\n" in page
+    assert (
+        page.count("latent_sample_anomaly.py") == 2 and "# evaluation\nevaluation.py --results 'runs/a folder'" in page
+    )
     assert max(map(len, page.split("```")[1].splitlines())) <= 120
 
 

@@ -135,7 +135,11 @@ def set_up(device: torch.device) -> None:
 
 @contextmanager
 def distributed_world(device_name: str = "auto") -> Iterator[World]:
-    """Join the process group that the launcher's environment describes, if any; leave it at the end."""
+    """Join the process group that the launcher's environment describes, if any; leave it at the end.
+
+    After an error this process stays in it until it ends, as uad.cli.command has it do: else the others would fail with
+    a broken connection before this one has said why.
+    """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = choose_device(device_name, local_rank)
     set_up(device)
@@ -143,7 +147,5 @@ def distributed_world(device_name: str = "auto") -> Iterator[World]:
         yield World(0, 1, device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        yield World(dist.get_rank(), dist.get_world_size(), device)
-    finally:
-        dist.destroy_process_group()
+    yield World(dist.get_rank(), dist.get_world_size(), device)
+    dist.destroy_process_group()

@@ -36,12 +36,12 @@ STAGES = ("diffusion",)
 METHOD = "AnoDDPM"
 COARSEST = 8
 # Widths of the published network at resolutions 256, 128, ..., 8, and of a small one at 64, ..., 8.
-WIDTHS = {"paper": (128, 128, 256, 256, 512, 512), "cpu": (32, 32, 64, 64)}
-ATTENTION_AT = {"paper": 32, "cpu": 8}
-FOLD = {"paper": 1, "cpu": 2}
+WIDTHS = {"paper": (128, 128, 256, 256, 512, 512), "small": (32, 32, 64, 64)}
+ATTENTION_AT = {"paper": 32, "small": 8}
+FOLD = {"paper": 1, "small": 2}
 
 
-def configuration(img_size: int, n_channels: int, preset: str) -> dict:
+def configuration(img_size: int, n_channels: int, size: str) -> dict:
     """Network, process and defaults.
 
     paper: the published network, whose width belongs to the resolution: other image sizes have fewer or more levels
@@ -49,17 +49,17 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     200 steps with the noise levels of every fifth published one. Raises InputError for an image size that cannot be
     halved down to about 8 pixels.
     """
-    fold = FOLD[preset]
+    fold = FOLD[size]
     levels = max(1, 1 + round(math.log2(img_size / fold / COARSEST)))
     multiple = fold * 2 ** (levels - 1)
     if img_size % multiple:
         raise input_error(
             "--img_size", f"{img_size}", f"a multiple of {multiple}: it is halved so often", "choose another"
         )
-    widths = WIDTHS[preset]
+    widths = WIDTHS[size]
     channels = [widths[0]] * max(0, levels - len(widths)) + list(widths[-levels:])
-    attention = [img_size / fold / 2**level <= ATTENTION_AT[preset] for level in range(levels)]
-    paper = preset == "paper"
+    attention = [img_size / fold / 2**level <= ATTENTION_AT[size] for level in range(levels)]
+    paper = size == "paper"
     return {
         "img_size": img_size,
         "n_channels": n_channels,

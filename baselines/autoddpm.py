@@ -51,7 +51,7 @@ THRESHOLD_SOURCES = ("healthy", "image")
 REGIONS = ("image", "foreground")
 
 
-def configuration(img_size: int, n_channels: int, preset: str) -> dict:
+def configuration(img_size: int, n_channels: int, size: str) -> dict:
     """Network, process and defaults.
 
     paper: the published network and chain; cpu: a small network on images folded by 2 (see FoldedUNet), and a
@@ -79,7 +79,7 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
         "norm_num_groups": 32,
     }
     process = {"schedule": "linear_beta", "steps": 1000, "beta_start": 1e-4, "beta_end": 2e-2}
-    if preset == "cpu":
+    if size == "small":
         network |= {
             "fold": 2,
             "channels": [32, 32, 64, 64],

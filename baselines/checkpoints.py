@@ -1,6 +1,5 @@
 """Where a comparing method's training keeps its stages, and loading all of them by the checkpoint of the last."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +7,7 @@ from types import ModuleType
 from torch import nn
 
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
+from uad.data.reading.settings import Reading
 from uad.errors import input_error
 
 
@@ -15,16 +15,17 @@ from uad.errors import input_error
 class TrainedBaseline:
     """Networks of all stages in evaluation mode, and where they came from.
 
-    config: the method's; data: the settings its images were read with (dataset, n_channels, img_size, normalise);
+    config: the method's; reading: how its images were read; command: that trained its last stage, where it is known;
     path, step: of the last stage's checkpoint; weights_hashes: by stage.
     """
 
     modules: dict[str, nn.Module]
     config: dict
-    data: dict
+    reading: Reading
     path: Path
     step: int
     weights_hashes: dict[str, str]
+    command: str | None
 
 
 def kind(method: str, stage: str) -> str:
@@ -38,15 +39,13 @@ def checkpoint_files(log_dir: Path | str, method: str, stage: str) -> Checkpoint
     return CheckpointFiles(Path(log_dir) / stage, name, f"ema_{name}")
 
 
-def default_log_dir(args: argparse.Namespace) -> Path:
-    """--log_dir, or logs/<method>_<dataset>."""
-    return Path(args.log_dir or f"logs/{args.method}_{args.dataset}")
+def default_log_dir(method: str, dataset: str) -> Path:
+    """Where a method's training on a data set lies unless a folder is named."""
+    return Path(f"logs/{method}_{dataset}")
 
 
-def find_checkpoint(args: argparse.Namespace, method: ModuleType, log_dir: Path) -> Path:
-    """--model_path, or the newest EMA checkpoint of the last stage in `log_dir`; InputError where there is none."""
-    if args.model_path is not None:
-        return Path(args.model_path)
+def newest_checkpoint(method: ModuleType, log_dir: Path) -> Path:
+    """The newest EMA checkpoint of the last stage in `log_dir`; InputError where there is none."""
     files = checkpoint_files(log_dir, method.NAME, method.STAGES[-1])
     steps = files.ema_steps()
     if not steps:
@@ -83,7 +82,8 @@ def load_baseline(method: ModuleType, path: Path) -> TrainedBaseline:
         load_weights(modules[stage], state, sources[stage])
         modules[stage].eval().requires_grad_(False)
     hashes = {stage: weights_hash(weights[stage]) for stage in method.STAGES}
-    return TrainedBaseline(modules, config, content["config"]["data"], path, content["step"], hashes)
+    reading = Reading(**content["config"]["data"])
+    return TrainedBaseline(modules, config, reading, path, content["step"], hashes, content.get("command"))
 
 
 def _read(path: Path, expected: str) -> dict:

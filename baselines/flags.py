@@ -5,9 +5,10 @@ have is refused, and each method checks the values of its own.
 """
 
 import argparse
+from collections.abc import Mapping
 
-from baselines.methods import METHODS, NOISE_SOURCES, PRESETS
-from uad.cli.flags import add, add_switch
+from baselines.methods import METHODS, NOISE_SOURCES
+from uad.cli.flags import add, add_switch, given
 from uad.errors import InputError, Problem
 from uad.scores import RESIDUAL_SCORES
 
@@ -59,13 +60,6 @@ def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method's training")
     add(
         group,
-        "--preset",
-        default="paper",
-        choices=PRESETS,
-        help="paper: networks and training as in the method's paper; cpu: small, for 128 x 128 images on two cores",
-    )
-    add(
-        group,
         "--vqvae_steps",
         type=int,
         help="optimizer steps of ldm's autoencoder; --train_steps are those of its diffusion model",
@@ -77,7 +71,7 @@ def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
         choices=NOISE_SOURCES,
         help="simplex noise (anoddpm, pddpm) is computed `online`, or cut at random from a `bank` of larger fields; "
         "detection does as the training did",
-        shown="online, with --preset cpu bank",
+        shown="online, with --size small bank",
     )
     add_switch(group, "--standardise_noise", "simplex noise has standard deviation 1 (anoddpm, pddpm)")
 
@@ -86,7 +80,7 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
     """What may be chosen when a trained method is applied."""
     group = parser.add_argument_group("detection")
     add(group, "--model_path", help="checkpoint of the method's last stage", shown="the newest in --log_dir")
-    add(group, "--out_dir", help="result folder", shown="see the description")
+    add(group, "--log_dir", help="folder of the method's training", shown="logs/<method>_<dataset>")
     add(group, "--score", default="paper", choices=RESIDUAL_SCORES, help="anomaly score of the saved maps")
     add(group, "--healthy_dir", help="folder of healthy slices that thresholds are taken from", shown="none")
     for title, options in OPTIONS.items():
@@ -95,18 +89,21 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
             add(group, f"--{name}", help=text, shown=FROM_METHOD, **reading)
 
 
-def detection_options(args: argparse.Namespace, config: dict) -> dict:
-    """The method's detection options: its configuration's, and over them the flags given.
+def given_options(args: argparse.Namespace) -> dict:
+    """The detection options that were given, by name."""
+    return given(args, [name for options in OPTIONS.values() for name in options])
 
-    Raises InputError that names every flag given that the method does not have.
+
+def detection_options(method: str, chosen: Mapping, config: Mapping) -> dict:
+    """The method's detection options: its configuration's, and over them those chosen.
+
+    Raises InputError that names every option chosen that the method does not have.
     """
-    names = [name for options in OPTIONS.values() for name in options]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     problems = [
-        Problem(f"--{name}", f"{value}", f"an option of --method {args.method}", f"leave --{name} out")
-        for name, value in given.items()
+        Problem(f"--{name}", f"{value}", f"an option of --method {method}", f"leave --{name} out")
+        for name, value in chosen.items()
         if name not in config["detection"]
     ]
     if problems:
         raise InputError(problems)
-    return config["detection"] | given
+    return config["detection"] | chosen

@@ -69,7 +69,7 @@ class LatentAutoencoder(VQVAE):
             return super().quantize(encodings.float())
 
 
-def configuration(img_size: int, n_channels: int, preset: str) -> dict:
+def configuration(img_size: int, n_channels: int, size: str) -> dict:
     """Plain values of networks, process, training and detection.
 
     paper: the released sizes; cpu: small networks, and a process of 200 steps whose noise levels are those of the
@@ -86,7 +86,7 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     unet = {"channels": [128, 256, 512], "res_blocks": 2, "head_channels": [0, 256, 512]}
     rates = {"lr": 1e-4, "batch_size": 24, "clip_norm": 0.0, "weight_decay": 0.0, "ema_beta": 0.0}
     steps = (25_000, 50_000)
-    if preset == "cpu":
+    if size == "small":
         vqvae |= {"width": 32, "res_layers": 1, "embedding_dim": 8}
         unet = {"channels": [32, 64, 128], "res_blocks": 1, "head_channels": [0, 32, 64]}
         rates |= {"lr": 5e-4, "batch_size": 8, "clip_norm": 1.0, "ema_beta": 0.995}

@@ -1,7 +1,7 @@
 """The comparing methods by name, and what each of their modules has to offer.
 
     NAME, STAGES                                     the name; the stages in training order
-    configuration(img_size, n_channels, preset)      plain values: networks, process, training and detection defaults
+    configuration(img_size, n_channels, size)        plain values: networks, process, training and detection defaults
     build(config)                                    stage -> network, float32, on the CPU
     loss(stage, config, modules, network, batch, generators)      scalar loss and scalars to log
     calibrate(stage, config, modules, images, device)             additions to config before a stage is trained
@@ -28,7 +28,6 @@ METHODS = {
     "pddpm": "baselines.pddpm",
     "autoddpm": "baselines.autoddpm",
 }
-PRESETS = ("paper", "cpu")
 NOISE_SOURCES = ("online", "bank")
 # Packages that the comparing methods need beyond those of the main method.
 PACKAGES = ("monai", "einops", "opensimplex", "numba", "lpips")

@@ -26,7 +26,7 @@ STAGES = ("diffusion",)
 PATCHES_A_SIDE = 2
 
 
-def configuration(img_size: int, n_channels: int, preset: str) -> dict:
+def configuration(img_size: int, n_channels: int, size: str) -> dict:
     """Plain values of network, process, training and detection.
 
     paper: the published sizes; cpu: a small network on images folded by 2 (see FoldedUNet), and a bank of noise. Raises
@@ -35,7 +35,7 @@ def configuration(img_size: int, n_channels: int, preset: str) -> dict:
     network = {"channels": [128, 256, 256], "res_blocks": 3, "head_channels": 64, "groups": 32, "fold": 1}
     noise = {"dimensions": 2, "octaves": 6, "persistence": 0.8, "feature_size": 64.0, "source": "online"}
     training = {"lr": 1e-4, "batch_size": 32, "train_steps": 20_000, "ema_beta": 0.0, "clip_norm": 0.0}
-    if preset == "cpu":
+    if size == "small":
         network |= {"channels": [32, 32, 64, 64], "res_blocks": 1, "head_channels": 32, "groups": 8, "fold": 2}
         training |= {"lr": 5e-4, "batch_size": 8, "train_steps": 6_000, "ema_beta": 0.995, "clip_norm": 1.0}
         noise |= {"source": "bank"}

@@ -5,6 +5,7 @@ anomaly segmentation methods for brain MRI", BrainLes 2021: where lesions are br
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.checkpoints import load_checkpoint
+from uad.data.reading.settings import Reading
 from uad.errors import input_error
 from uad.files import written_whole
 from uad.inference import Reconstruction
@@ -106,19 +108,20 @@ def fit_pca(slices: Dataset, n_components: int) -> tuple[Tensor, Tensor]:
     return mean, components
 
 
-def save_pca(path: Path | str, mean: Tensor, components: Tensor, data: dict) -> None:
-    """Keep a fit as plain tensors, with the settings its images were read with (n_channels, img_size, ...)."""
+def save_pca(path: Path | str, mean: Tensor, components: Tensor, reading: Reading) -> None:
+    """Keep a fit as plain tensors, with how its images were read."""
+    config = {"data": asdict(reading)}
     with written_whole(path) as temporary:
-        torch.save({"kind": PCA_KIND, "mean": mean, "components": components, "config": {"data": data}}, temporary)
+        torch.save({"kind": PCA_KIND, "mean": mean, "components": components, "config": config}, temporary)
 
 
-def load_pca(path: Path | str) -> tuple[Tensor, Tensor, dict]:
-    """Mean, components and data settings that `save_pca` has written; InputError for anything else."""
+def load_pca(path: Path | str) -> tuple[Tensor, Tensor, Reading]:
+    """Mean, components and way of reading that `save_pca` has written; InputError for anything else."""
     content = load_checkpoint(path)
     if content.get("kind") != PCA_KIND:
         kind = content.get("kind", "unknown content")
         raise input_error(path, f"a checkpoint of: {kind}", "principal components", "name another file")
-    return content["mean"], content["components"], content["config"]["data"]
+    return content["mean"], content["components"], Reading(**content["config"]["data"])
 
 
 class AutoencoderAlone:

@@ -4,7 +4,6 @@ So a variant is timed with its own memory, and with what the C library makes of 
 (uad.memory), the released procedure plainly.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -71,10 +70,10 @@ def interleaved_children(workloads: Mapping[str, str], repeats: int) -> dict[str
     return answers
 
 
-def serve(workload: str, args: argparse.Namespace, bench: Workbench) -> None:
+def serve(workload: str, clock: str, bench: Workbench) -> None:
     """What a child does: one run for every line of its standard input."""
     make, images = WORKLOADS[workload]
     call = make(bench)
     for _ in sys.stdin:
-        seconds = timed(call, args.clock, bench.device) / images(bench)
+        seconds = timed(call, clock, bench.device) / images(bench)
         print(json.dumps({"seconds": seconds, "memory": peak_memory_mib(bench.device)}), flush=True)

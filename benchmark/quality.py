@@ -1,18 +1,17 @@
-"""AP and best Dice of our detection, over seeds: by preset, and by steps, their spacing and the score."""
+"""AP and best Dice of our detection, over seeds: by preset, and by steps and score."""
 
-import argparse
 from dataclasses import replace
 from statistics import mean
 
 import numpy as np
 import torch
 
+from benchmark.options import Options
 from benchmark.pooled import pooled_quality
 from benchmark.tables import markdown
 from benchmark.workloads import Workbench
-from bernoulli_diffusion.detect import SPACINGS
 from bernoulli_diffusion.flags import DETECTION_PRESETS, default_steps
-from binary_autoencoder.checkpoint import load_autoencoder
+from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from uad.data.reading.opening import open_slices
 from uad.randomness import keyed_generator
 from uad.scores import SCORES, anomaly_map
@@ -20,16 +19,15 @@ from uad.scores import SCORES, anomaly_map
 NUMBERS = ("ap", "best_dice")
 
 
-def quality_of_presets(args: argparse.Namespace, bench: Workbench) -> tuple[dict, str]:
+def quality_of_presets(options: Options, bench: Workbench) -> tuple[dict, str]:
     """Rows of every detection preset with means over seeds and the paired difference to `paper`, which is the released
     procedure on the same weights."""
-    data = _read(args)
+    data = _read(options)
     found = {}
     steps = {name: default_steps(preset["noise_level"], name) for name, preset in DETECTION_PRESETS.items()}
     for name, preset in DETECTION_PRESETS.items():
         chosen = replace(bench, noise_level=preset["noise_level"], shifts=preset["shifts"])
-        walk = preset["denoise_spacing"], steps[name]
-        qualities = (_qualities(chosen, *data, *walk, seed) for seed in range(args.quality_seeds))
+        qualities = (_qualities(chosen, *data, steps[name], seed) for seed in range(options.quality_seeds))
         found[name] = [quality[preset["score"]] for quality in qualities]
     rows = []
     for name, preset in DETECTION_PRESETS.items():
@@ -37,30 +35,25 @@ def quality_of_presets(args: argparse.Namespace, bench: Workbench) -> tuple[dict
         rows.append(row | _summary(found[name], found["paper"]))
     head = ("preset", "score", "evaluations", "AP", "to `paper`", "best Dice", "to `paper`")
     table = [(r["preset"], r["score"], r["evaluations"], *_cells(r)) for r in rows]
-    return _section(args, rows, head, table, len(data[0]))
+    return _section(options, rows, head, table, len(data[0]))
 
 
-def quality_curve(args: argparse.Namespace, bench: Workbench) -> tuple[dict, str]:
-    """Rows of every spacing, K and score with means over seeds and the paired difference to the greatest K."""
-    data = _read(args)
-    steps = sorted({k for k in args.quality_steps if k <= bench.noise_level})
-    # Where every level is visited there is nothing to space.
-    settings = [(s, k) for k in steps for s in SPACINGS if s == SPACINGS[0] or k < bench.noise_level]
-    found = {
-        setting: [_qualities(bench, *data, *setting, seed) for seed in range(args.quality_seeds)]
-        for setting in settings
-    }
-    reference = found[SPACINGS[0], steps[-1]]
+def quality_curve(options: Options, bench: Workbench) -> tuple[dict, str]:
+    """Rows of every K and score with means over seeds and the paired difference to the greatest K."""
+    data = _read(options)
+    steps = sorted({k for k in options.quality_steps if k <= bench.noise_level})
+    found = {k: [_qualities(bench, *data, k, seed) for seed in range(options.quality_seeds)] for k in steps}
+    reference = found[steps[-1]]
     rows = [
-        {"spacing": spacing, "steps": k, "score": score}
+        {"steps": k, "score": score}
         | _summary([quality[score] for quality in seeds], [quality[score] for quality in reference])
-        for (spacing, k), seeds in found.items()
+        for k, seeds in found.items()
         for score in SCORES
     ]
-    head = ("score", "spacing", "K", "AP", f"to K = {steps[-1]}", "best Dice", f"to K = {steps[-1]}")
-    rows.sort(key=lambda row: (row["score"], row["spacing"], row["steps"]))
-    table = [(r["score"], r["spacing"], r["steps"], *_cells(r)) for r in rows]
-    return _section(args, rows, head, table, len(data[0]))
+    head = ("score", "K", "AP", f"to K = {steps[-1]}", "best Dice", f"to K = {steps[-1]}")
+    rows.sort(key=lambda row: (row["score"], row["steps"]))
+    table = [(r["score"], r["steps"], *_cells(r)) for r in rows]
+    return _section(options, rows, head, table, len(data[0]))
 
 
 def _summary(seeds: list[dict], reference: list[dict]) -> dict:
@@ -81,15 +74,15 @@ def _cells(row: dict) -> list[str]:
     return cells
 
 
-def _section(args: argparse.Namespace, rows: list[dict], head: tuple, table: list, images: int) -> tuple[dict, str]:
-    note = f"{images} images, {args.quality_seeds} seeds; differences are paired by seed: mean (least..greatest)."
+def _section(options: Options, rows: list[dict], head: tuple, table: list, images: int) -> tuple[dict, str]:
+    note = f"{images} images, {options.quality_seeds} seeds; differences are paired by seed: mean (least..greatest)."
     return {"rows": rows, "images": images}, f"{markdown(head, table)}\n\n{note}"
 
 
-def _read(args: argparse.Namespace) -> tuple[torch.Tensor, np.ndarray, list[str]]:
+def _read(options: Options) -> tuple[torch.Tensor, np.ndarray, list[str]]:
     """Images (N, C, S, S), labels (N, S, S), zero where there are none, and names, of both folders."""
-    data = load_autoencoder(args).data
-    folders = [open_slices(args, data, folder) for folder in (args.data_dir, args.healthy_dir) if folder]
+    reading = load_autoencoder(AutoencoderSource(options.ae_load_dir)).reading
+    folders = [open_slices(folder, reading) for folder in (options.data_dir, options.healthy_dir) if folder]
     items = [folder[i] for folder in folders for i in range(len(folder))]
     images = torch.stack([item["image"] for item in items])
     blank = torch.zeros(images.shape[-2:])
@@ -97,9 +90,9 @@ def _read(args: argparse.Namespace) -> tuple[torch.Tensor, np.ndarray, list[str]
     return images, labels.numpy() > 0, [item["name"] for item in items]
 
 
-def _qualities(bench: Workbench, images, labels, names, spacing: str, steps: int, seed: int) -> dict[str, dict]:
+def _qualities(bench: Workbench, images, labels, names, steps: int, seed: int) -> dict[str, dict]:
     """Both numbers for every score, from one detection of all images."""
-    method = bench.method(bench.amp, steps, spacing=spacing, shifts=bench.shifts)
+    method = bench.method(bench.amp, steps, shifts=bench.shifts)
     maps: dict[str, list[np.ndarray]] = {score: [] for score in SCORES}
     for start in range(0, len(images), bench.batch):
         part = slice(start, start + bench.batch)

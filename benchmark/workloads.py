@@ -5,22 +5,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
 from benchmark import released
 from benchmark.measure import gflop
-from bernoulli_diffusion.flags import DETECTION_PRESETS
+from benchmark.options import RECOMMENDED, Options
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.model import load_diffusion
 from bernoulli_diffusion.objective import DiffusionLoss
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
-from binary_autoencoder.checkpoint import load_autoencoder
+from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator, Upsample
-from binary_autoencoder.train_ae_dist import AutoencoderLosses
+from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.checkpoints import CheckpointFiles
 from uad.distributed import World
 from uad.optimizers import make_optimizer
@@ -28,7 +27,6 @@ from uad.precision import prepare_inference
 from uad.randomness import keyed_generator
 from uad.training import Phase, Training, TrainOptions
 
-RECOMMENDED = DETECTION_PRESETS["recommended"]
 NEVER = 10**9
 LEARNING_RATE = 1e-4
 # Small networks, for a quick look whether everything runs.
@@ -58,22 +56,23 @@ class Workbench:
     shifts: int
 
     @classmethod
-    def from_flags(cls, args, device: torch.device, amp: str) -> "Workbench":
+    def of(cls, options: Options, device: torch.device, amp: str) -> "Workbench":
         """Trained networks where checkpoints are named, else random ones of the paper's size (tiny for --quick)."""
-        if args.ae_load_dir:
-            autoencoder = load_autoencoder(args).network
-            model = load_diffusion(Path(args.model_path), {})
+        if options.ae_load_dir:
+            autoencoder = load_autoencoder(AutoencoderSource(options.ae_load_dir)).network
+            model = load_diffusion(options.model_path)
             network, process = model.network, model.process
         else:
             torch.manual_seed(0)
-            small = QUICK_AUTOENCODER if args.quick else {"img_size": args.img_size or 256}
-            autoencoder = BinaryAutoEncoder(**{"n_channels": args.n_channels or 4, "norm_first": True} | small)
+            small = QUICK_AUTOENCODER if options.quick else {"img_size": options.img_size}
+            autoencoder = BinaryAutoEncoder(**{"n_channels": options.n_channels, "norm_first": True} | small)
             bits, size = autoencoder.code_shape[:2]
-            network, process = FlipUNet(bits, size, **(QUICK_UNET if args.quick else {})), BernoulliDiffusion()
+            network, process = FlipUNet(bits, size, **(QUICK_UNET if options.quick else {})), BernoulliDiffusion()
             for parameter in network.parameters():  # not the zeros with which training begins
                 nn.init.normal_(parameter, std=0.02)
         names = ("noise_level", "batch_size", "train_batch", "measured_steps", "optimizer", "shifts")
-        settings = {name.removesuffix("_size"): getattr(args, name) for name in names} | {"steps": args.denoise_steps}
+        settings = {name.removesuffix("_size"): getattr(options, name) for name in names}
+        settings["steps"] = options.denoise_steps
         return cls(autoencoder.to(device), network.to(device), process, device, amp, **settings)
 
     @property
@@ -98,9 +97,7 @@ class Workbench:
         with torch.inference_mode():
             return gflop(lambda: self.network(code, torch.ones(1, dtype=torch.long, device=self.device)))
 
-    def method(
-        self, amp: str, steps: int, score: str = "paper", spacing: str = "even", shifts: int = 1
-    ) -> MaskedBernoulliDiffusion:
+    def method(self, amp: str, steps: int, score: str = "paper", shifts: int = 1) -> MaskedBernoulliDiffusion:
         """Our detector, on networks of its own."""
         autoencoder = prepare_inference(copy.deepcopy(self.autoencoder), amp)
         network = prepare_inference(copy.deepcopy(self.network), amp)
@@ -113,7 +110,6 @@ class Workbench:
             denoise_steps=steps,
             amp=amp,
             score=score,
-            spacing=spacing,
             shifts=shifts,
         )
 
@@ -165,10 +161,7 @@ class Workbench:
         """One training step of the autoencoder before the adversarial term starts."""
         network, discriminator = copy.deepcopy(self.autoencoder).train().requires_grad_(True), self._discriminator()
         world = World(0, 1, self.device)
-        flags = SimpleNamespace(
-            perceptual_weight=0.0, code_weight=0.0, disc_start_step=NEVER, disc_weight_max=1.0, diff_aug=False, seed=0
-        )
-        losses = AutoencoderLosses(flags, world, network, discriminator)
+        losses = AutoencoderLosses(LossTerms(disc_start_step=NEVER), 0, world, network, discriminator)
         phases = [
             Phase("autoencoder", losses.wrapped_network, self._optimizer(network), losses.autoencoder),
             Phase(

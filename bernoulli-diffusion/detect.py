@@ -10,8 +10,6 @@ from torch import Tensor
 from bernoulli_diffusion.process import BernoulliDiffusion
 from uad.randomness import uniform_field
 
-SPACINGS = ("even", "quadratic")
-
 
 @dataclass(frozen=True)
 class MaskedDenoising:
@@ -26,17 +24,11 @@ class MaskedDenoising:
     flip_probability: Tensor
 
 
-def denoising_steps(noise_level: int, denoise_steps: int, spacing: str = "even") -> list[int]:
-    """The noise levels visited, L = t_0 > t_1 > ... > t_K = 0, rounded.
-
-    spacing: even; or quadratic, t proportional to (1 - i / K)^2, with shorter steps where the noise is weak.
-    """
+def denoising_steps(noise_level: int, denoise_steps: int) -> list[int]:
+    """The noise levels visited, L = t_0 > t_1 > ... > t_K = 0: t proportional to (1 - i / K)^2 (equation 16 of
+    docs/METHOD.md), rounded, with shorter steps where the noise is weak; with K = L every level."""
     if not 1 <= denoise_steps <= noise_level:
         raise ValueError(f"denoise_steps is in 1..{noise_level} (the noise level), not {denoise_steps}")
-    if spacing not in SPACINGS:
-        raise ValueError(f"spacing is one of {SPACINGS}, not {spacing!r}")
-    if spacing == "even":
-        return [noise_level - (noise_level * i) // denoise_steps for i in range(denoise_steps + 1)]
     levels = [noise_level]
     for left in range(denoise_steps - 1, -1, -1):
         # Below the level before, and high enough that every step still to come has a level of its own.
@@ -55,9 +47,9 @@ def masked_denoise(
     prob_threshold: float = 0.5,
     denoise_steps: int | None = None,
     callback: Callable[[int, Tensor, Tensor], None] | None = None,
-    spacing: str = "even",
 ) -> MaskedDenoising:
-    """Noise codes to level L, then denoise them; outside the mask the input's own bits are put back.
+    """Noise codes to level L, then denoise them; outside the mask the input's own bits are put back (docs/METHOD.md,
+    "Masked denoising").
 
     Per step from t to s (s = t - 1 unless fewer `denoise_steps` are asked for), with f the flip probability at t:
 
@@ -67,14 +59,13 @@ def masked_denoise(
     bit for bit. P = 0 is unmasked denoising.
 
     network: (z_t, t) -> log-odds of a flip; code: (N, K, h, w) in {0, 1}; generators: one per code, on the code's
-    device; prob_threshold: P in [0, 1]; callback: called after each step with (s, z_s, mask);
-    spacing: see denoising_steps.
+    device; prob_threshold: P in [0, 1]; callback: called after each step with (s, z_s, mask).
     """
     if len(generators) != code.shape[0]:
         raise ValueError(f"{len(generators)} generators for {code.shape[0]} codes")
     if not 0 <= prob_threshold <= 1:
         raise ValueError(f"prob_threshold is a probability, not {prob_threshold}")
-    levels = denoising_steps(noise_level, denoise_steps or noise_level, spacing)
+    levels = denoising_steps(noise_level, denoise_steps or noise_level)
     # The threshold acts on log-odds: P = 0 passes every bit however small a float its probability would be.
     threshold = torch.logit(torch.tensor(prob_threshold, dtype=torch.float64)).item()
     shape = code.shape[1:]

@@ -1,42 +1,30 @@
-"""Flags of the Bernoulli diffusion model, taken by both stages and by inference."""
+"""Flags of the Bernoulli diffusion model: chosen in stage 2, compared with its checkpoint in detection."""
 
 import argparse
+from dataclasses import dataclass, fields
+from pathlib import Path
 
-from bernoulli_diffusion.detect import SPACINGS
-from bernoulli_diffusion.latents import Views
+from bernoulli_diffusion.architecture import Architecture, Process
+from bernoulli_diffusion.latents import FEWEST_VIEWS, MOST_VIEWS, WANTED_VIEWS, ViewPlan
+from bernoulli_diffusion.method import CODE_BITS, Detection
+from bernoulli_diffusion.model import ModelSource, default_log_dir
 from bernoulli_diffusion.process import NOISE_KERNELS, NOISE_SCHEDULES
 from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
-from uad.cli.flags import add, add_switch, filled, variation_of
+from uad.cli.data import THE_CHECKPOINTS, compared_group
+from uad.cli.flags import add, given, number_or_all
 from uad.data.training.corruption import RECIPES
 from uad.errors import input_error
+from uad.scores import SCORES
 
-# The paper's configuration.
-NETWORK_DEFAULTS = {
-    "num_channels": 128,
-    "channel_mult": (1, 2, 2, 2),
-    "num_res_blocks": 2,
-    "attention_resolutions": (16,),
-    "num_heads": 1,
-    "dropout": 0.0,
-    "prediction": "flip",
-}
-PROCESS_DEFAULTS = {"diffusion_steps": 1000, "noise_schedule": "linear", "noise_kernel": "symmetric"}
-CODE_BITS = ("threshold", "sample")
-SCHEDULE_SAMPLERS = ("uniform", "inference")
-# As many views of every image as make this many of the data set, within bounds: with fewer, small data sets are learnt
-# by heart; more cost time and space.
-WANTED_VIEWS, FEWEST_VIEWS, MOST_VIEWS = 20_000, 4, 32
-
-# `recommended` is what the measurements in docs/ABLATION.md favour, `paper` the paper's own choice.
+# `recommended` is what the measurements in docs/notebook favour, `paper` the paper's own choice.
 TRAINING_PRESETS = {
     "recommended": {
         "horizontal_flip": True,
         "augment": 1.0,
         "lesion_share": 0.75,
         "prediction": "clean",
-        "schedule_sampler": "inference",
-        "noise_level": 200,
+        "train_noise_levels": 200,
         "optimizer": "muon",
     },
     "paper": {
@@ -44,62 +32,129 @@ TRAINING_PRESETS = {
         "augment": 0.0,
         "lesion_share": 0.0,
         "prediction": "flip",
-        "schedule_sampler": "uniform",
-        "noise_level": 200,
+        "train_noise_levels": "all",
         "optimizer": "adam",
     },
 }
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 10, "denoise_spacing": "quadratic", "shifts": 4, "score": "balanced_evidence"},
-    "fast": {"noise_level": 10, "denoise_spacing": "quadratic", "shifts": 1, "score": "balanced_evidence"},
-    "paper": {"noise_level": 200, "denoise_spacing": "even", "shifts": 1, "score": "paper"},
+    "recommended": {"noise_level": 10, "shifts": 4, "score": "balanced_evidence"},
+    "fast": {"noise_level": 10, "shifts": 1, "score": "balanced_evidence"},
+    "paper": {"noise_level": 200, "shifts": 1, "score": "paper"},
 }
-# So many denoising steps, spaced quadratically, find at least as much as every step does; up to ONE_STEP_LEVEL a single
-# step does (docs/SPEED.md).
+# `paper` is the paper's network, `small` one that minutes on a CPU train on codes of 16 x 16 positions.
+SIZES = {
+    "paper": {
+        "num_channels": 128,
+        "channel_mult": (1, 2, 2, 2),
+        "num_res_blocks": 2,
+        "attention_resolutions": (16,),
+        "batch_size": 8,
+        "lr": 1e-4,
+        "clip_norm": 0.0,
+        "train_steps": 120_000,
+        "lr_anneal_steps": 0,
+        "steps_per_log": 200,
+        "steps_per_checkpoint": 10_000,
+        "steps_per_save_output": 5000,
+    },
+    "small": {
+        "num_channels": 64,
+        "channel_mult": (1, 2, 2),
+        "num_res_blocks": 1,
+        "attention_resolutions": (8,),
+        "batch_size": 32,
+        "lr": 1e-3,
+        "clip_norm": 1.0,
+        "train_steps": 1000,
+        "lr_anneal_steps": "all",
+        "steps_per_log": 25,
+        "steps_per_checkpoint": 100,
+        "steps_per_save_output": 100,
+    },
+}
+# So many denoising steps find at least as much as every step does; up to ONE_STEP_LEVEL a single step does
+# (docs/SPEED.md).
 ENOUGH_STEPS, ONE_STEP_LEVEL = 5, 20
+# A code's shape is the autoencoder's, and dropout acts in training only.
+NETWORK = tuple(
+    field.name for field in fields(Architecture) if field.name not in ("codebook_size", "code_size", "dropout")
+)
+PROCESS = tuple(field.name for field in fields(Process))
 
 
-def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
-    """The process, its network, its training and its use."""
-    group = parser.add_argument_group("Bernoulli diffusion (inference takes it from the checkpoint)")
-    n, p = NETWORK_DEFAULTS, PROCESS_DEFAULTS
+def add_model_flags(parser: argparse.ArgumentParser, compared: bool = False) -> None:
+    """Network and process: chosen, or compared with their checkpoint."""
+    group = compared_group(parser) if compared else parser.add_argument_group("Bernoulli diffusion")
+    paper = {field.name: field.default for part in (Architecture, Process) for field in fields(part)}
+
+    def flag(name: str, help: str, **options) -> None:
+        default = {"shown": THE_CHECKPOINTS} if compared else {"default": paper[name]}
+        add(group, f"--{name}", help=help, **options, **default)
+
     add(group, "--sampler", default="bld", choices=("bld",), help="bld: binary latent diffusion with Bernoulli noise")
-    add(group, "--diffusion_steps", type=int, help="T", shown=p["diffusion_steps"])
-    add(group, "--noise_schedule", choices=NOISE_SCHEDULES, help="schedule of beta_t", shown=p["noise_schedule"])
-    add(
-        group,
-        "--noise_kernel",
+    flag("diffusion_steps", "T", type=int)
+    flag("noise_schedule", "schedule of beta_t", choices=NOISE_SCHEDULES)
+    flag(
+        "noise_kernel",
+        "released: the released code's forward noise, in which bits flip from 1 to 0 only, for its checkpoints",
         choices=NOISE_KERNELS,
-        help="released: the released code's forward noise, in which bits flip from 1 to 0 only, for its checkpoints",
-        shown=p["noise_kernel"],
     )
-    add(group, "--num_channels", type=int, help="width of the U-Net", shown=n["num_channels"])
-    add(group, "--channel_mult", type=int, nargs="+", help="its levels, in multiples of it", shown=n["channel_mult"])
-    add(group, "--num_res_blocks", type=int, help="residual blocks per level", shown=n["num_res_blocks"])
-    add(group, "--attention_resolutions", type=int, nargs="*", help="code sizes with self-attention", shown=16)
-    add(group, "--num_heads", type=int, help="attention heads", shown=n["num_heads"])
-    add(group, "--dropout", type=float, help="dropout in residual blocks", shown=n["dropout"])
-    add(
-        group,
-        "--prediction",
-        choices=PREDICTIONS,
-        help="what the last convolution gives. flip: log-odds of a flip, as in the paper; clean: log-odds of the clean "
+    flag("num_channels", "width of the U-Net", type=int)
+    flag("channel_mult", "its levels, in multiples of it", type=int, nargs="+")
+    flag("num_res_blocks", "residual blocks per level", type=int)
+    flag("attention_resolutions", "code sizes with self-attention", type=int, nargs="*")
+    flag("num_heads", "attention heads", type=int)
+    flag(
+        "prediction",
+        "what the last convolution gives. flip: log-odds of a flip, as in the paper; clean: log-odds of the clean "
         "bit, turned into those of a flip by Bayes' rule, which a short training learns faster",
-        shown=n["prediction"],
+        choices=PREDICTIONS,
     )
+    if not compared:
+        flag("dropout", "dropout in residual blocks", type=float)
+
+
+def stated_model(args: argparse.Namespace) -> dict:
+    """What the flags of `add_model_flags` state, by name."""
+    return given(args, (*NETWORK, *PROCESS))
+
+
+@dataclass(frozen=True)
+class CodeTraining:
+    """What stage 2 trains on.
+
+    code_bits: how probabilities become bits; train_noise_levels: noise levels 1..N, None for all; plan: the views.
+    """
+
+    code_bits: str
+    train_noise_levels: int | None
+    plan: ViewPlan
+
+    def levels(self, process: Process) -> int:
+        """The highest noise level in training; InputError where the process does not have it."""
+        highest = self.train_noise_levels or process.diffusion_steps
+        process.check_level(highest, "train_noise_levels")
+        return highest
+
+
+def add_code_training_flags(parser: argparse.ArgumentParser) -> None:
+    """What stage 2 trains on, and where it begins."""
+    group = parser.add_argument_group("stage 2")
+    add_code_bits(group, "threshold")
     add(
         group,
-        "--code_bits",
-        choices=CODE_BITS,
-        help="bits of an image: threshold its probabilities at 0.5, or sample them",
-        shown="threshold",
+        "--train_noise_levels",
+        type=number_or_all,
+        default="all",
+        help="noise levels in training are drawn uniformly from 1 to this; all: to --diffusion_steps",
     )
+    group.add_argument("--noise_level", type=int, help=argparse.SUPPRESS)  # the former name
     add(
         group,
         "--schedule_sampler",
         default="uniform",
-        choices=SCHEDULE_SAMPLERS,
-        help="noise levels in training: uniform over 1..T, or over 1..noise_level, those that inference visits",
+        choices=("uniform",),
+        help="how noise levels are drawn; --train_noise_levels says from which",
     )
     add(
         group,
@@ -125,9 +180,56 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
         shown=f"with --augment or --lesion_share as many as make {WANTED_VIEWS} images, {FEWEST_VIEWS} to "
         f"{MOST_VIEWS}; otherwise 2 with --horizontal_flip, else 1",
     )
-    add(group, "--ema_rate", type=float, default=0.999, help="decay of the U-Net's EMA weights (stage 2)")
-    add_switch(group, "--no_code_cache", "encode images anew in every step")
-    add(group, "--resume_checkpoint", help="begin with the weights of this stage-2 checkpoint", shown="none")
+    add(group, "--ema_rate", type=float, default=0.999, help="decay of the U-Net's EMA weights")
+    add(group, "--resume_checkpoint", help="begin with the weights of this full stage-2 checkpoint", shown="none")
+
+
+def add_code_bits(group, shown: str) -> None:
+    """How probabilities become bits."""
+    add(
+        group,
+        "--code_bits",
+        choices=CODE_BITS,
+        help="bits of an image: threshold its probabilities at 0.5, or sample them; in training, sampled ones are "
+        "drawn anew in every step",
+        shown=shown,
+    )
+
+
+def code_training_of(args: argparse.Namespace) -> CodeTraining:
+    """What the flags say; InputError for values that mean nothing."""
+    if not 0 <= args.lesion_share <= 1:
+        raise input_error("--lesion_share", str(args.lesion_share), "a share in 0..1", "change it")
+    if args.code_views is not None and args.code_views < 1:
+        raise input_error("--code_views", str(args.code_views), "1 or more", "change it")
+    levels = args.train_noise_levels if args.noise_level is None else args.noise_level
+    plan = ViewPlan(args.code_views, args.lesion_share, args.lesions)
+    return CodeTraining(args.code_bits or "threshold", None if levels == "all" else levels, plan)
+
+
+def renaming_notice(args: argparse.Namespace) -> str | None:
+    """What to say where the former name of --train_noise_levels was used."""
+    if args.noise_level is None:
+        return None
+    return f"--noise_level is --train_noise_levels in training: levels 1 to {args.noise_level} are learned."
+
+
+def add_model_source_flags(parser: argparse.ArgumentParser) -> None:
+    """Which model detection uses."""
+    group = parser.add_argument_group("the trained diffusion model")
+    add(group, "--model_path", help="stage-2 checkpoint", shown="the newest one of this autoencoder")
+    add(group, "--log_dir", help="folder of the stage-2 run", shown="<ae_load_dir>/bernoulli_diffusion")
+    add_model_flags(parser, compared=True)
+
+
+def model_source(args: argparse.Namespace) -> ModelSource:
+    """What the flags of `add_model_source_flags` say."""
+    folder = Path(args.log_dir) if args.log_dir else default_log_dir(args.ae_load_dir or "")
+    return ModelSource(args.model_path, folder, stated_model(args))
+
+
+def add_detection_flags(parser: argparse.ArgumentParser) -> None:
+    """The masked denoising and the map."""
     group = parser.add_argument_group("masked denoising")
     add(group, "--noise_level", type=int, default=200, help="L, steps of noise that are added and taken away")
     add(group, "--prob_threshold", type=float, default=0.5, help="P, flip probability above which a bit may change")
@@ -135,15 +237,8 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
         group,
         "--denoise_steps",
         type=int,
-        help="steps from L to 0",
+        help="K, steps from L to 0, shorter ones where the noise is weak",
         shown=f"1 up to L = {ONE_STEP_LEVEL}, beyond that {ENOUGH_STEPS}; with --preset paper L, every step",
-    )
-    add(
-        group,
-        "--denoise_spacing",
-        default="even",
-        choices=SPACINGS,
-        help="where fewer steps than L stop: evenly, or quadratic, with shorter steps where the noise is weak",
     )
     add(
         group,
@@ -153,43 +248,38 @@ def add_diffusion_flags(parser: argparse.ArgumentParser) -> None:
         choices=tuple(SHIFTS),
         help="average over so many copies of an image, shifted by half a position of the code",
     )
-    add(group, "--model_path", help="stage-2 checkpoint for inference", shown="the newest one of this autoencoder")
+    add_code_bits(group, "as in the model's training")
+    add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the maps; see docs/METHOD.md")
+    add(
+        group,
+        "--polarity",
+        nargs="+",
+        type=int,
+        help="prior knowledge per channel: lesions are brighter (1), darker (-1), or do not show (0)",
+        shown="none",
+    )
 
 
-def network_config(args: argparse.Namespace, code_shape: tuple[int, int, int]) -> dict:
-    """Keyword arguments of a new FlipUNet from the flags and the code's shape; InputError where they do not fit."""
-    config = {"codebook_size": code_shape[0], "code_size": code_shape[1]} | filled(args, NETWORK_DEFAULTS)
-    factor = 2 ** (len(config["channel_mult"]) - 1)
-    if code_shape[1] % factor:
-        raise input_error(
-            "--channel_mult",
-            f"{len(config['channel_mult'])} levels, for a code of size {code_shape[1]}",
-            f"a code size that {factor} divides",
-            "give fewer levels",
-        )
-    return config
-
-
-def process_config(args: argparse.Namespace) -> dict:
-    """Keyword arguments of a BernoulliDiffusion from the flags; InputError where they contradict each other."""
-    config = filled(args, PROCESS_DEFAULTS)
-    check_noise_level(args.noise_level, config["diffusion_steps"])
-    if filled(args, NETWORK_DEFAULTS)["prediction"] == "clean" and config["noise_kernel"] != "symmetric":
-        raise input_error(
-            "--prediction", "clean, with --noise_kernel released", "symmetric noise", "use --prediction flip"
-        )
-    return config
-
-
-def check_noise_level(noise_level: int, diffusion_steps: int) -> None:
-    """An InputError for a noise level that the process does not have."""
-    if not 1 <= noise_level <= diffusion_steps:
-        raise input_error("--noise_level", str(noise_level), f"1..{diffusion_steps} (--diffusion_steps)", "change it")
-
-
-def trained_levels(args: argparse.Namespace, diffusion_steps: int) -> int:
-    """The greatest noise level that training visits."""
-    return args.noise_level if args.schedule_sampler == "inference" else diffusion_steps
+def detection_of(args: argparse.Namespace) -> Detection:
+    """What the flags of `add_detection_flags` say; InputError for values that mean nothing."""
+    if not 0 <= args.prob_threshold <= 1:
+        raise input_error("--prob_threshold", str(args.prob_threshold), "a probability in 0..1", "change it")
+    if args.noise_level < 1:
+        raise input_error("--noise_level", str(args.noise_level), "1 or more", "change it")
+    steps = args.denoise_steps
+    if steps is None:
+        steps = default_steps(args.noise_level, args.preset)
+    elif not 1 <= steps <= args.noise_level:
+        raise input_error("--denoise_steps", str(steps), f"1..{args.noise_level}, the noise level", "change it")
+    return Detection(
+        noise_level=args.noise_level,
+        prob_threshold=args.prob_threshold,
+        denoise_steps=steps,
+        shifts=args.shifts,
+        code_bits=args.code_bits,
+        score=args.score,
+        polarity=tuple(args.polarity) if args.polarity else None,
+    )
 
 
 def default_steps(noise_level: int, preset: str) -> int:
@@ -197,28 +287,3 @@ def default_steps(noise_level: int, preset: str) -> int:
     if preset == "paper":
         return noise_level
     return 1 if noise_level <= ONE_STEP_LEVEL else ENOUGH_STEPS
-
-
-def complete_detection_flags(args: argparse.Namespace) -> None:
-    """Fill in the number of denoising steps; an InputError for values of the masked denoising that mean nothing."""
-    if not 0 <= args.prob_threshold <= 1:
-        raise input_error("--prob_threshold", str(args.prob_threshold), "a probability in 0..1", "change it")
-    if args.noise_level < 1:
-        raise input_error("--noise_level", str(args.noise_level), "1 or more", "change it")
-    if args.denoise_steps is None:
-        args.denoise_steps = default_steps(args.noise_level, args.preset)
-    elif not 1 <= args.denoise_steps <= args.noise_level:
-        expected = f"1..{args.noise_level}, the noise level"
-        raise input_error("--denoise_steps", str(args.denoise_steps), expected, "change it")
-
-
-def views_of(args: argparse.Namespace, slices: int) -> Views:
-    """The views of each of so many slices from the flags; InputError for values that mean nothing."""
-    if not 0 <= args.lesion_share <= 1:
-        raise input_error("--lesion_share", str(args.lesion_share), "a share in 0..1", "change it")
-    if args.code_views is not None and args.code_views < 1:
-        raise input_error("--code_views", str(args.code_views), "1 or more", "change it")
-    default = 1 + args.horizontal_flip
-    if args.augment or args.lesion_share:
-        default = min(max(-(-WANTED_VIEWS // slices), FEWEST_VIEWS), MOST_VIEWS)
-    return Views(variation_of(args), args.code_views or default, args.lesion_share, args.lesions)

@@ -21,6 +21,9 @@ from uad.randomness import derive_seed
 
 # Raised with every change of what a view shows (reading, augmentation, lesions), so that older caches are not used.
 VERSION = 1
+# As many views of every image as make this many of the data set, within bounds: with fewer, small data sets are learnt
+# by heart; more cost time and space.
+WANTED_VIEWS, FEWEST_VIEWS, MOST_VIEWS = 20_000, 4, 32
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,22 @@ class Views:
         """View shown at a position of the training stream, and whether with lesions, by (seed, position)."""
         rng = np.random.default_rng(derive_seed(self.variation.seed, "view", position))
         return int(rng.integers(self.count)), bool(rng.random() < self.lesion_share)
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """Views before the number of slices is known; count None: as many as fit it. See Views."""
+
+    count: int | None
+    lesion_share: float
+    lesions: str
+
+    def views(self, variation: Variation, slices: int) -> Views:
+        """The views of each of so many slices."""
+        default = 1 + variation.horizontal_flip
+        if variation.augment or self.lesion_share:
+            default = min(max(-(-WANTED_VIEWS // slices), FEWEST_VIEWS), MOST_VIEWS)
+        return Views(variation, self.count or default, self.lesion_share, self.lesions)
 
 
 def donor_of(slices: SliceFolder, index: int) -> Tensor:

@@ -1,19 +1,42 @@
 """Masked Bernoulli diffusion as a method of anomaly detection: image -> code -> masked denoising -> image."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bernoulli_diffusion.detect import MaskedDenoising, masked_denoise
+from bernoulli_diffusion.model import TrainedDiffusion
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
 from uad.inference import Reconstruction
-from uad.precision import autocast
+from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
 from uad.scores import anomaly_map
+
+CODE_BITS = ("threshold", "sample")
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How scans are judged; the fields are the arguments of MaskedBernoulliDiffusion of the same names.
+
+    code_bits: None for what the model was trained with.
+    """
+
+    noise_level: int
+    prob_threshold: float
+    denoise_steps: int
+    shifts: int
+    code_bits: str | None
+    score: str
+    polarity: tuple[int, ...] | None
+
+    def completed(self, model: TrainedDiffusion) -> "Detection":
+        """The same with the code bits that the model was trained with, unless they are chosen."""
+        return replace(self, code_bits=self.code_bits or model.config["code_bits"])
 
 
 class MaskedBernoulliDiffusion:
@@ -21,8 +44,8 @@ class MaskedBernoulliDiffusion:
 
     encode: images (N, C, S, S) -> bit probabilities (N, K, h, w); decode: bits -> images; network and process: the
     diffusion model; code_bits: `threshold` probabilities at 0.5, or `sample` them; amp: off, bf16 or fp16, for the
-    networks only; score: see uad.scores; spacing: of the denoising steps, see denoising_steps;
-    shifts: how many copies of an image, shifted by half a code position, are averaged (1, 2 or 4).
+    networks only; score: see uad.scores; shifts: how many copies of an image, shifted by half a code position, are
+    averaged (1, 2 or 4).
     """
 
     def __init__(
@@ -37,13 +60,12 @@ class MaskedBernoulliDiffusion:
         code_bits: str = "threshold",
         amp: str = "off",
         score: str = "paper",
-        spacing: str = "even",
         polarity: Sequence[int] | None = None,
         shifts: int = 1,
     ):
         self.encode, self.decode, self.network, self.process = encode, decode, network, process
         self.noise_level, self.prob_threshold, self.denoise_steps = noise_level, prob_threshold, denoise_steps
-        self.code_bits, self.amp, self.spacing = code_bits, amp, spacing
+        self.code_bits, self.amp = code_bits, amp
         self.score, self.polarity, self.shifts = score, polarity, shifts
 
     @torch.inference_mode()
@@ -98,7 +120,6 @@ class MaskedBernoulliDiffusion:
             self.noise_level,
             self.prob_threshold,
             self.denoise_steps,
-            spacing=self.spacing,
         )
         flip = outcome.flip_probability
         return _Copy(code, torch.stack([flip.mean(1), flip.amax(1)], dim=1), outcome)
@@ -122,3 +143,21 @@ class _Copy:
     code: Tensor
     flip: Tensor
     outcome: MaskedDenoising
+
+
+def detector(
+    autoencoder: nn.Module,
+    model: TrainedDiffusion,
+    detection: Detection,
+    device: torch.device,
+    amp: str,
+    compiled: bool = False,
+) -> MaskedBernoulliDiffusion:
+    """The detector of a trained pair, made fast for evaluation; amp: off, bf16 or fp16.
+
+    autoencoder: with `encode` and `decode`, see MaskedBernoulliDiffusion. Its networks are moved to the device.
+    """
+    autoencoder = prepare_inference(autoencoder.to(device), amp)
+    network = prepare_inference(model.network.to(device), amp, compiled)
+    chosen = asdict(detection.completed(model))
+    return MaskedBernoulliDiffusion(autoencoder.encode, autoencoder.decode, network, model.process, amp=amp, **chosen)

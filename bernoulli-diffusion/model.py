@@ -1,38 +1,48 @@
 """Building and loading the diffusion model: its network together with its process."""
 
-import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bernoulli_diffusion.flags import (
-    NETWORK_DEFAULTS,
-    PROCESS_DEFAULTS,
-    check_noise_level,
-    network_config,
-    process_config,
-)
+from bernoulli_diffusion.architecture import Architecture, Model, Process, model_for
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
-from uad.cli.flags import reconcile
+from uad.configuration import check_given
 from uad.errors import InputError, input_error
 
 KIND = "bernoulli_diffusion"
 
 
 @dataclass(frozen=True)
+class ModelSource:
+    """Which checkpoint of stage 2, and what is stated beside it.
+
+    path: the file, None for the newest in `folder` of the autoencoder; given: arguments of Architecture and Process
+    that must be the checkpoint's.
+    """
+
+    path: str | None
+    folder: Path
+    given: Mapping = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrainedDiffusion:
     """A flip-probability network in evaluation mode, its process, and where it came from.
 
-    config: network, process, code_bits, autoencoder and data settings; empty parts for a released checkpoint.
+    shape: what network and process are; config: also code_bits, autoencoder and data settings, where they are known;
+    command: that trained it, where it is known.
     """
 
     network: FlipUNet
     process: BernoulliDiffusion
+    shape: Model
     path: Path
     step: int
     config: dict
     weights_hash: str
+    command: str | None
 
 
 def checkpoint_files(log_dir: Path | str, ema_rate: float) -> CheckpointFiles:
@@ -45,32 +55,27 @@ def default_log_dir(ae_load_dir: Path | str) -> Path:
     return Path(ae_load_dir) / "bernoulli_diffusion"
 
 
-def build_network(network_config: dict, process: BernoulliDiffusion) -> FlipUNet:
-    """A FlipUNet from its configuration, with the table of noise log-odds where its prediction needs it."""
-    table = process.noise_log_odds() if network_config["prediction"] == "clean" else None
-    return FlipUNet(**network_config, noise_log_odds=table)
+def load_diffusion(path: Path | str, released: Model | None = None) -> TrainedDiffusion:
+    """A trained model; a released checkpoint, which holds weights only, is built as `released`.
 
-
-def load_diffusion(path: Path | str, released_config: dict) -> TrainedDiffusion:
-    """A trained model; a released checkpoint, which holds weights only, is built from `released_config`.
-
-    released_config: {"network": ..., "process": ..., "code_bits": ...}. Raises InputError for a missing, damaged or
-    foreign file, and for weights that do not fit.
+    Raises InputError for a missing, damaged or foreign file, and for weights that do not fit.
     """
     path = Path(path)
     content = load_checkpoint(path)
     if content.get("kind") == KIND:
         config, step = content["config"], content["step"]
         weights = content["weights"] if "weights" in content else content["ema"]
-    elif "time_embed.0.weight" in content:
-        config, step, weights = released_config, 0, {key: value.float() for key, value in content.items()}
+        shape = Model(Architecture(**config["network"]), Process(**config["process"]))
+    elif "time_embed.0.weight" in content and released is not None:
+        config, step, shape = {"code_bits": "threshold"}, 0, released
+        weights = {key: value.float() for key, value in content.items()}
     else:
         kind = content.get("kind", "unknown content")
         raise input_error(path, f"a checkpoint of: {kind}", "a Bernoulli diffusion model", "name a stage-2 checkpoint")
-    process = BernoulliDiffusion(**config["process"])
-    network = build_network(config["network"], process)
+    network, process = shape.build()
     load_weights(network, weights, path)
-    return TrainedDiffusion(network.eval().requires_grad_(False), process, path, step, config, weights_hash(weights))
+    network.eval().requires_grad_(False)
+    return TrainedDiffusion(network, process, shape, path, step, config, weights_hash(weights), content.get("command"))
 
 
 def newest_model_of(autoencoder_hash: str, folder: Path) -> Path:
@@ -96,27 +101,21 @@ def newest_model_of(autoencoder_hash: str, folder: Path) -> Path:
     )
 
 
-def load_model(args: argparse.Namespace, code_shape: tuple[int, int, int], autoencoder_hash: str) -> TrainedDiffusion:
-    """The model that the flags name, for the autoencoder with these weights; InputError where they do not fit."""
-    folder = Path(args.log_dir) if args.log_dir else default_log_dir(args.ae_load_dir)
-    path = args.model_path or newest_model_of(autoencoder_hash, folder)
-    released = {
-        "network": network_config(args, code_shape),
-        "process": process_config(args),
-        "code_bits": args.code_bits or "threshold",
-    }
-    model = load_diffusion(path, released)
-    known = model.config["network"] | model.config["process"]
-    reconcile(args, {name: known[name] for name in (*NETWORK_DEFAULTS, *PROCESS_DEFAULTS) if name != "dropout"}, path)
+def load_model(source: ModelSource, code_shape: tuple[int, int, int], autoencoder_hash: str) -> TrainedDiffusion:
+    """The model for the autoencoder with these weights.
+
+    Raises InputError where they do not fit, and where what is stated contradicts the checkpoint.
+    """
+    path = source.path or newest_model_of(autoencoder_hash, source.folder)
+    model = load_diffusion(path, model_for(code_shape, source.given))
+    check_given(source.given, asdict(model.shape.architecture) | asdict(model.shape.process), path)
     check_codes_match(model, code_shape, autoencoder_hash)
-    check_noise_level(args.noise_level, model.process.diffusion_steps)
     return model
 
 
 def check_codes_match(model: TrainedDiffusion, code_shape: tuple[int, int, int], autoencoder_hash: str | None) -> None:
     """An InputError unless the model was made for codes of this shape and, where both are known, this autoencoder."""
-    network = model.config["network"]
-    made_for = (network["codebook_size"], network["code_size"], network["code_size"])
+    made_for = model.shape.architecture.code_shape
     if made_for != tuple(code_shape):
         raise input_error(
             model.path, f"a model of codes {made_for}", f"{tuple(code_shape)}, the autoencoder's", "use a matching pair"

@@ -1,33 +1,49 @@
 """Finding and loading a trained autoencoder: this project's checkpoints and the released ones."""
 
-import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from torch import Tensor
 
-from binary_autoencoder.flags import network_config
+from binary_autoencoder.architecture import Architecture
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
-from uad.cli.flags import reconcile
+from uad.configuration import check_given
+from uad.data.reading.settings import Reading
 from uad.errors import input_error
 
 KIND = "binary_autoencoder"
 
 
 @dataclass(frozen=True)
+class AutoencoderSource:
+    """Which checkpoint of stage 1, and what is stated beside it.
+
+    load_dir: log_dir of the run; load_step: a step or `latest`; ema: its EMA or its raw weights; given: arguments of
+    Architecture and Reading, and latent_shape, that must be the checkpoint's.
+    """
+
+    load_dir: str | None
+    load_step: str = "latest"
+    ema: bool = True
+    given: Mapping = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrainedAutoencoder:
     """An autoencoder in evaluation mode with where it came from.
 
-    data: the settings its images were read with (dataset, n_channels, img_size, normalise); weights_hash: identifies
-    the weights, so that what is built on them can name them.
+    reading: how its images were read; weights_hash: identifies the weights, so that what is built on them can name
+    them; command: that trained it, where it is known.
     """
 
     network: BinaryAutoEncoder
     path: Path
     step: int
-    data: dict
+    reading: Reading
     weights_hash: str
+    command: str | None
 
 
 def checkpoint_files(log_dir: Path | str) -> CheckpointFiles:
@@ -35,41 +51,52 @@ def checkpoint_files(log_dir: Path | str) -> CheckpointFiles:
     return CheckpointFiles(Path(log_dir) / "saved_models", "binaryae_{step}.th", "binaryae_ema_{step}.th")
 
 
-def load_autoencoder(args: argparse.Namespace) -> TrainedAutoencoder:
-    """The autoencoder named by --ae_load_dir, --ae_load_step and --ema.
+def load_autoencoder(source: AutoencoderSource) -> TrainedAutoencoder:
+    """The autoencoder of a stage-1 run.
 
-    Its architecture and data settings come from the checkpoint, or from the flags for a released checkpoint, which
-    carries weights only. Raises InputError for a missing or damaged file and for flags that contradict it.
+    Its architecture and the way it reads images come from the checkpoint; a released checkpoint, which holds weights
+    only, is built from what is stated. Raises InputError for a missing or damaged file and for statements that
+    contradict it.
     """
-    path, step = _find(args)
+    path, step = _find(source)
     content = load_checkpoint(path)
+    stated = {name: value for name, value in source.given.items() if name != "latent_shape"}
     if content.get("kind") == KIND:
-        config, data = content["config"]["network"], content["config"]["data"]
+        architecture = Architecture(**content["config"]["network"])
+        reading = Reading(**content["config"]["data"])
         weights = content["weights"] if "weights" in content else content["models"]["autoencoder"]
-        # `deterministic` may be chosen anew for every use: it is not part of the weights.
-        reconcile(args, {k: v for k, v in (config | data).items() if k not in ("dataset", "deterministic")}, path)
-        if args.deterministic is not None:
-            config = config | {"deterministic": args.deterministic}
-        _check_latent_shape(args, config)
+        # Of a data set only its number of channels is compared: `chexpert` may stand for any.
+        compared = {name: value for name, value in stated.items() if name != "dataset"}
+        check_given(compared, asdict(architecture) | asdict(reading), path)
     elif any(key.startswith("ae.") for key in content):
-        config = network_config(args)
-        data = {
-            "dataset": args.dataset,
-            "n_channels": config["n_channels"],
-            "img_size": config["img_size"],
-            # As the released code read its images.
-            "normalise": args.normalise or "joint",
-        }
-        weights = released_weights(content, config)
+        architecture, reading = _stated(stated, path)
+        weights = released_weights(content, asdict(architecture))
     else:
         kind = content.get("kind", "unknown content")
         raise input_error(path, f"a checkpoint of: {kind}", "an autoencoder", "point --ae_load_dir to a stage-1 run")
-    network = BinaryAutoEncoder(**config)
+    architecture.check_latent_shape(source.given.get("latent_shape"), path)
+    network = architecture.build()
     load_weights(network, weights, path)
-    return TrainedAutoencoder(network.eval().requires_grad_(False), path, step, data, weights_hash(weights))
+    return TrainedAutoencoder(
+        network.eval().requires_grad_(False), path, step, reading, weights_hash(weights), content.get("command")
+    )
 
 
-def released_weights(content: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
+def _stated(given: Mapping, path: Path) -> tuple[Architecture, Reading]:
+    """Architecture and reading of a released checkpoint; what is not stated is the paper's."""
+    if "n_channels" not in given:
+        raise input_error(
+            "--n_channels", "not given", f"the channels of {path}, which holds weights only", "pass --n_channels"
+        )
+    names = {field.name for field in fields(Architecture)}
+    architecture = Architecture(**{name: value for name, value in given.items() if name in names})
+    # As the released code read its images.
+    reading = {"dataset": "custom", "img_size": architecture.img_size, "normalise": "joint"}
+    stated = {field.name: given[field.name] for field in fields(Reading) if field.name in given}
+    return architecture, Reading(**reading | stated)
+
+
+def released_weights(content: dict[str, Tensor], config: Mapping) -> dict[str, Tensor]:
     """The autoencoder's part of a released state dict.
 
     Left out are the discriminator, the perceptual network and what the released network holds but never uses:
@@ -78,17 +105,6 @@ def released_weights(content: dict[str, Tensor], config: dict) -> dict[str, Tens
     wanted = BinaryAutoEncoder(**config).state_dict().keys()
     weights = {key.removeprefix("ae."): value.float() for key, value in content.items() if key.startswith("ae.")}
     return {k: v for k, v in weights.items() if k in wanted or not (".conv_out." in k or ".logsigma." in k)}
-
-
-def _check_latent_shape(args: argparse.Namespace, config: dict) -> None:
-    expected = (1, *BinaryAutoEncoder(**config).code_shape[1:])
-    if args.latent_shape is not None and tuple(args.latent_shape) != expected:
-        raise input_error(
-            "--latent_shape",
-            f"{tuple(args.latent_shape)}",
-            f"{expected}, the checkpoint's",
-            "leave --latent_shape out",
-        )
 
 
 def find_step(folder: Path, steps: list[int], flag: str, wanted: str) -> int:
@@ -107,11 +123,12 @@ def find_step(folder: Path, steps: list[int], flag: str, wanted: str) -> int:
     )
 
 
-def _find(args: argparse.Namespace) -> tuple[Path, int]:
-    if args.ae_load_dir is None:
+def _find(source: AutoencoderSource) -> tuple[Path, int]:
+    if source.load_dir is None:
         raise input_error(
             "--ae_load_dir", "not given", "the log_dir of a stage-1 run", "train stage 1 first, or pass it"
         )
-    files = checkpoint_files(args.ae_load_dir)
-    step = find_step(files.folder, files.ema_steps() if args.ema else files.steps(), "ae_load_step", args.ae_load_step)
-    return (files.ema_path(step) if args.ema else files.state_path(step)), step
+    files = checkpoint_files(source.load_dir)
+    steps = files.ema_steps() if source.ema else files.steps()
+    step = find_step(files.folder, steps, "ae_load_step", source.load_step)
+    return (files.ema_path(step) if source.ema else files.state_path(step)), step

@@ -1,25 +1,16 @@
-"""Flags of the binarizing autoencoder, taken by both stages and by inference."""
+"""Flags of the binarizing autoencoder: chosen in stage 1, compared with its checkpoint afterwards."""
 
 import argparse
+from dataclasses import fields
 
-from uad.cli.flags import add, filled, n_channels_of
-from uad.errors import input_error
+from binary_autoencoder.architecture import Architecture
+from binary_autoencoder.checkpoint import AutoencoderSource
+from binary_autoencoder.objective import LossTerms
+from uad.cli.data import THE_CHECKPOINTS, add_reading_flags, compared_group, given_reading
+from uad.cli.flags import add, add_switch, given
+from uad.data.reading.settings import Reading
 
-# The paper's configuration.
-NETWORK_DEFAULTS = {
-    "nf": 32,
-    "ch_mult": (1, 2, 2, 4),
-    "res_blocks": 2,
-    "gen_mul": 1,
-    "attn_resolutions": (16,),
-    "emb_dim": 256,
-    "codebook_size": 128,
-    "norm_first": False,
-    "use_tanh": False,
-    "deterministic": False,
-    "norm_groups": 32,
-}
-# `recommended` is what the measurements in docs/ABLATION.md favour, `paper` the paper's own choice.
+# `recommended` is what the measurements in docs/notebook favour, `paper` the paper's own choice.
 TRAINING_PRESETS = {
     "recommended": {
         "normalise": "tissue",
@@ -38,79 +29,182 @@ TRAINING_PRESETS = {
         "norm_groups": 32,
     },
 }
+# `paper` is the paper's network, `small` one that minutes on a CPU train.
+SIZES = {
+    "paper": {
+        "img_size": 256,
+        "nf": 32,
+        "ch_mult": (1, 2, 2, 4),
+        "res_blocks": 2,
+        "emb_dim": 256,
+        "codebook_size": 128,
+        "norm_first": False,
+        "batch_size": 8,
+        "lr": None,
+        "ema_beta": 0.995,
+        "steps_per_update_ema": 10,
+        "train_steps": 120_000,
+        "lr_anneal_steps": 0,
+        "steps_per_log": 200,
+        "steps_per_checkpoint": 10_000,
+        "steps_per_save_output": 5000,
+    },
+    "small": {
+        "img_size": 128,
+        "nf": 16,
+        "ch_mult": (1, 2, 4, 4),
+        "res_blocks": 1,
+        "emb_dim": 128,
+        "codebook_size": 64,
+        "norm_first": True,
+        "batch_size": 8,
+        "lr": 1e-3,
+        "ema_beta": 0.99,
+        "steps_per_update_ema": 1,
+        "train_steps": 600,
+        "lr_anneal_steps": "all",
+        "steps_per_log": 25,
+        "steps_per_checkpoint": 100,
+        "steps_per_save_output": 100,
+    },
+}
+DEFAULT_LR = "--base_lr times --batch_size"
+# Read apart: n_channels and img_size are how images are read, and whether bits are drawn is chosen in stage 1.
+ARCHITECTURE = tuple(
+    field.name for field in fields(Architecture) if field.name not in ("n_channels", "img_size", "deterministic")
+)
+
+
+def add_architecture_flags(parser: argparse.ArgumentParser, compared: bool = False) -> None:
+    """The network: chosen, or compared with its checkpoint, together with how it reads images."""
+    group = compared_group(parser) if compared else parser.add_argument_group("autoencoder")
+    paper = {field.name: field.default for field in fields(Architecture)}
+
+    def flag(name: str, help: str, **options) -> None:
+        default = {"shown": THE_CHECKPOINTS} if compared else {"default": paper[name]}
+        add(group, f"--{name}", help=help, **options, **default)
+
+    flag("nf", "width at full resolution", type=int)
+    flag("ch_mult", "width of each level, in multiples of nf", type=int, nargs="+")
+    flag("res_blocks", "residual blocks per level", type=int)
+    flag("gen_mul", "residual blocks of the generator, in multiples of res_blocks", type=int)
+    flag("attn_resolutions", "sizes with self-attention", type=int, nargs="*")
+    flag("emb_dim", "width of a bit's embedding", type=int)
+    flag("codebook_size", "bits per position of the code", type=int)
+    flag("norm_first", "group normalisation in front of the generator", action=argparse.BooleanOptionalAction)
+    flag("use_tanh", "bits are shown to the generator as -1 and +1", action=argparse.BooleanOptionalAction)
+    flag(
+        "norm_groups",
+        "most groups of a group normalisation; at narrow widths many groups hide how bright an image is",
+        type=int,
+    )
+    add(group, "--latent_shape", type=int, nargs=3, help="1, height and width of the code; checked", shown="derived")
+    if not compared:
+        add_switch(group, "--deterministic", "bits are thresholded at 0.5 in training, too, instead of drawn")
+
+
+def architecture_of(args: argparse.Namespace, reading: Reading) -> Architecture:
+    """The network that the flags describe; InputError where they do not fit each other."""
+    chosen = given(args, (*ARCHITECTURE, "deterministic"))
+    architecture = Architecture(reading.n_channels, reading.img_size, **chosen)
+    architecture.check_latent_shape(args.latent_shape, "the flags")
+    return architecture
 
 
 def add_autoencoder_flags(parser: argparse.ArgumentParser) -> None:
-    """Architecture of the autoencoder, and which checkpoint of it is used."""
-    group = parser.add_argument_group("autoencoder (later stages take it from the checkpoint)")
-    d = NETWORK_DEFAULTS
-    add(group, "--nf", type=int, help="width at full resolution", shown=d["nf"])
-    add(
-        group,
-        "--ch_mult",
-        type=int,
-        nargs="+",
-        help="width of each level, in multiples of nf",
-        shown=d["ch_mult"],
-    )
-    add(group, "--res_blocks", type=int, help="residual blocks per level", shown=d["res_blocks"])
-    add(
-        group,
-        "--gen_mul",
-        type=int,
-        help="residual blocks of the generator, in multiples of res_blocks",
-        shown=1,
-    )
-    add(group, "--attn_resolutions", type=int, nargs="*", help="sizes with self-attention", shown=16)
-    add(group, "--emb_dim", type=int, help="width of a bit's embedding", shown=d["emb_dim"])
-    add(group, "--codebook_size", type=int, help="bits per position of the code", shown=d["codebook_size"])
-    add(
-        group,
-        "--latent_shape",
-        type=int,
-        nargs=3,
-        help="1, height and width of the code; checked",
-        shown="derived",
-    )
-    switch = {"action": "store_true", "default": None, "shown": "off"}
-    add(group, "--norm_first", help="group normalisation in front of the generator", **switch)
-    add(group, "--use_tanh", help="bits are shown to the generator as -1 and +1", **switch)
-    add(group, "--deterministic", help="bits are thresholded at 0.5 instead of drawn", **switch)
-    add(
-        group,
-        "--norm_groups",
-        type=int,
-        help="most groups of a group normalisation; at narrow widths many groups hide how bright an image is",
-        shown=d["norm_groups"],
-    )
-    add(group, "--ae_load_dir", help="log_dir of a stage-1 run", shown="none")
+    """Which autoencoder a later stage uses, and what it is believed to be."""
+    group = parser.add_argument_group("the trained autoencoder")
+    add(group, "--ae_load_dir", help="log_dir of a stage-1 run", shown="required")
     add(group, "--ae_load_step", default="latest", help="its checkpoint: a step, or latest")
     add(
         group,
         "--ema",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="use (and in stage 1 keep) the EMA weights of the autoencoder; --no-ema: the raw ones",
+        help="use the EMA weights of the autoencoder; --no-ema: the raw ones",
+    )
+    add_reading_flags(parser, compared=True)
+    add_architecture_flags(parser, compared=True)
+
+
+def autoencoder_source(args: argparse.Namespace) -> AutoencoderSource:
+    """What the flags of `add_autoencoder_flags` say."""
+    stated = given_reading(args) | given(args, (*ARCHITECTURE, "latent_shape"))
+    return AutoencoderSource(args.ae_load_dir, args.ae_load_step, args.ema, stated)
+
+
+def add_loss_flags(parser: argparse.ArgumentParser) -> None:
+    """Loss terms and EMA of stage 1."""
+    group = parser.add_argument_group("losses and EMA")
+    add(
+        group,
+        "--base_lr",
+        type=float,
+        default=4.5e-6,
+        help="learning rate per image of the batch, without --lr",
+    )
+    add(
+        group,
+        "--code_weight",
+        type=float,
+        default=0.0,
+        help="weight of mean p (1 - p), which makes bits certain",
+    )
+    add(
+        group,
+        "--perceptual_weight",
+        type=float,
+        default=0.0,
+        help="weight of the perceptual distance (VGG-16)",
+    )
+    add(
+        group,
+        "--perceptual_weights",
+        help="file of ImageNet VGG-16 weights",
+        shown="torch's hub cache, if there",
+    )
+    add(group, "--disc_start_step", type=int, default=30_001, help="step from which the adversarial term acts")
+    add(
+        group,
+        "--disc_weight_max",
+        type=float,
+        default=1.0,
+        help="largest adaptive weight of the adversarial term",
+    )
+    add(group, "--disc_layers", type=int, default=3, help="layers of the discriminator")
+    add(group, "--ndf", type=int, default=64, help="width of the discriminator")
+    add_switch(group, "--diff_aug", "the discriminator sees augmented images")
+    add(group, "--ema_beta", type=float, default=0.995, help="decay of the EMA weights")
+    add(
+        group,
+        "--steps_per_update_ema",
+        type=int,
+        default=10,
+        help="steps between two updates of the EMA weights",
+    )
+    add(
+        group,
+        "--ema",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="pictures and --val_dir show the EMA weights; --no-ema: the raw ones (both are kept)",
     )
 
 
-def network_config(args: argparse.Namespace) -> dict:
-    """Keyword arguments of a new BinaryAutoEncoder from the flags, checked against `--latent_shape`."""
-    config = {"img_size": args.img_size or 256, "n_channels": n_channels_of(args)} | filled(args, NETWORK_DEFAULTS)
-    factor = 2 ** (len(config["ch_mult"]) - 1)
-    if config["img_size"] % factor:
-        raise input_error(
-            "--img_size",
-            f"{config['img_size']}, with {len(config['ch_mult'])} levels in --ch_mult",
-            f"a multiple of {factor}",
-            "change one of the two",
-        )
-    size = config["img_size"] // factor
-    if args.latent_shape is not None and tuple(args.latent_shape) != (1, size, size):
-        raise input_error(
-            "--latent_shape",
-            " ".join(map(str, args.latent_shape)),
-            f"1 {size} {size}: --img_size {config['img_size']} divided by 2^(levels of --ch_mult - 1)",
-            "leave --latent_shape out, or change --img_size or --ch_mult",
-        )
-    return config
+def loss_terms(args: argparse.Namespace) -> LossTerms:
+    """The terms that the flags describe."""
+    return LossTerms(
+        code_weight=args.code_weight,
+        perceptual_weight=args.perceptual_weight,
+        disc_start_step=args.disc_start_step,
+        disc_weight_max=args.disc_weight_max,
+        diff_aug=args.diff_aug,
+    )
+
+
+def add_start_flags(parser: argparse.ArgumentParser) -> None:
+    """Where stage 1 begins."""
+    group = parser.add_argument_group("starting point")
+    add(group, "--load_dir", help="begin with the weights of another stage-1 run", shown="none")
+    add(group, "--load_step", default="latest", help="its checkpoint: a step, or latest")
+    add_switch(group, "--load_optim", "take its optimizer states over, too; learning rates are this run's")

@@ -9,6 +9,7 @@ python -m torch.distributed.launch --nproc_per_node=4 --use_env ...):
 Several machines, the same line on each:
     torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 --rdzv-id=JOB \\
         binary_autoencoder/train_ae_dist.py ...
+In minutes on a CPU: --size small.
 
 --batch_size is the global one. Running the same command again continues from the newest checkpoint. Written to
 --log_dir (default logs/binaryae_<dataset>): saved_models/binaryae_<step>.th (all that resuming needs),
@@ -16,171 +17,107 @@ binaryae_ema_<step>.th (weights for the later stages), log.jsonl, images/.
 """
 
 import argparse
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
+from binary_autoencoder.architecture import Architecture
 from binary_autoencoder.checkpoint import KIND, checkpoint_files, find_step
-from binary_autoencoder.flags import TRAINING_PRESETS, add_autoencoder_flags, network_config
-from binary_autoencoder.losses import (
-    PerceptualLoss,
-    adaptive_weight,
-    code_uncertainty,
-    code_usage,
-    colour_and_translation,
-    discriminator_hinge,
-    find_vgg16_weights,
+from binary_autoencoder.flags import (
+    DEFAULT_LR,
+    SIZES,
+    TRAINING_PRESETS,
+    add_architecture_flags,
+    add_loss_flags,
+    add_start_flags,
+    architecture_of,
+    loss_terms,
 )
+from binary_autoencoder.losses import PerceptualLoss, find_vgg16_weights
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
+from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.cli.command import run_command
-from uad.cli.flags import (
-    Flags,
-    add,
-    add_shared_flags,
-    add_switch,
-    reading_of,
-    train_options,
-    variation_of,
-)
+from uad.cli.data import Opening, add_folder_flags, add_reading_flags, only_shown, opening_of, reading_of, ready
+from uad.cli.flags import Flags
+from uad.cli.provenance import command_line
+from uad.cli.runtime import add_runtime_flags
+from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
+from uad.configuration import without_removed
 from uad.data.reading.folder import SliceFolder
-from uad.data.reading.opening import check_once, open_slices
-from uad.data.training.loading import TrainingImages, collate_training
+from uad.data.reading.settings import Reading
+from uad.data.training.loading import CACHE_GIB, TrainingImages, collate_training
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
-from uad.optimizers import make_optimizer
-from uad.precision import autocast, resolve_amp
-from uad.randomness import keyed_generator, uniform_field
-from uad.training import Losses, Phase, Training
+from uad.optimizers import MATRIX_LR, make_optimizer
+from uad.precision import autocast
+from uad.run_lock import exclusive
+from uad.training import Phase, Training
 
 PICTURES = 8
+# Settings that runs of earlier versions have, with the value that this one's code stands for.
+REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR}
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Stage1:
+    """Everything that the flags of stage 1 say.
+
+    perceptual_weights: file of VGG-16 weights; disc_layers, ndf: of the discriminator; shows_ema: pictures and
+    validation are of the EMA weights; load_dir, load_step, load_optim: the run to begin with.
+    """
+
+    device: str
+    opening: Opening
+    reading: Reading
+    architecture: Architecture
+    terms: LossTerms
+    perceptual_weights: str | None
+    disc_layers: int
+    ndf: int
+    run: Run
+    shows_ema: bool
+    load_dir: str | None
+    load_step: str
+    load_optim: bool
+
+
+def get_args_parser() -> Flags:
     """All flags of stage 1."""
-    parser = Flags(__doc__, TRAINING_PRESETS)
-    add_shared_flags(parser)
-    add_autoencoder_flags(parser)
+    parser = Flags(__doc__, preset=TRAINING_PRESETS, size=SIZES)
+    add_folder_flags(parser, validation=True, training=True)
+    add_reading_flags(parser)
+    add_variation_flags(parser)
+    add_architecture_flags(parser)
     add_loss_flags(parser)
+    add_run_flags(parser, "logs/binaryae_<dataset>", DEFAULT_LR, validation=True)
+    add_start_flags(parser)
+    add_runtime_flags(parser, compile=True)
     return parser
 
 
-def add_loss_flags(parser: argparse.ArgumentParser) -> None:
-    """Loss terms, EMA and starting point of stage 1."""
-    group = parser.add_argument_group("stage 1")
-    add(
-        group,
-        "--base_lr",
-        type=float,
-        default=4.5e-6,
-        help="learning rate per image of the batch, without --lr",
+def stage1_of(args: argparse.Namespace) -> Stage1:
+    """What the flags say, as plain values."""
+    reading = reading_of(args)
+    run = run_of(args, args.ema_beta, args.steps_per_update_ema, validation=True)
+    return Stage1(
+        device=args.device,
+        opening=opening_of(args, validation=True, training=True),
+        reading=reading,
+        architecture=architecture_of(args, reading),
+        terms=loss_terms(args),
+        perceptual_weights=args.perceptual_weights,
+        disc_layers=args.disc_layers,
+        ndf=args.ndf,
+        run=run.named(f"logs/binaryae_{reading.dataset}", args.base_lr * args.batch_size),
+        shows_ema=args.ema,
+        load_dir=args.load_dir,
+        load_step=args.load_step,
+        load_optim=args.load_optim,
     )
-    add(
-        group,
-        "--code_weight",
-        type=float,
-        default=0.0,
-        help="weight of mean p (1 - p), which makes bits certain",
-    )
-    add(
-        group,
-        "--perceptual_weight",
-        type=float,
-        default=0.0,
-        help="weight of the perceptual distance (VGG-16)",
-    )
-    add(
-        group,
-        "--perceptual_weights",
-        help="file of ImageNet VGG-16 weights",
-        shown="torch's hub cache, if there",
-    )
-    add(group, "--disc_start_step", type=int, default=30_001, help="step from which the adversarial term acts")
-    add(
-        group,
-        "--disc_weight_max",
-        type=float,
-        default=1.0,
-        help="largest adaptive weight of the adversarial term",
-    )
-    add(group, "--disc_layers", type=int, default=3, help="layers of the discriminator")
-    add(group, "--ndf", type=int, default=64, help="width of the discriminator")
-    add_switch(group, "--diff_aug", "the discriminator sees augmented images")
-    add(group, "--ema_beta", type=float, default=0.995, help="decay of the EMA weights")
-    add(
-        group,
-        "--steps_per_update_ema",
-        type=int,
-        default=10,
-        help="steps between two updates of the EMA weights",
-    )
-    add(group, "--load_dir", help="begin with the weights of another stage-1 run", shown="none")
-    add(group, "--load_step", default="latest", help="its checkpoint: a step, or latest")
-    add_switch(group, "--load_optim", "take its optimizer states over, too")
-
-
-class AutoencoderLosses:
-    """The two phases of a stage-1 step: autoencoder, then (from `disc_start_step` on) discriminator."""
-
-    def __init__(self, args, world: World, network: BinaryAutoEncoder, discriminator: Discriminator):
-        self.args, self.world, self.network, self.discriminator = args, world, network, discriminator
-        self.wrapped_network = world.wrap(network)
-        # Before its first step the discriminator has no gradients to synchronise; wrapping it costs nothing.
-        self.wrapped_discriminator = world.wrap(discriminator)
-        self.perceptual = self._perceptual()
-
-    def _perceptual(self) -> nn.Module | None:
-        if not self.args.perceptual_weight:
-            return None
-        weights = find_vgg16_weights(self.args.perceptual_weights)
-        if weights is None:
-            if self.world.is_main:
-                print("No VGG-16 weights in torch's hub cache and no --perceptual_weights: the perceptual weight is 0.")
-            return None
-        return PerceptualLoss(weights).to(self.world.device)
-
-    def _uniform(self, purpose: str, batch: dict, shape: tuple[int, ...]) -> Tensor:
-        """One uniform field per image, keyed by its position in the stream of training images."""
-        positions = batch["position"].tolist()
-        device = self.world.device
-        return uniform_field([keyed_generator(self.args.seed, purpose, p, device=device) for p in positions], shape)
-
-    def autoencoder(self, batch: dict, step: int) -> Losses:
-        """Reconstruction + perceptual + code + adversarial terms."""
-        image = batch["image"]
-        uniform = self._uniform("bits", batch, self.network.code_shape)
-        reconstruction, code, probability = self.wrapped_network(image, uniform)
-        reconstruction = reconstruction.float()
-        recon_loss = (reconstruction - image).abs().mean()
-        uncertainty = code_uncertainty(probability)
-        logged = {"l1": recon_loss, "code_uncertainty": uncertainty, **code_usage(code)}
-        if self.perceptual is not None:
-            logged["perceptual"] = self.perceptual(reconstruction, image)
-            recon_loss = recon_loss + self.args.perceptual_weight * logged["perceptual"]
-        loss = recon_loss + self.args.code_weight * uncertainty
-        if step >= self.args.disc_start_step:
-            batch["reconstruction"] = reconstruction.detach()
-            adversarial = -self._scores(reconstruction, batch, self.discriminator.requires_grad_(False)).mean()
-            last = self.network.generator.last_layer
-            weight = adaptive_weight(recon_loss, adversarial, last, self.args.disc_weight_max, self.world.mean)
-            loss = loss + weight * adversarial
-            logged |= {"adversarial": adversarial, "adversarial_weight": weight}
-        return loss, logged | {"loss": loss}
-
-    def discriminate(self, batch: dict, step: int) -> Losses:
-        """Hinge loss on real images and the reconstructions of this step."""
-        self.discriminator.requires_grad_(True)
-        both = torch.cat([batch["image"], batch["reconstruction"]])
-        real, fake = self._scores(both, batch, self.wrapped_discriminator).chunk(2)
-        loss = discriminator_hinge(real, fake)
-        return loss, {"discriminator": loss}
-
-    def _scores(self, images: Tensor, batch: dict, discriminator: nn.Module) -> Tensor:
-        if self.args.diff_aug:
-            uniform = self._uniform("augmentation", batch, (5,))
-            images = colour_and_translation(images, uniform.repeat(len(images) // len(uniform), 1))
-        return discriminator(images).float()
 
 
 @torch.no_grad()
@@ -209,98 +146,124 @@ def validation_l1(slices: SliceFolder, network: BinaryAutoEncoder, world: World,
 
 def main(args: argparse.Namespace) -> None:
     """Check the data, then train."""
-    with distributed_world(args.device) as world:
-        config = network_config(args)
-        world.share_of(args.batch_size)
-        data = reading_of(args)
-        summaries = check_once(args, data, args.batch_size, healthy=True, world=world)
-        if world.is_main:
-            print("\n".join(summaries))
-        if args.check_data:
+    chosen = stage1_of(args)
+    with distributed_world(chosen.device) as world:
+        run = chosen.run.on(world.device)
+        world.share_of(run.options.batch_size)
+        if not ready(chosen.opening, chosen.reading, world, run.options.batch_size, healthy=True):
             return
-        training = build(args, world, config, data)
-        steps = training.run()
+        if only_shown(chosen.opening, settings_of(chosen, run) | run.shown(), world):
+            return
+        with exclusive(run.log_dir, world) as lock:
+            training = build(chosen, run, world, lock.check)
+            steps = training.run()
         if world.is_main:
-            print(f"Stage 1: {steps} of {args.train_steps} steps done; checkpoints in {training.files.folder}")
+            print(f"Stage 1: {steps} of {run.options.train_steps} steps done; checkpoints in {training.files.folder}")
 
 
-def build(args: argparse.Namespace, world: World, config: dict, data: dict) -> Training:
-    """The run that the flags describe."""
-    log_dir = Path(args.log_dir or f"logs/binaryae_{args.dataset}")
-    amp = resolve_amp(args.amp, world.device)
-    torch.manual_seed(args.seed)
-    network = BinaryAutoEncoder(**config).to(world.device)
-    discriminator = Discriminator(config["n_channels"], args.ndf, args.disc_layers).to(world.device)
-    losses = AutoencoderLosses(args, world, network, discriminator)
-    lr = args.lr or args.base_lr * args.batch_size
-    slices = open_slices(args, data, args.data_dir)
-    images = TrainingImages(slices, variation_of(args), args.cache_gib if args.workers == 0 else 0)
+def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> Training:
+    """The run that the flags describe; check is called in every step."""
+    options, reading = run.options, chosen.reading
+    torch.manual_seed(options.seed)
+    network = chosen.architecture.build().to(world.device)
+    discriminator = Discriminator(reading.n_channels, chosen.ndf, chosen.disc_layers).to(world.device)
+    perceptual = perceptual_loss(chosen, world)
+    losses = AutoencoderLosses(chosen.terms, options.seed, world, network, discriminator, perceptual)
+    folders = chosen.opening.folders
+    slices = folders.open(reading)
     pictured = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))])
 
-    def shown(ema: nn.Module) -> BinaryAutoEncoder:
-        return ema if args.ema else network
+    def shown_network(ema: nn.Module) -> BinaryAutoEncoder:
+        return ema if chosen.shows_ema else network
 
     def sample(step: int, ema: nn.Module) -> None:
-        with autocast(amp, world.device):
-            save_pictures(log_dir / "images" / f"{step:07d}.png", pictured.to(world.device), shown(ema))
+        path = run.log_dir / "images" / f"{step:07d}.png"
+        with autocast(options.amp, world.device):
+            save_pictures(path, pictured.to(world.device), shown_network(ema))
 
     evaluate = None
-    if args.val_dir:
-        held_out = open_slices(args, data, args.val_dir)
+    if folders.val_dir:
+        held_out = folders.open_validation(reading)
 
         def evaluate(ema: nn.Module) -> dict[str, float]:
-            with autocast(amp, world.device):
-                return validation_l1(held_out, shown(ema), world, args.batch_size)
+            with autocast(options.amp, world.device):
+                return validation_l1(held_out, shown_network(ema), world, options.batch_size)
 
-    initial = None
-    if args.load_dir:
-        initial_files = checkpoint_files(args.load_dir)
-        initial = initial_files.state_path(
-            find_step(initial_files.folder, initial_files.steps(), "load_step", args.load_step)
-        )
     return Training(
         kind=KIND,
         world=world,
-        options=train_options(args, amp, args.ema_beta, args.steps_per_update_ema),
-        log_dir=log_dir,
-        files=checkpoint_files(log_dir),
+        options=options,
+        log_dir=run.log_dir,
+        files=checkpoint_files(run.log_dir),
         modules={"autoencoder": network, "discriminator": discriminator},
         averaged="autoencoder",
         phases=[
             Phase(
                 "autoencoder",
                 losses.wrapped_network,
-                make_optimizer(network, lr, args.optimizer, args.matrix_lr, amp=amp),
+                make_optimizer(network, run.lr, run.optimizer, amp=options.amp),
                 losses.autoencoder,
             ),
             Phase(
                 "discriminator",
                 losses.wrapped_discriminator,
-                make_optimizer(discriminator, lr),
+                make_optimizer(discriminator, run.lr),
                 losses.discriminate,
-                first_step=args.disc_start_step,
+                first_step=chosen.terms.disc_start_step,
             ),
         ],
-        dataset=images,
+        dataset=TrainingImages(slices, run.variation, 0 if options.workers else CACHE_GIB),
         collate=collate_training,
-        config={"network": config, "data": data},
-        settings=settings_of(args, config, data, amp, lr, len(slices)),
+        config={"network": asdict(chosen.architecture), "data": asdict(reading)},
+        settings=settings_of(chosen, run) | {"images": len(slices)},
+        former=lambda saved: without_removed(saved, REMOVED_SETTINGS),
         sample=sample,
         evaluate=evaluate,
-        initial=initial,
-        initial_optimizers=args.load_optim,
+        initial=initial_checkpoint(chosen),
+        initial_optimizers=chosen.load_optim,
+        check=check,
+        command=command_line(),
     )
 
 
-def settings_of(args: argparse.Namespace, config: dict, data: dict, amp: str, lr: float, images: int) -> dict:
-    """What a rerun in the same folder must repeat."""
-    names = (
-        "batch_size", "seed", "compile", "horizontal_flip", "augment", "clip_norm", "lr_anneal_steps", "ema_beta",
-        "steps_per_update_ema", "code_weight", "perceptual_weight", "disc_start_step", "disc_weight_max",
-        "disc_layers", "ndf", "diff_aug", "load_dir", "load_step", "load_optim", "optimizer", "matrix_lr",
-    )  # fmt: skip
-    return config | data | {name: getattr(args, name) for name in names} | {"amp": amp, "lr": lr, "images": images}
+def perceptual_loss(chosen: Stage1, world: World) -> PerceptualLoss | None:
+    """The perceptual distance where it has a weight and there are weights for its network."""
+    if not chosen.terms.perceptual_weight:
+        return None
+    weights = find_vgg16_weights(chosen.perceptual_weights)
+    if weights is None:
+        if world.is_main:
+            print("No VGG-16 weights in torch's hub cache and no --perceptual_weights: the perceptual weight is 0.")
+        return None
+    return PerceptualLoss(weights).to(world.device)
+
+
+def initial_checkpoint(chosen: Stage1) -> Path | None:
+    """The full checkpoint of the run to begin with, if one is named."""
+    if chosen.load_dir is None:
+        return None
+    files = checkpoint_files(chosen.load_dir)
+    return files.state_path(find_step(files.folder, files.steps(), "load_step", chosen.load_step))
+
+
+def settings_of(chosen: Stage1, run: Run) -> dict:
+    """What a rerun in the same folder must repeat, by the names of the flags."""
+    own = {
+        "ema_beta": run.options.ema_beta,
+        "steps_per_update_ema": run.options.ema_every,
+        "disc_layers": chosen.disc_layers,
+        "ndf": chosen.ndf,
+        "load_dir": chosen.load_dir,
+        "load_step": chosen.load_step,
+        "load_optim": chosen.load_optim,
+    }
+    return asdict(chosen.architecture) | asdict(chosen.reading) | asdict(chosen.terms) | run.settings() | own
+
+
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
+    run_command(lambda: main(get_args_parser().parse_args()))
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(get_args_parser().parse_args()))
+    command()

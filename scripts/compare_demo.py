@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uad.cli.command import run_command
-from uad.cli.flags import DISPLAY_CHANNEL, Flags, add
+from uad.cli.flags import Flags, add
 from uad.cli.steps import ROOT, Step, run_step
+from uad.data.reading.settings import DISPLAY_CHANNEL
 
 SCRIPTS = ROOT / "scripts"
 
@@ -73,7 +74,7 @@ def steps_of(dataset: str, images: int) -> list[Step]:
     steps = [Step("demo", SCRIPTS / "demo.py", f"--dataset {dataset}")]
     for method, flags in TRAINING.items():
         words = f"--method {method} --dataset {dataset} --data_dir {train} --log_dir {root / 'logs' / method} "
-        words += f"--preset cpu {READING} --amp --horizontal_flip --steps_per_save_output 0 {FAIRNESS} {flags}"
+        words += f"--size small --workers 0 --amp --horizontal_flip --steps_per_save_output 0 {FAIRNESS} {flags}"
         steps.append(Step(f"training of {method}", SCRIPTS / "train_baseline.py", words))
     for folder in (folders.healthy, folders.diseased):
         for name, (script, flags) in detections.items():
@@ -105,12 +106,18 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Run all steps that are not done."""
-    steps = steps_of(args.dataset, args.images)
-    root = Path("demo") / args.dataset / "compare"
+    dataset, images = args.dataset, args.images
+    steps = steps_of(dataset, images)
+    root = Path("demo") / dataset / "compare"
     for number, step in enumerate(steps, 1):
         run_step(step, number, len(steps), ROOT / root / "steps", "make compare")
     print(f"\nDone. The tables and the figure of all methods are in {root / 'table'}.")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

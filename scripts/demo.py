@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uad.cli.command import run_command
+from uad.cli.flags import Flags, add
 from uad.cli.steps import Step, run_step
 
 SCRIPTS = Path(__file__).parent
@@ -20,15 +21,13 @@ STAGE1 = SCRIPTS.parent / "binary_autoencoder" / "train_ae_dist.py"
 
 @dataclass(frozen=True)
 class Scale:
-    """What differs between the data sets: how many phantoms, which folders, how many steps and test images."""
+    """What differs between the data sets: how many phantoms, which folders and test images."""
 
     patients: int
     prepare: str
     train: str
     healthy: str
     diseased: str
-    stage1_steps: int
-    stage2_steps: int
     images: int
 
 
@@ -39,8 +38,6 @@ SCALES = {
         train="train_healthy",
         healthy="val_healthy",
         diseased="val_diseased",
-        stage1_steps=600,
-        stage2_steps=500,
         images=100,
     ),
     "OCT": Scale(
@@ -49,21 +46,12 @@ SCALES = {
         train="NORMAL",
         healthy="val_NORMAL",
         diseased="DME",
-        stage1_steps=600,
-        stage2_steps=500,
         images=60,
     ),
 }
-STAGE1_FLAGS = (
-    "--img_size 128 --latent_shape 1 16 16 --nf 16 --ch_mult 1 2 4 4 --res_blocks 1 --emb_dim 128 --codebook_size 32 "
-    "--norm_first --batch_size 8 --lr 1e-3 --steps_per_update_ema 1 --ema_beta 0.99 "
-)
-STAGE2_FLAGS = (
-    "--num_channels 64 --channel_mult 1 2 2 --num_res_blocks 1 --attention_resolutions 8 "
-    "--code_views 6 --batch_size 32 --lr 1e-3 --clip_norm 1 "
-)
 # Phantoms come from one scanner: augmentation would only cost training time.
-TRAIN_FLAGS = "--augment 0 --amp --workers 0 --steps_per_log 25 --steps_per_checkpoint 100 --steps_per_save_output 100 "
+STAGE2_STEPS, CODE_VIEWS = 500, 6
+TRAIN_FLAGS = "--size small --augment 0 --amp --workers 0"
 DETECT_FLAGS = "--amp --workers 0"
 
 
@@ -79,9 +67,6 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
         words = f"{detect} --batch_size 20 --data_dir {data / folder} --out_dir {results / folder}"
         return Step(f"detection on {folder}", SCRIPTS / "latent_sample_anomaly.py", words)
 
-    def annealed(steps: int) -> str:
-        return f"--train_steps {steps} --lr_anneal_steps {steps}"
-
     return [
         Step(
             "phantoms",
@@ -89,11 +74,11 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
             f"--dataset {dataset} --out {root / 'raw'} --patients {scale.patients} --seed 0",
         ),
         Step("preparation", SCRIPTS / prepare, f"--data_dir {root / 'raw'} --out {data} {prepare_flags}"),
-        Step("stage 1", STAGE1, f"{train} --log_dir {run} {STAGE1_FLAGS} {annealed(scale.stage1_steps)}"),
+        Step("stage 1", STAGE1, f"{train} --log_dir {run}"),
         Step(
             "stage 2",
             SCRIPTS / "latent_train.py",
-            f"{train} --ae_load_dir {run} {STAGE2_FLAGS} {annealed(scale.stage2_steps)}",
+            f"{train} --ae_load_dir {run} --train_steps {STAGE2_STEPS} --code_views {CODE_VIEWS}",
         ),
         detection(scale.healthy),
         detection(scale.diseased),
@@ -125,26 +110,30 @@ Done. What there is to see:
 These are phantoms, and minutes of training on a small network. With data of your own:
   1. prepare a folder of healthy slices and one of test slices, as data/README.md says
      (scripts/prepare_brats.py and scripts/prepare_oct.py do it for BraTS and OCT2017);
-  2. run the commands printed above on it, without the flags that make the networks small; README.md has the paper's."""
+  2. run the commands printed above on it, with --size small for a first look; README.md has those of the paper."""
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> Flags:
     """The demo's flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--dataset", choices=tuple(SCALES), default="brats", help="which phantoms (default: brats)")
+    parser = Flags(__doc__)
+    add(parser, "--dataset", choices=tuple(SCALES), default="brats", help="which phantoms")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Run all steps that are not done."""
-    root = Path("demo") / args.dataset
-    steps = steps_of(args.dataset, root)
+    dataset = args.dataset
+    root = Path("demo") / dataset
+    steps = steps_of(dataset, root)
     for number, step in enumerate(steps, 1):
         run_step(step, number, len(steps), SCRIPTS.parent / root / "steps", "make demo")
-    print(farewell(args.dataset, root))
+    print(farewell(dataset, root))
+
+
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
+    run_command(lambda: main(get_args_parser().parse_args()))
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(get_args_parser().parse_args()))
+    command()

@@ -11,135 +11,155 @@ label where there is one, and a record; and run.json. Rerunning skips the images
 """
 
 import argparse
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, complete_detection_flags
-from bernoulli_diffusion.method import MaskedBernoulliDiffusion
-from bernoulli_diffusion.model import TrainedDiffusion, load_model
-from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
-from binary_autoencoder.flags import add_autoencoder_flags
+from bernoulli_diffusion.flags import (
+    DETECTION_PRESETS,
+    add_detection_flags,
+    add_model_source_flags,
+    detection_of,
+    model_source,
+)
+from bernoulli_diffusion.method import Detection, detector
+from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
+from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
+from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.cli.command import run_command
-from uad.cli.flags import Flags, add, add_shared_flags, provenance
-from uad.data.reading.opening import check_once, open_slices
+from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
+from uad.cli.flags import Flags
+from uad.cli.inference import Output, add_output_flags, output_of
+from uad.cli.provenance import provenance
+from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
 from uad.distributed import distributed_world
 from uad.inference import detect_folder, result_writer
-from uad.precision import prepare_inference, resolve_amp
-from uad.scores import EVIDENCE_SCORES, SCORES, check_polarity
+from uad.precision import resolve_amp
+from uad.scores import EVIDENCE_SCORES, check_polarity
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    """All flags of inference."""
-    parser = Flags(__doc__, DETECTION_PRESETS)
-    add_shared_flags(parser)
+@dataclass(frozen=True)
+class Request:
+    """Everything that the flags of detection say."""
+
+    opening: Opening
+    autoencoder: AutoencoderSource
+    model: ModelSource
+    detection: Detection
+    output: Output
+    runtime: Runtime
+    compile: bool
+
+
+def get_args_parser() -> Flags:
+    """All flags of detection."""
+    parser = Flags(__doc__, preset=DETECTION_PRESETS)
+    add_folder_flags(parser)
+    add_output_flags(parser)
+    add_detection_flags(parser)
+    add_runtime_flags(parser, compile=True)
+    add_model_source_flags(parser)
     add_autoencoder_flags(parser)
-    add_diffusion_flags(parser)
-    group = parser.add_argument_group("inference")
-    add(group, "--out_dir", help="result folder", shown="see the description")
-    add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the saved maps; see the README")
-    add(
-        group,
-        "--polarity",
-        nargs="+",
-        type=int,
-        help="prior knowledge per channel: lesions are brighter (1), darker (-1), or do not show (0)",
-        shown="none",
-    )
     return parser
 
 
-def run_info(args: argparse.Namespace, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str) -> dict:
+def request_of(args: argparse.Namespace) -> Request:
+    """What the flags say, as plain values."""
+    return Request(
+        opening=opening_of(args),
+        autoencoder=autoencoder_source(args),
+        model=model_source(args),
+        detection=detection_of(args),
+        output=output_of(args),
+        runtime=runtime_of(args),
+        compile=args.compile,
+    )
+
+
+def run_info(
+    request: Request, detection: Detection, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str
+) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
-    data = autoencoder.data
+    data_dir = request.opening.folders.data_dir
+    networks = (autoencoder.network, model.network)
     return {
         "method": "masked Bernoulli diffusion",
-        **data,
-        "data_dir": str(args.data_dir),
-        "num_samples": args.num_samples,
-        "seed": args.seed,
+        **asdict(autoencoder.reading),
+        "data_dir": str(data_dir),
+        "num_samples": request.opening.folders.num_samples,
+        "seed": request.runtime.seed,
         "amp": amp,
-        "compile": args.compile,
-        "score": args.score,
-        "polarity": args.polarity,
-        "noise_level": args.noise_level,
-        "prob_threshold": args.prob_threshold,
-        "denoise_steps": args.denoise_steps,
-        "denoise_spacing": args.denoise_spacing,
-        "shifts": args.shifts,
-        "code_bits": code_bits(args, model),
-        "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
-        "model": {"step": model.step, "weights_hash": model.weights_hash},
-        "parameters": sum(p.numel() for network in (autoencoder.network, model.network) for p in network.parameters()),
-        **provenance(data["dataset"], args.data_dir),
+        "compile": request.compile,
+        **asdict(detection),
+        "denoise_spacing": "quadratic",
+        "autoencoder": {
+            "step": autoencoder.step,
+            "weights_hash": autoencoder.weights_hash,
+            "command": autoencoder.command,
+        },
+        "model": {"step": model.step, "weights_hash": model.weights_hash, "command": model.command},
+        "parameters": sum(p.numel() for network in networks for p in network.parameters()),
+        **provenance(autoencoder.reading, data_dir),
     }
 
 
-def code_bits(args: argparse.Namespace, model: TrainedDiffusion) -> str:
-    """How probabilities become bits: as the flag says, else as in the model's training."""
-    return args.code_bits or model.config["code_bits"]
-
-
-def notices(args: argparse.Namespace, model: TrainedDiffusion) -> list[str]:
+def notices(detection: Detection, model: TrainedDiffusion) -> list[str]:
     """What to know where a model was not trained for what is asked of it."""
     found = []
-    if args.score in EVIDENCE_SCORES and not model.config.get("lesion_share"):
+    if detection.score in EVIDENCE_SCORES and not model.config.get("lesion_share"):
         found.append("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
-    levels = model.config.get("trained_levels", args.noise_level)
-    if args.noise_level > levels:
+    levels = model.config.get("trained_levels", detection.noise_level)
+    if detection.noise_level > levels:
         found.append(
             f"This model learned noise of up to {levels} steps and does not know that of --noise_level "
-            f"{args.noise_level}: leave the flag out, or train stage 2 with it too, or with --preset paper."
+            f"{detection.noise_level}: leave the flag out, or train stage 2 with --train_noise_levels "
+            f"{detection.noise_level} or --preset paper."
         )
     return found
 
 
 def main(args: argparse.Namespace) -> None:
     """Check everything, then detect."""
-    complete_detection_flags(args)
-    with distributed_world(args.device) as world:
-        autoencoder = load_autoencoder(args)
-        check_polarity(args.polarity, args.score, autoencoder.data["n_channels"])
-        summaries = check_once(args, autoencoder.data, None, healthy=False, world=world)
-        if world.is_main:
-            print("\n".join(summaries))
-        if args.check_data:
+    request = request_of(args)
+    runtime = request.runtime
+    with distributed_world(runtime.device) as world:
+        amp = resolve_amp(runtime.amp, world.device)
+        autoencoder = load_autoencoder(request.autoencoder)
+        reading = autoencoder.reading
+        check_polarity(request.detection.polarity, request.detection.score, reading.n_channels)
+        if not ready(request.opening, reading, world):
             return
-        model = load_model(args, autoencoder.network.code_shape, autoencoder.weights_hash)
+        model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
+        model.shape.process.check_level(request.detection.noise_level, "noise_level")
+        detection = request.detection.completed(model)
         if world.is_main:
-            for notice in notices(args, model):
+            for notice in notices(detection, model):
                 print(notice)
-        amp = resolve_amp(args.amp, world.device)
-        network = prepare_inference(autoencoder.network.to(world.device), amp)
-        method = MaskedBernoulliDiffusion(
-            encode=network.encode,
-            decode=network.decode,
-            network=prepare_inference(model.network.to(world.device), amp, args.compile),
-            process=model.process,
-            noise_level=args.noise_level,
-            prob_threshold=args.prob_threshold,
-            denoise_steps=args.denoise_steps,
-            code_bits=code_bits(args, model),
-            amp=amp,
-            score=args.score,
-            polarity=args.polarity,
-            spacing=args.denoise_spacing,
-            shifts=args.shifts,
-        )
-        slices = open_slices(args, autoencoder.data, args.data_dir)
-        out_dir = Path(args.out_dir or default_out_dir(args))
-        info = run_info(args, autoencoder, model, amp)
+        out_dir = request.output.folder(default_out_dir(request))
+        info = run_info(request, detection, autoencoder, model, amp)
+        if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
+            return
+        slices = request.opening.folders.open(reading)
+        method = detector(autoencoder.network, model, detection, world.device, amp, request.compile)
         writer = result_writer(out_dir, info, world)
-        detect_folder(method, slices, writer, world, world.share_of(args.batch_size), args.seed, args.workers)
+        share = world.share_of(request.output.batch_size)
+        detect_folder(method, slices, writer, world, share, runtime.seed, runtime.workers)
         if world.is_main:
             print(
                 f"{len(slices)} images in {out_dir}; score them with: python scripts/evaluation.py --results {out_dir}"
             )
 
 
-def default_out_dir(args: argparse.Namespace) -> Path:
+def default_out_dir(request: Request) -> Path:
     """results/<autoencoder run>_<folder>_L<noise level>_P<threshold>."""
-    name = f"{Path(args.ae_load_dir).name}_{Path(args.data_dir).name}_L{args.noise_level}_P{args.prob_threshold:g}"
-    return Path("results") / name
+    run, folder = Path(request.autoencoder.load_dir), Path(request.opening.folders.data_dir)
+    level, threshold = request.detection.noise_level, request.detection.prob_threshold
+    return Path("results") / f"{run.name}_{folder.name}_L{level}_P{threshold:g}"
+
+
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
+    run_command(lambda: main(get_args_parser().parse_args()))
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(get_args_parser().parse_args()))
+    command()

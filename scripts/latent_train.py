@@ -3,7 +3,8 @@
 One process (CPU or one GPU):
     python scripts/latent_train.py --dataset brats --data_dir data/brats/train_healthy \\
         --ae_load_dir logs/binaryae_brats --ae_load_step latest --amp
-Several GPUs, one or more machines: as stage 1, with torchrun or torch.distributed.launch --use_env.
+Several GPUs, one or more machines: as stage 1, with torchrun or torch.distributed.launch --use_env. In minutes on a
+CPU: --size small.
 
 The autoencoder's architecture and the way images are read come from its checkpoint. --batch_size is the global one.
 Running the same command again continues from the newest checkpoint. Written to --log_dir (default
@@ -15,63 +16,112 @@ same for the quarters of the noise levels, weakest noise first.
 """
 
 import argparse
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
+from bernoulli_diffusion.architecture import Model, model_for
 from bernoulli_diffusion.detect import masked_denoise
 from bernoulli_diffusion.flags import (
+    SIZES,
     TRAINING_PRESETS,
-    add_diffusion_flags,
-    network_config,
-    process_config,
-    trained_levels,
-    views_of,
+    CodeTraining,
+    add_code_training_flags,
+    add_model_flags,
+    code_training_of,
+    renaming_notice,
+    stated_model,
 )
 from bernoulli_diffusion.latents import CodeCache, LiveViews, build_cache, cache_path
-from bernoulli_diffusion.model import KIND, build_network, checkpoint_files, default_log_dir
+from bernoulli_diffusion.model import KIND, checkpoint_files, default_log_dir
 from bernoulli_diffusion.objective import DiffusionLoss
-from bernoulli_diffusion.process import BernoulliDiffusion
-from binary_autoencoder.checkpoint import TrainedAutoencoder, load_autoencoder
-from binary_autoencoder.flags import add_autoencoder_flags
+from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
+from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.cli.command import run_command
-from uad.cli.flags import DISPLAY_CHANNEL, Flags, add_shared_flags, train_options
+from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
+from uad.cli.flags import Flags
+from uad.cli.provenance import command_line
+from uad.cli.runtime import add_runtime_flags
+from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
+from uad.configuration import without_removed
 from uad.data.reading.folder import SliceFolder
-from uad.data.reading.opening import check_once, open_slices
 from uad.data.training.loading import collate_training
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
-from uad.optimizers import make_optimizer
-from uad.precision import autocast, prepare_inference, resolve_amp
+from uad.optimizers import MATRIX_LR, make_optimizer
+from uad.precision import autocast, prepare_inference
 from uad.randomness import keyed_generator, uniform_field
+from uad.run_lock import exclusive
 from uad.training import Phase, Training
 
+LR = 1e-4
 PICTURES = 8
-PICTURE_STEPS = 10
+# Pictures show the paper's noise level, or the highest one that is trained.
+PICTURE_LEVEL, PICTURE_STEPS = 200, 10
+# Settings that runs of earlier versions have, with the value that this one's code stands for.
+REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR, "no_code_cache": False}
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Stage2:
+    """Everything that the flags of stage 2 say.
+
+    stated: arguments of the model; resume_checkpoint: the checkpoint to begin with; notice: what to tell the user.
+    """
+
+    device: str
+    opening: Opening
+    source: AutoencoderSource
+    stated: dict
+    codes: CodeTraining
+    run: Run
+    resume_checkpoint: str | None
+    notice: str | None
+
+
+def get_args_parser() -> Flags:
     """All flags of stage 2."""
-    parser = Flags(__doc__, TRAINING_PRESETS)
-    add_shared_flags(parser)
+    parser = Flags(__doc__, preset=TRAINING_PRESETS, size=SIZES)
+    add_folder_flags(parser, training=True)
+    add_variation_flags(parser)
+    add_model_flags(parser)
+    add_code_training_flags(parser)
+    add_run_flags(parser, "<ae_load_dir>/bernoulli_diffusion", str(LR), decays=True)
+    add_runtime_flags(parser, compile=True)
     add_autoencoder_flags(parser)
-    add_diffusion_flags(parser)
     return parser
 
 
-def image_encoder(args: argparse.Namespace, autoencoder: TrainedAutoencoder, world: World, amp: str):
-    """images, stream positions -> bits, thresholded or drawn as --code_bits says."""
+def stage2_of(args: argparse.Namespace) -> Stage2:
+    """What the flags say, as plain values."""
+    run = run_of(args, args.ema_rate, 1, decays=True)
+    return Stage2(
+        device=args.device,
+        opening=opening_of(args, training=True),
+        source=autoencoder_source(args),
+        stated=stated_model(args) | {"dropout": args.dropout},
+        codes=code_training_of(args),
+        run=run.named(str(default_log_dir(args.ae_load_dir or "")), LR),
+        resume_checkpoint=args.resume_checkpoint,
+        notice=renaming_notice(args),
+    )
+
+
+def image_encoder(code_bits: str, seed: int, autoencoder: TrainedAutoencoder, world: World, amp: str):
+    """images, stream positions -> bits, thresholded or drawn as code_bits says."""
     network = autoencoder.network
 
     @torch.no_grad()
     def encode(images: Tensor, positions: list[int] | None = None) -> Tensor:
         with autocast(amp, world.device):
             probability = network.encode(images)
-        if args.code_bits != "sample":
+        if code_bits != "sample":
             return (probability > 0.5).float()
-        generators = [keyed_generator(args.seed, "code", p, device=world.device) for p in positions]
+        generators = [keyed_generator(seed, "code", p, device=world.device) for p in positions]
         return (uniform_field(generators, network.code_shape) < probability).float()
 
     return encode
@@ -96,100 +146,138 @@ def save_pictures(
 
 def main(args: argparse.Namespace) -> None:
     """Check the data and the autoencoder, then train."""
-    with distributed_world(args.device) as world:
-        autoencoder = load_autoencoder(args)
-        process = process_config(args)
-        config = {
-            "process": process,
-            "network": network_config(args, autoencoder.network.code_shape),
-            "code_bits": args.code_bits or "threshold",
-            "autoencoder": {
-                "path": str(autoencoder.path),
-                "step": autoencoder.step,
-                "weights_hash": autoencoder.weights_hash,
-            },
-            "data": autoencoder.data,
-            "lesion_share": args.lesion_share,
-            "lesions": args.lesions,
-            "trained_levels": trained_levels(args, process["diffusion_steps"]),
-        }
-        world.share_of(args.batch_size)
-        summaries = check_once(args, autoencoder.data, args.batch_size, healthy=True, world=world)
-        if world.is_main:
-            print("\n".join(summaries))
-        if args.check_data:
+    chosen = stage2_of(args)
+    with distributed_world(chosen.device) as world:
+        run = chosen.run.on(world.device)
+        autoencoder = load_autoencoder(chosen.source)
+        model = model_for(autoencoder.network.code_shape, chosen.stated)
+        config = configuration(chosen, autoencoder, model)
+        world.share_of(run.options.batch_size)
+        if world.is_main and chosen.notice:
+            print(chosen.notice)
+        if not ready(chosen.opening, autoencoder.reading, world, run.options.batch_size, healthy=True):
             return
-        training = build(args, world, autoencoder, config)
-        steps = training.run()
+        if only_shown(chosen.opening, settings_of(chosen, run, config) | run.shown(), world):
+            return
+        with exclusive(run.log_dir, world) as lock:
+            training = build(chosen, run, world, autoencoder, model, config, lock.check)
+            steps = training.run()
         if world.is_main:
-            print(f"Stage 2: {steps} of {args.train_steps} steps done; checkpoints in {training.files.folder}")
+            print(f"Stage 2: {steps} of {run.options.train_steps} steps done; checkpoints in {training.files.folder}")
 
 
-def build(args: argparse.Namespace, world: World, autoencoder: TrainedAutoencoder, config: dict) -> Training:
-    """The run that the flags describe."""
-    log_dir = Path(args.log_dir or default_log_dir(args.ae_load_dir))
-    amp = resolve_amp(args.amp, world.device)
-    prepare_inference(autoencoder.network.to(world.device), amp)
-    process = BernoulliDiffusion(**config["process"])
-    torch.manual_seed(args.seed)
-    network = build_network(config["network"], process).to(world.device)
-    encode = image_encoder(args, autoencoder, world, amp)
-    slices = open_slices(args, autoencoder.data, args.data_dir)
-    loss = DiffusionLoss(world, network, process, encode, args.seed, config["trained_levels"])
-    lr = args.lr or 1e-4
-    optimizer = make_optimizer(network, lr, args.optimizer, args.matrix_lr, args.weight_decay, amp)
+def configuration(chosen: Stage2, autoencoder: TrainedAutoencoder, model: Model) -> dict:
+    """What detection needs to know of the model, for its checkpoints."""
+    return {
+        "process": asdict(model.process),
+        "network": asdict(model.architecture),
+        "code_bits": chosen.codes.code_bits,
+        "autoencoder": {
+            "path": str(autoencoder.path),
+            "step": autoencoder.step,
+            "weights_hash": autoencoder.weights_hash,
+        },
+        "data": asdict(autoencoder.reading),
+        "lesion_share": chosen.codes.plan.lesion_share,
+        "lesions": chosen.codes.plan.lesions,
+        "trained_levels": chosen.codes.levels(model.process),
+    }
 
+
+def build(
+    chosen: Stage2,
+    run: Run,
+    world: World,
+    autoencoder: TrainedAutoencoder,
+    model: Model,
+    config: dict,
+    check: Callable[[], None],
+) -> Training:
+    """The run that the flags describe; check is called in every step."""
+    options = run.options
+    prepare_inference(autoencoder.network.to(world.device), options.amp)
+    torch.manual_seed(options.seed)
+    network, process = model.build()
+    network = network.to(world.device)
+    encode = image_encoder(config["code_bits"], options.seed, autoencoder, world, options.amp)
+    slices = chosen.opening.folders.open(autoencoder.reading)
+    loss = DiffusionLoss(world, network, process, encode, options.seed, config["trained_levels"])
+    optimizer = make_optimizer(network, run.lr, run.optimizer, run.weight_decay, options.amp)
     pictured = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))])
 
     def sample(step: int, ema: nn.Module) -> None:
         images = pictured.to(world.device)
-        channel = DISPLAY_CHANNEL.get(autoencoder.data["dataset"], 0)
         codes = encode(images, list(range(len(images))))
-        path = log_dir / "images" / f"{step:07d}.png"
-        with autocast(amp, world.device):
-            save_pictures(path, images, codes, autoencoder.network, ema, process, args.noise_level, channel)
+        path, level = run.log_dir / "images" / f"{step:07d}.png", min(PICTURE_LEVEL, config["trained_levels"])
+        channel = autoencoder.reading.display_channel
+        with autocast(options.amp, world.device):
+            save_pictures(path, images, codes, autoencoder.network, ema, process, level, channel)
 
     return Training(
         kind=KIND,
         world=world,
-        options=train_options(args, amp, args.ema_rate, 1),
-        log_dir=log_dir,
-        files=checkpoint_files(log_dir, args.ema_rate),
+        options=options,
+        log_dir=run.log_dir,
+        files=checkpoint_files(run.log_dir, options.ema_beta),
         modules={"unet": network},
         averaged="unet",
         phases=[Phase("unet", loss.network, optimizer, loss)],
-        dataset=training_codes(args, world, autoencoder, slices, encode, log_dir),
+        dataset=training_codes(chosen.codes, run, world, autoencoder, slices, encode),
         collate=collate_training,
         config=config,
-        settings=settings_of(args, config, amp, lr, len(slices)),
+        settings=settings_of(chosen, run, config) | {"images": len(slices)},
+        former=former_settings,
         sample=sample,
-        initial=Path(args.resume_checkpoint) if args.resume_checkpoint else None,
+        initial=Path(chosen.resume_checkpoint) if chosen.resume_checkpoint else None,
+        check=check,
+        command=command_line(),
     )
 
 
-def training_codes(args, world: World, autoencoder: TrainedAutoencoder, slices: SliceFolder, encode, log_dir: Path):
-    """The data set of the run: cached codes, or images for every step to encode (--no_code_cache, or sampled bits)."""
-    views = views_of(args, len(slices))
-    if args.no_code_cache or args.code_bits == "sample":
+def training_codes(
+    codes: CodeTraining, run: Run, world: World, autoencoder: TrainedAutoencoder, slices: SliceFolder, encode
+):
+    """The data set of the run: cached codes, or, where bits are sampled, images for every step to encode."""
+    views = codes.plan.views(run.variation, len(slices))
+    if codes.code_bits == "sample":
         return LiveViews(slices, views)
     code_shape = autoencoder.network.code_shape
-    path = cache_path(log_dir, slices, autoencoder.weights_hash, views)
-    share = world.share_of(args.batch_size)
-    build_cache(path, slices, encode, code_shape, views, world, share, args.workers)
+    path = cache_path(run.log_dir, slices, autoencoder.weights_hash, views)
+    share = world.share_of(run.options.batch_size)
+    build_cache(path, slices, encode, code_shape, views, world, share, run.options.workers)
     return CodeCache(path, slices, code_shape, views)
 
 
-def settings_of(args: argparse.Namespace, config: dict, amp: str, lr: float, images: int) -> dict:
-    """What a rerun in the same folder must repeat."""
-    names = (
-        "batch_size", "seed", "compile", "horizontal_flip", "clip_norm", "lr_anneal_steps", "weight_decay", "ema_rate",
-        "schedule_sampler", "noise_level", "no_code_cache", "resume_checkpoint", "augment", "lesion_share",
-        "lesions", "code_views", "optimizer", "matrix_lr",
-    )  # fmt: skip
-    chosen = {name: getattr(args, name) for name in names} | {"amp": amp, "lr": lr, "images": images}
-    autoencoder = {"autoencoder weights": config["autoencoder"]["weights_hash"], "code_bits": config["code_bits"]}
-    return config["network"] | config["process"] | config["data"] | autoencoder | chosen
+def settings_of(chosen: Stage2, run: Run, config: dict) -> dict:
+    """What a rerun in the same folder must repeat, by the names of the flags."""
+    own = {
+        "weight_decay": run.weight_decay,
+        "ema_rate": run.options.ema_beta,
+        "train_noise_levels": config["trained_levels"],
+        "resume_checkpoint": chosen.resume_checkpoint,
+        "lesion_share": config["lesion_share"],
+        "lesions": config["lesions"],
+        "code_views": chosen.codes.plan.count,
+        "autoencoder weights": config["autoencoder"]["weights_hash"],
+        "code_bits": config["code_bits"],
+    }
+    return config["network"] | config["process"] | config["data"] | run.settings() | own
+
+
+def former_settings(saved: dict) -> dict:
+    """The settings of a run of an earlier version, by today's names."""
+    saved = without_removed(saved, REMOVED_SETTINGS)
+    if "schedule_sampler" not in saved:
+        return saved
+    visited = saved["noise_level"] if saved["schedule_sampler"] == "inference" else saved["diffusion_steps"]
+    kept = {name: value for name, value in saved.items() if name not in ("schedule_sampler", "noise_level")}
+    return kept | {"train_noise_levels": visited}
+
+
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
+    run_command(lambda: main(get_args_parser().parse_args()))
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(get_args_parser().parse_args()))
+    command()

@@ -8,6 +8,7 @@ with the largest lesion is drawn. The picture comes from the run of a trained mo
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,37 +17,71 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bernoulli_diffusion.detect import masked_denoise
-from bernoulli_diffusion.flags import DETECTION_PRESETS, add_diffusion_flags, complete_detection_flags
-from bernoulli_diffusion.model import load_model
-from binary_autoencoder.checkpoint import load_autoencoder
-from binary_autoencoder.flags import add_autoencoder_flags
+from bernoulli_diffusion.flags import (
+    DETECTION_PRESETS,
+    add_detection_flags,
+    add_model_source_flags,
+    detection_of,
+    model_source,
+)
+from bernoulli_diffusion.method import Detection, detector
+from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
+from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
+from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.cli.command import run_command
-from uad.cli.flags import DISPLAY_CHANNEL, Flags, add, add_shared_flags
+from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
+from uad.cli.flags import Flags, add
+from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
 from uad.data.reading.folder import SliceFolder
-from uad.data.reading.opening import check_inputs, open_slices
-from uad.distributed import choose_device
+from uad.distributed import distributed_world
 from uad.errors import input_error
 from uad.evaluation.display import for_display
 from uad.files import written_whole
 from uad.precision import autocast, resolve_amp
 from uad.randomness import keyed_generator, uniform_field
-from uad.scores import SCORES, anomaly_map
 
 PLANES = 4  # bit planes are shown as a PLANES x PLANES mosaic
 BITS = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Request:
+    """Everything that the flags say; image: name of the slice, out: the picture."""
+
+    opening: Opening
+    autoencoder: AutoencoderSource
+    model: ModelSource
+    detection: Detection
+    runtime: Runtime
+    image: str | None
+    out: Path
+
+
+def get_args_parser() -> Flags:
     """The flags of inference, and which image to draw where."""
-    parser = Flags(__doc__, DETECTION_PRESETS)
-    add_shared_flags(parser)
-    add_autoencoder_flags(parser)
-    add_diffusion_flags(parser)
+    parser = Flags(__doc__, preset=DETECTION_PRESETS)
     group = parser.add_argument_group("picture")
     add(group, "--image", help="name of the slice, without extension", shown="the one with the largest lesion")
-    add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the map")
     add(group, "--out", default="overview1.png", help="picture to write")
+    add_folder_flags(parser)
+    add_detection_flags(parser)
+    add_runtime_flags(parser)
+    add_model_source_flags(parser)
+    add_autoencoder_flags(parser)
     return parser
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """What the flags say, as plain values."""
+    return Request(
+        opening=opening_of(args),
+        autoencoder=autoencoder_source(args),
+        model=model_source(args),
+        detection=detection_of(args),
+        runtime=runtime_of(args),
+        image=args.image,
+        out=Path(args.out),
+    )
 
 
 def chosen_item(slices: SliceFolder, name: str | None) -> dict:
@@ -68,37 +103,48 @@ def mosaic(planes: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def stages(args: argparse.Namespace, item: dict, autoencoder, model, device: torch.device) -> dict[str, np.ndarray]:
-    """Everything that the picture shows, by name, as arrays (..., H, W)."""
-    amp = resolve_amp(args.amp, device)
+def stages(
+    item: dict,
+    autoencoder: TrainedAutoencoder,
+    model: TrainedDiffusion,
+    detection: Detection,
+    seed: int,
+    device: torch.device,
+    amp: str,
+) -> dict[str, np.ndarray]:
+    """Everything that the picture shows, by name, as arrays (..., H, W).
+
+    Reconstruction and map are the detector's; bits and mask are those of the image that is not shifted.
+    """
+    method = detector(autoencoder.network, model, detection, device, amp)
     image = item["image"][None].to(device)
-    network = autoencoder.network.to(device)
+
+    def generators() -> list[torch.Generator]:
+        return [keyed_generator(seed, item["name"], device=device)]
+
     with autocast(amp, device):
-        code = (network.encode(image) > 0.5).float()
-    # The same generator gives the same noise as that of the denoising below.
-    level = torch.tensor([args.noise_level], device=device)
-    noise = uniform_field([keyed_generator(args.seed, item["name"], device=device)], code.shape[1:])
-    noisy = model.process.q_sample(code, level, noise)
-    with autocast(amp, device):
+        code = (method.encode(image) > 0.5).float()
+        # The same generator gives the same noise as that of the denoising.
+        level = torch.tensor([detection.noise_level], device=device)
+        noisy = model.process.q_sample(code, level, uniform_field(generators(), code.shape[1:]))
         outcome = masked_denoise(
-            model.network.to(device),
+            method.network,
             code,
             model.process,
-            [keyed_generator(args.seed, item["name"], device=device)],
-            args.noise_level,
-            args.prob_threshold,
-            args.denoise_steps,
-            spacing=args.denoise_spacing,
+            generators(),
+            detection.noise_level,
+            detection.prob_threshold,
+            detection.denoise_steps,
         )
-        reconstruction = network.decode(outcome.code).float().clamp(0, 1)
+    result = method.reconstruct(image, generators())
     arrays = {
         "input": image[0],
         "code": code[0],
         "noisy": noisy[0],
         "mask": outcome.mask[0],
         "restored": outcome.code[0],
-        "reconstruction": reconstruction[0],
-        "map": anomaly_map(image, reconstruction, args.score, outcome.flip_probability.mean(1))[0],
+        "reconstruction": result.image[0],
+        "map": result.anomaly_map[0],
     }
     if "label" in item:
         arrays["label"] = item["label"]
@@ -134,19 +180,30 @@ def draw(shown: dict[str, np.ndarray], channel: int, noise_level: int, prob_thre
 
 def main(args: argparse.Namespace) -> None:
     """Load the models, run them on the image, draw."""
-    complete_detection_flags(args)
-    device = choose_device(args.device, 0)
-    autoencoder = load_autoencoder(args)
-    check_inputs(args, autoencoder.data, None, healthy=False)
-    model = load_model(args, autoencoder.network.code_shape, autoencoder.weights_hash)
-    item = chosen_item(open_slices(args, autoencoder.data, args.data_dir), args.image)
-    shown = stages(args, item, autoencoder, model, device)
-    channel = DISPLAY_CHANNEL.get(autoencoder.data["dataset"], 0)
-    figure = draw(shown, channel, args.noise_level, args.prob_threshold)
-    with written_whole(Path(args.out)) as temporary:
-        figure.savefig(temporary, dpi=110)
-    print(f"{item['name']} drawn to {args.out}")
+    request = request_of(args)
+    runtime, folders = request.runtime, request.opening.folders
+    with distributed_world(runtime.device) as world:
+        autoencoder = load_autoencoder(request.autoencoder)
+        if not ready(request.opening, autoencoder.reading, world):
+            return
+        model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
+        detection = request.detection.completed(model)
+        if only_shown(request.opening, vars(detection) | {"out": str(request.out)}, world):
+            return
+        item = chosen_item(folders.open(autoencoder.reading), request.image)
+        amp = resolve_amp(runtime.amp, world.device)
+        shown = stages(item, autoencoder, model, detection, runtime.seed, world.device, amp)
+        channel = autoencoder.reading.display_channel
+        figure = draw(shown, channel, detection.noise_level, detection.prob_threshold)
+        with written_whole(request.out) as temporary:
+            figure.savefig(temporary, dpi=110)
+        print(f"{item['name']} drawn to {request.out}")
+
+
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
+    run_command(lambda: main(get_args_parser().parse_args()))
 
 
 if __name__ == "__main__":
-    run_command(lambda: main(get_args_parser().parse_args()))
+    command()

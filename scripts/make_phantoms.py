@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from uad.cli.command import run_command
+from uad.cli.flags import Flags, add
 from uad.configuration import check_configuration, check_values
 from uad.files import write_json
 
@@ -24,18 +25,14 @@ MAX_PATIENTS = 999
 CONFIGURATION = "phantoms_{dataset}.json"
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--dataset", choices=("brats", "OCT"), required=True, help="which release to imitate")
-    parser.add_argument("--out", type=Path, required=True, help="folder in which the release appears")
-    parser.add_argument("--patients", type=int, required=True, help="number of patients")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="patient i depends on the seed and i only (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser = Flags(__doc__)
+    add(parser, "--dataset", choices=("brats", "OCT"), required=True, help="which release to imitate")
+    add(parser, "--out", type=Path, required=True, help="folder in which the release appears")
+    add(parser, "--patients", type=int, required=True, help="number of patients")
+    add(parser, "--seed", type=int, default=0, help="patient i depends on the seed and i only")
+    add(parser, "--workers", type=int, default=2, help="processes")
     return parser
 
 
@@ -70,5 +67,10 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.patients} patients in {args.out}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

@@ -16,40 +16,41 @@ from pathlib import Path
 from tqdm import tqdm
 
 from uad.cli.command import run_command
+from uad.cli.flags import Flags, add
 from uad.configuration import check_values
 from uad.data.preparing.brats import LEFT_OUT, PLANE, SPLITS, Choice, find_patients, prepare
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--data_dir", type=Path, required=True, help="the release, or a folder that holds it")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument(
+    parser = Flags(__doc__)
+    add(parser, "--data_dir", type=Path, required=True, help="the release, or a folder that holds it")
+    add(parser, "--out", type=Path, required=True, help="folder to write to")
+    add(
+        parser,
         "--val_patients",
         type=float,
         default=0.2,
-        help="patients for validation: a share of all if below 1, else their number (default: %(default)s)",
+        help="patients for validation: a share of all if below 1, else their number",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of patients (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument(
+    add(parser, "--seed", type=int, default=0, help="of the choice of patients")
+    add(parser, "--workers", type=int, default=2, help="processes")
+    add(
+        parser,
         "--img_size",
         type=int,
         default=PLANE,
-        help="side of the slices: 256 pads by 8 pixels on each side, 128 then takes the mean of 2 x 2 "
-        "pixels (default: %(default)s)",
+        help="side of the slices: 256 pads by 8 pixels on each side, 128 then takes the mean of 2 x 2 pixels",
     )
-    parser.add_argument("--skip_low", type=int, default=80, help="lowest slices left out (default: %(default)s)")
-    parser.add_argument("--skip_high", type=int, default=26, help="highest slices left out (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=1, help="keep each K-th slice of the rest (default: all)")
-    parser.add_argument(
+    add(parser, "--skip_low", type=int, default=80, help="lowest slices left out")
+    add(parser, "--skip_high", type=int, default=26, help="highest slices left out")
+    add(parser, "--every", type=int, default=1, help="keep each K-th slice of the rest")
+    add(
+        parser,
         "--min_brain",
         type=float,
         default=0.02,
-        help="slices with a smaller share of brain pixels are left out and counted (default: %(default)s)",
+        help="slices with a smaller share of brain pixels are left out and counted",
     )
     return parser
 
@@ -92,5 +93,10 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.out}: " + ", ".join(f"{name} {counts[name]}" for name in (*SPLITS, *LEFT_OUT)))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

@@ -13,34 +13,35 @@ import argparse
 from pathlib import Path
 
 from uad.cli.command import run_command
+from uad.cli.flags import Flags, add
 from uad.configuration import check_values
 from uad.data.preparing.oct import Choice, prepare
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--data_dir", type=Path, required=True, help="OCT2017 or the folder that holds it")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser = Flags(__doc__)
+    add(parser, "--data_dir", type=Path, required=True, help="OCT2017 or the folder that holds it")
+    add(parser, "--out", type=Path, required=True, help="folder to write to")
     validation = parser.add_mutually_exclusive_group()
-    validation.add_argument(
+    add(
+        validation,
         "--val_fraction",
         type=float,
         default=0.1,
-        help="part of the patients who are healthy only that goes to val_NORMAL (default: %(default)s)",
+        help="part of the patients who are healthy only that goes to val_NORMAL",
     )
-    validation.add_argument("--val_patients", type=int, help="number of such patients instead of a part")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of patients (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=4, help="processes (default: %(default)s)")
-    parser.add_argument(
+    add(validation, "--val_patients", type=int, help="number of such patients instead of a part", shown="none")
+    add(parser, "--seed", type=int, default=0, help="of the choice of patients")
+    add(parser, "--workers", type=int, default=4, help="processes")
+    add(
+        parser,
         "--img_size",
         type=int,
         default=256,
-        help="side of the PNG images, stretched to a square; 0 keeps the files (default: %(default)s)",
+        help="side of the PNG images, stretched to a square; 0 keeps the files",
     )
-    parser.add_argument("--max_per_class", type=int, help="most images of each output folder (default: no limit)")
+    add(parser, "--max_per_class", type=int, help="most images of each output folder", shown="no limit")
     return parser
 
 
@@ -70,5 +71,10 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.out}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

@@ -10,15 +10,22 @@ run.json, and healthy.json where thresholds come from --healthy_dir. Rerunning s
 """
 
 import argparse
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from baselines.calibration import calibrate_on_healthy
-from baselines.checkpoints import TrainedBaseline, default_log_dir, find_checkpoint, load_baseline
-from baselines.flags import add_detection_flags, add_method_flag, detection_options
+from baselines.checkpoints import TrainedBaseline, default_log_dir, load_baseline, newest_checkpoint
+from baselines.flags import add_detection_flags, add_method_flag, detection_options, given_options
 from baselines.methods import load_method
 from uad.cli.command import run_command
-from uad.cli.flags import Flags, add_shared_flags, provenance, reconcile, require
-from uad.data.reading.opening import check_once, open_slices
+from uad.cli.data import Opening, add_folder_flags, add_reading_flags, given_reading, only_shown, opening_of, ready
+from uad.cli.flags import Flags, require
+from uad.cli.inference import Output, add_output_flags, output_of
+from uad.cli.provenance import provenance
+from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
+from uad.configuration import check_given
+from uad.data.reading.opening import Folders, check_once, open_slices
+from uad.data.reading.settings import Reading
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import read_json
@@ -26,71 +33,124 @@ from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Request:
+    """Everything that the flags say.
+
+    model_path, log_dir: where the method is; stated: of how images are read; options: detection options given.
+    """
+
+    method: str
+    model_path: str | None
+    log_dir: str | None
+    opening: Opening
+    healthy_dir: str | None
+    stated: dict
+    options: dict
+    score: str
+    output: Output
+    runtime: Runtime
+    compile: bool
+
+
+def get_args_parser() -> Flags:
     """All flags of a comparing method's detection."""
     parser = Flags(__doc__)
     add_method_flag(parser)
     add_detection_flags(parser)
-    add_shared_flags(parser)
+    add_folder_flags(parser)
+    add_output_flags(parser)
+    add_runtime_flags(parser, compile=True)
+    add_reading_flags(parser, compared=True)
     return parser
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """What the flags say, as plain values."""
+    require(args, "method")
+    return Request(
+        method=args.method,
+        model_path=args.model_path,
+        log_dir=args.log_dir,
+        opening=opening_of(args),
+        healthy_dir=args.healthy_dir,
+        stated=given_reading(args),
+        options=given_options(args),
+        score=args.score,
+        output=output_of(args),
+        runtime=runtime_of(args),
+        compile=args.compile,
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     """Check everything, then detect."""
-    require(args, "method")
-    method = load_method(args.method)
-    with distributed_world(args.device) as world:
-        trained = load_baseline(method, find_checkpoint(args, method, default_log_dir(args)))
-        reconcile(args, {key: value for key, value in trained.data.items() if key != "dataset"}, trained.path)
-        summaries = check_data(args, trained.data, world)
-        if world.is_main:
-            print("\n".join(summaries))
-        if args.check_data:
+    request = request_of(args)
+    method, runtime = load_method(request.method), request.runtime
+    with distributed_world(runtime.device) as world:
+        trained = load_baseline(method, checkpoint_of(request, method))
+        reading = trained.reading
+        stated = {name: value for name, value in request.stated.items() if name != "dataset"}
+        check_given(stated, asdict(reading), trained.path)
+        if not ready(request.opening, reading, world):
             return
-        amp = resolve_amp(args.amp, world.device)
-        options = detection_options(args, trained.config)
+        check_healthy_folder(request, reading, world)
+        amp = resolve_amp(runtime.amp, world.device)
+        options = detection_options(request.method, request.options, trained.config)
         modules = {stage: module.to(world.device) for stage, module in trained.modules.items()}
-        if args.compile:
+        if request.compile:
             for module in modules.values():
                 module.compile()
-        detector = method.Detector(trained.config, modules, options, amp, args.score)
-        check_healthy_dir(args, detector)
-        out_dir = Path(args.out_dir or Path("results") / f"{run_name(trained)}_{Path(args.data_dir).name}")
-        info = run_info(args, trained, detector, options, amp)
-        writer, batch_size = result_writer(out_dir, info, world), world.share_of(args.batch_size)
-        if args.healthy_dir:
-            healthy = open_slices(args, trained.data, args.healthy_dir)
-            calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, batch_size, args.workers)
+        detector = method.Detector(trained.config, modules, options, amp, request.score)
+        check_healthy_dir(request, detector)
+        folders = request.opening.folders
+        out_dir = request.output.folder(Path("results") / f"{run_name(trained)}_{Path(folders.data_dir).name}")
+        info = run_info(request, trained, detector, options, amp)
+        if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
+            return
+        writer, batch_size = result_writer(out_dir, info, world), world.share_of(request.output.batch_size)
+        if request.healthy_dir:
+            healthy = open_slices(request.healthy_dir, reading, folders.num_samples)
+            calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, batch_size, runtime.workers)
             options = options | read_json(out_dir / "healthy.json")
-            detector = method.Detector(trained.config, modules, options, amp, args.score)
-        slices = open_slices(args, trained.data, args.data_dir)
-        detect_folder(detector, slices, writer, world, batch_size, args.seed, args.workers)
+            detector = method.Detector(trained.config, modules, options, amp, request.score)
+        slices = folders.open(reading)
+        detect_folder(detector, slices, writer, world, batch_size, runtime.seed, runtime.workers)
         if world.is_main:
             print(
                 f"{len(slices)} images in {out_dir}; score them with: python scripts/evaluation.py --results {out_dir}"
             )
 
 
-def check_data(args: argparse.Namespace, data: dict, world: World) -> list[str]:
-    """Check --data_dir and --healthy_dir; their patients may be the same, but not their images' state of health."""
-    summaries = check_once(args, data, None, healthy=False, world=world)
-    if args.healthy_dir:
-        healthy = argparse.Namespace(**vars(args) | {"data_dir": args.healthy_dir, "val_dir": None, "test_dir": None})
-        summaries += check_once(healthy, data, None, healthy=True, world=world)
-    return summaries
+def checkpoint_of(request: Request, method) -> Path:
+    """The checkpoint that the flags name."""
+    if request.model_path is not None:
+        return Path(request.model_path)
+    default = default_log_dir(request.method, request.stated.get("dataset", "custom"))
+    return newest_checkpoint(method, Path(request.log_dir) if request.log_dir else default)
 
 
-def check_healthy_dir(args: argparse.Namespace, detector) -> None:
+def check_healthy_folder(request: Request, reading: Reading, world: World) -> None:
+    """Check --healthy_dir: its patients may be those of --data_dir, but not its images' state of health."""
+    if request.healthy_dir is None:
+        return
+    folders = Folders(request.healthy_dir, num_samples=request.opening.folders.num_samples)
+    summaries = check_once(folders, reading, None, True, request.opening.workers, world)
+    if world.is_main:
+        print("\n".join(summaries))
+
+
+def check_healthy_dir(request: Request, detector) -> None:
     """An InputError where --healthy_dir is missing, or given in vain."""
-    if detector.needs_healthy and not args.healthy_dir:
+    if detector.needs_healthy and not request.healthy_dir:
         raise input_error(
             "--healthy_dir",
             "not given",
             f"healthy images, from which {detector.method} takes its threshold",
             "pass --healthy_dir, or choose options that need none",
         )
-    if args.healthy_dir and not detector.needs_healthy:
-        raise input_error("--healthy_dir", args.healthy_dir, f"none: {detector.method} needs none", "leave it out")
+    if request.healthy_dir and not detector.needs_healthy:
+        raise input_error("--healthy_dir", request.healthy_dir, f"none: {detector.method} needs none", "leave it out")
 
 
 def run_name(trained: TrainedBaseline) -> str:
@@ -98,26 +158,30 @@ def run_name(trained: TrainedBaseline) -> str:
     return trained.path.resolve().parent.parent.name
 
 
-def run_info(args: argparse.Namespace, trained: TrainedBaseline, detector, options: dict, amp: str) -> dict:
+def run_info(request: Request, trained: TrainedBaseline, detector, options: dict, amp: str) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
-    data = trained.data
-    networks = trained.modules.values()
+    networks, folders = trained.modules.values(), request.opening.folders
     return {
         "method": detector.method,
-        **data,
-        "data_dir": str(args.data_dir),
-        "healthy_dir": args.healthy_dir and str(args.healthy_dir),
-        "num_samples": args.num_samples,
-        "seed": args.seed,
+        **asdict(trained.reading),
+        "data_dir": str(folders.data_dir),
+        "healthy_dir": request.healthy_dir and str(request.healthy_dir),
+        "num_samples": folders.num_samples,
+        "seed": request.runtime.seed,
         "amp": amp,
-        "compile": args.compile,
-        "score": args.score,
+        "compile": request.compile,
+        "score": request.score,
         "options": options,
-        "model": {"step": trained.step, "weights_hash": trained.weights_hashes},
+        "model": {"step": trained.step, "weights_hash": trained.weights_hashes, "command": trained.command},
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
-        **provenance(data["dataset"], args.data_dir),
+        **provenance(trained.reading, folders.data_dir),
     }
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

@@ -11,41 +11,62 @@ without diffusion. Written to --out_dir (default results/<method>_<folder>): a r
 """
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, fit_pca, load_pca, save_pca
-from binary_autoencoder.checkpoint import load_autoencoder
-from binary_autoencoder.flags import add_autoencoder_flags
+from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
+from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.checkpoints import weights_hash
 from uad.cli.command import run_command
-from uad.cli.flags import (
-    CHANNEL_NAMES,
-    Flags,
-    add,
-    add_shared_flags,
-    add_switch,
-    provenance,
-    reading_of,
-    reconcile,
-    require,
-)
-from uad.configuration import check_values
-from uad.data.reading.opening import check_once, open_slices
+from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
+from uad.cli.flags import Flags, add, add_switch, require
+from uad.cli.inference import Output, add_output_flags, output_of
+from uad.cli.provenance import provenance
+from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
+from uad.configuration import check_given, check_values
+from uad.data.reading.opening import Folders, check_folders, open_slices
+from uad.data.reading.settings import IMG_SIZE, Reading
 from uad.distributed import World, distributed_world
+from uad.errors import input_error
 from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
 from uad.scores import RESIDUAL_SCORES
 
-METHODS = ("intensity", "pca", "autoencoder")
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that the flags say; channel, equalise: of intensity; train_dir, components, model_path: of pca."""
+
+    method: str
+    opening: Opening
+    source: AutoencoderSource
+    channel: int | None
+    equalise: bool
+    train_dir: str | None
+    components: int
+    model_path: str | None
+    score: str
+    output: Output
+    runtime: Runtime
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Competitor:
+    """What is run: the method, its name in tables, how it reads images, and what run.json says of it beside."""
+
+    method: object
+    name: str
+    reading: Reading
+    facts: dict
+
+
+def get_args_parser() -> Flags:
     """All flags of the trivial competitors."""
     parser = Flags(__doc__)
-    add_shared_flags(parser)
-    add_autoencoder_flags(parser)
     group = parser.add_argument_group("trivial competitors")
-    add(group, "--method", choices=METHODS, help="which competitor", shown="required")
+    add(group, "--method", choices=tuple(COMPETITORS), help="which competitor", shown="required")
     add(group, "--channel", type=int, help="intensity: the channel, from 0", shown="the sum over channels")
     add_switch(group, "--equalise", "intensity: equalise the histogram of every image and channel")
     add(group, "--train_dir", help="pca: folder of healthy slices to fit to", shown="none")
@@ -58,81 +79,132 @@ def get_args_parser() -> argparse.ArgumentParser:
         choices=RESIDUAL_SCORES,
         help="anomaly score; intensity: smoothed unless it is paper",
     )
-    add(group, "--out_dir", help="result folder", shown="see the description")
+    add_folder_flags(parser)
+    add_output_flags(parser)
+    add_runtime_flags(parser)
+    add_autoencoder_flags(parser)
     return parser
 
 
-def intensity(args: argparse.Namespace, world: World):
-    """(method, its name, data settings, what is written to run.json of it)."""
-    data = reading_of(args)
-    n_channels = data["n_channels"]
-    in_range = args.channel is None or 0 <= args.channel < n_channels
-    check_values([("--channel", args.channel, f"0..{n_channels - 1}", in_range)])
-    names = CHANNEL_NAMES.get(data["dataset"], [f"channel {number}" for number in range(n_channels)])
-    name = "raw intensity: " + ("sum" if args.channel is None else names[args.channel])
-    name += ", equalised" if args.equalise else ""
-    method = RawIntensity(args.channel, args.equalise, args.score)
-    return method, name, data, {"channel": args.channel, "equalise": args.equalise, "parameters": 0}
+def request_of(args: argparse.Namespace) -> Request:
+    """What the flags say, as plain values."""
+    require(args, "method")
+    return Request(
+        method=args.method,
+        opening=opening_of(args),
+        source=autoencoder_source(args),
+        channel=args.channel,
+        equalise=args.equalise,
+        train_dir=args.train_dir,
+        components=args.components,
+        model_path=args.model_path,
+        score=args.score,
+        output=output_of(args),
+        runtime=runtime_of(args),
+    )
 
 
-def pca(args: argparse.Namespace, world: World):
-    """As `intensity`; the components come from --model_path, or are fitted and kept there."""
-    require(args, "model_path")
-    if not Path(args.model_path).exists() and world.is_main:
-        require(args, "train_dir")
-        data = reading_of(args)
-        training = argparse.Namespace(**vars(args) | {"data_dir": args.train_dir, "num_samples": 0})
-        check_once(training, data, None, healthy=True, world=World(0, 1, world.device))
-        save_pca(args.model_path, *fit_pca(open_slices(training, data, args.train_dir), args.components), data)
-    world.barrier()
-    mean, components, data = load_pca(args.model_path)
-    reconcile(args, {key: value for key, value in data.items() if key != "dataset"}, args.model_path)
+def stated_reading(stated: Mapping) -> Reading:
+    """How images are read where no checkpoint says it: as the flags state."""
+    if "n_channels" not in stated:
+        raise input_error("--n_channels", "not given", "the number of channels", "pass --n_channels or --dataset")
+    return Reading(
+        stated.get("dataset", "custom"),
+        stated["n_channels"],
+        stated.get("img_size", IMG_SIZE),
+        stated.get("normalise", "tissue"),
+    )
+
+
+def intensity(request: Request, world: World) -> Competitor:
+    """The image itself."""
+    reading, channel = stated_reading(request.source.given), request.channel
+    in_range = channel is None or 0 <= channel < reading.n_channels
+    check_values([("--channel", channel, f"0..{reading.n_channels - 1}", in_range)])
+    name = "raw intensity: " + ("sum" if channel is None else reading.channel_names[channel])
+    name += ", equalised" if request.equalise else ""
+    facts = {"channel": channel, "equalise": request.equalise, "parameters": 0}
+    return Competitor(RawIntensity(channel, request.equalise, request.score), name, reading, facts)
+
+
+def pca(request: Request, world: World) -> Competitor:
+    """Principal components from --model_path; fitted and kept there where it does not exist."""
+    if request.model_path is None:
+        raise input_error("--model_path", "not given", "a value", "pass --model_path; --help explains it")
+    if not Path(request.model_path).exists():
+        if request.opening.check_data or request.opening.dry_run:
+            reading = stated_reading(request.source.given)
+            return Competitor(None, "PCA residual", reading, {"model": f"to be fitted to {request.train_dir}"})
+        world.on_main(lambda: fit(request))
+    mean, components, reading = load_pca(request.model_path)
+    stated = {name: value for name, value in request.source.given.items() if name != "dataset"}
+    check_given(stated, asdict(reading), request.model_path)
     model = {"components": len(components), "weights_hash": weights_hash({"mean": mean, "components": components})}
-    method = PcaResidual(mean.to(world.device), components.to(world.device), args.score)
-    return method, "PCA residual", data, {"model": model, "parameters": mean.numel() + components.numel()}
+    method = PcaResidual(mean.to(world.device), components.to(world.device), request.score)
+    facts = {"model": model, "parameters": mean.numel() + components.numel()}
+    return Competitor(method, "PCA residual", reading, facts)
 
 
-def autoencoder(args: argparse.Namespace, world: World):
-    """As `intensity`; the network is named by --ae_load_dir."""
-    trained = load_autoencoder(args)
-    method = AutoencoderAlone(trained.network.to(world.device), resolve_amp(args.amp, world.device), args.score)
+def fit(request: Request) -> None:
+    """Fit the components to the healthy images and keep them."""
+    if request.train_dir is None:
+        raise input_error(
+            "--train_dir", "not given", f"a folder to fit to: {request.model_path} does not exist", "pass --train_dir"
+        )
+    reading = stated_reading(request.source.given)
+    check_folders(Folders(request.train_dir), reading, None, True, request.opening.workers)
+    save_pca(request.model_path, *fit_pca(open_slices(request.train_dir, reading), request.components), reading)
+
+
+def autoencoder(request: Request, world: World) -> Competitor:
+    """The binarizing autoencoder without diffusion."""
+    trained = load_autoencoder(request.source)
+    amp = resolve_amp(request.runtime.amp, world.device)
     facts = {
-        "autoencoder": {"step": trained.step, "weights_hash": trained.weights_hash},
+        "autoencoder": {"step": trained.step, "weights_hash": trained.weights_hash, "command": trained.command},
         "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
     }
-    return method, "binarizing autoencoder", trained.data, facts
+    method = AutoencoderAlone(trained.network.to(world.device), amp, request.score)
+    return Competitor(method, "binarizing autoencoder", trained.reading, facts)
+
+
+COMPETITORS = {"intensity": intensity, "pca": pca, "autoencoder": autoencoder}
 
 
 def main(args: argparse.Namespace) -> None:
     """Check everything, then detect."""
-    require(args, "method")
-    with distributed_world(args.device) as world:
-        method, name, data, facts = {"intensity": intensity, "pca": pca, "autoencoder": autoencoder}[args.method](
-            args, world
-        )
-        summaries = check_once(args, data, None, healthy=False, world=world)
-        if world.is_main:
-            print("\n".join(summaries))
-        if args.check_data:
+    request = request_of(args)
+    runtime, folders = request.runtime, request.opening.folders
+    with distributed_world(runtime.device) as world:
+        chosen = COMPETITORS[request.method](request, world)
+        if not ready(request.opening, chosen.reading, world):
             return
         info = {
-            "method": name,
-            **data,
-            "data_dir": str(args.data_dir),
-            "num_samples": args.num_samples,
-            "seed": args.seed,
-            "amp": resolve_amp(args.amp, world.device),
-            "score": args.score,
-            **facts,
-            **provenance(data["dataset"], args.data_dir),
+            "method": chosen.name,
+            **asdict(chosen.reading),
+            "data_dir": str(folders.data_dir),
+            "num_samples": folders.num_samples,
+            "seed": runtime.seed,
+            "amp": resolve_amp(runtime.amp, world.device),
+            "score": request.score,
+            **chosen.facts,
+            **provenance(chosen.reading, folders.data_dir),
         }
-        out_dir = Path(args.out_dir or Path("results") / f"{args.method}_{Path(args.data_dir).name}")
-        slices = open_slices(args, data, args.data_dir)
+        out_dir = request.output.folder(Path("results") / f"{request.method}_{Path(folders.data_dir).name}")
+        if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
+            return
+        slices = folders.open(chosen.reading)
         writer = result_writer(out_dir, info, world)
-        detect_folder(method, slices, writer, world, world.share_of(args.batch_size), args.seed, args.workers)
+        share = world.share_of(request.output.batch_size)
+        detect_folder(chosen.method, slices, writer, world, share, runtime.seed, runtime.workers)
         if world.is_main:
             print(f"{len(slices)} images in {out_dir}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

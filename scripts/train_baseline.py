@@ -1,7 +1,7 @@
 """Train one of the methods that the masked Bernoulli diffusion is compared with, all its stages in order.
 
     python scripts/train_baseline.py --method anoddpm --dataset brats --data_dir data/brats/train_healthy --amp
-Several GPUs: with torchrun, as for the main method. On a CPU: --preset cpu --img_size 128.
+Several GPUs: with torchrun, as for the main method. On a CPU: --size small.
 
 --batch_size, --train_steps, --lr, --weight_decay and --clip_norm are by default those of the method. Running the same
 command again continues within a stage or with the next one. Written to --log_dir (default logs/<method>_<dataset>), a
@@ -10,7 +10,8 @@ detection), log.jsonl, and, for the last stage, images/ with input, reconstructi
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -24,36 +25,83 @@ from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_fl
 from baselines.methods import load_method
 from uad.checkpoints import newest_state, weights_hash
 from uad.cli.command import run_command
-from uad.cli.flags import (
-    DISPLAY_CHANNEL,
-    Flags,
-    add_shared_flags,
-    reading_of,
-    require,
-    train_options,
-    variation_of,
-)
-from uad.configuration import check_values
+from uad.cli.data import Opening, add_folder_flags, add_reading_flags, only_shown, opening_of, reading_of, ready
+from uad.cli.flags import Flags, require
+from uad.cli.provenance import command_line
+from uad.cli.runtime import add_runtime_flags
+from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
+from uad.configuration import check_values, without_removed
 from uad.data.reading.folder import SliceFolder, collate_slices
-from uad.data.reading.opening import check_once, open_slices
-from uad.data.training.loading import TrainingImages, collate_training
+from uad.data.reading.settings import Reading
+from uad.data.training.loading import CACHE_GIB, TrainingImages, collate_training
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
-from uad.optimizers import make_optimizer
-from uad.precision import autocast, resolve_amp
+from uad.optimizers import MATRIX_LR, make_optimizer
+from uad.precision import autocast
 from uad.randomness import keyed_generator
+from uad.run_lock import exclusive
 from uad.training import Losses, Phase, Training
 
 PICTURES = 4
+# Networks of the methods' papers, or small ones for two cores.
+SIZES = {"paper": {"img_size": 256}, "small": {"img_size": 128}}
+# Settings that runs of earlier versions have, with the value that this one's code stands for.
+REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR}
 
 
-def get_args_parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class Request:
+    """Everything that the flags say.
+
+    chosen: of a stage's training (lr, batch_size, train_steps, clip_norm, weight_decay) what was given, None for the
+    method's own; noise: what was given of the simplex noise.
+    """
+
+    method: str
+    size: str
+    device: str
+    opening: Opening
+    reading: Reading
+    run: Run
+    chosen: dict
+    vqvae_steps: int | None
+    noise: dict
+
+
+def get_args_parser() -> Flags:
     """All flags of a comparing method's training."""
-    parser = Flags(__doc__)
+    parser = Flags(__doc__, size=SIZES)
     add_method_flag(parser)
     add_method_training_flags(parser)
-    add_shared_flags(parser, deferred=FROM_METHOD)
+    add_folder_flags(parser, validation=True, training=True)
+    add_reading_flags(parser)
+    add_variation_flags(parser)
+    add_run_flags(parser, "logs/<method>_<dataset>", FROM_METHOD, decays=True, validation=True, deferred=FROM_METHOD)
+    add_runtime_flags(parser, compile=True)
     return parser
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """What the flags say, as plain values; how long a stage is trained is filled in by `run_of_stage`."""
+    require(args, "method")
+    reading = reading_of(args)
+    run = run_of(args, ema_beta=0.0, ema_every=1, decays=True, validation=True)
+    noise = {"standardise": True} if args.standardise_noise else {}
+    return Request(
+        method=args.method,
+        size=args.size,
+        device=args.device,
+        opening=opening_of(args, validation=True, training=True),
+        reading=reading,
+        run=replace(run, log_dir=run.log_dir or default_log_dir(args.method, reading.dataset)),
+        chosen={name: getattr(args, name) for name in CHOSEN},
+        vqvae_steps=args.vqvae_steps,
+        noise=noise | ({"source": args.noise_source} if args.noise_source else {}),
+    )
+
+
+# What a stage's training takes from the method's configuration where no flag says otherwise.
+CHOSEN = ("lr", "batch_size", "train_steps", "clip_norm", "weight_decay")
 
 
 class StageLoss:
@@ -72,67 +120,79 @@ class StageLoss:
 
 def main(args: argparse.Namespace) -> None:
     """Check the data, then train."""
-    require(args, "method")
-    method = load_method(args.method)
-    data = reading_of(args)
-    config = chosen_configuration(args, method, data)
-    with distributed_world(args.device) as world:
-        of_stage = {stage: stage_arguments(args, config, stage) for stage in method.STAGES}
-        largest = max(chosen.batch_size for chosen in of_stage.values())
-        for chosen in of_stage.values():
-            world.share_of(chosen.batch_size)
-        summaries = check_once(args, data, largest, healthy=True, world=world)
-        if world.is_main:
-            print("\n".join(summaries))
-        if not args.check_data:
-            train(of_stage, world, method, config, data)
+    request = request_of(args)
+    method = load_method(request.method)
+    config = chosen_configuration(request, method)
+    with distributed_world(request.device) as world:
+        runs = {stage: run_of_stage(request, config, stage).on(world.device) for stage in method.STAGES}
+        batches = [run.options.batch_size for run in runs.values()]
+        for batch_size in batches:
+            world.share_of(batch_size)
+        if not ready(request.opening, request.reading, world, max(batches), healthy=True):
+            return
+        settings = {stage: settings_of(request, run, config, {}) | run.shown() for stage, run in runs.items()}
+        if only_shown(request.opening, settings, world):
+            return
+        with exclusive(request.run.log_dir, world) as lock:
+            train(request, runs, world, method, config, lock.check)
 
 
-def chosen_configuration(args: argparse.Namespace, method: ModuleType, data: dict) -> dict:
-    """The preset's configuration for these images, with the method's own training flags.
+def chosen_configuration(request: Request, method: ModuleType) -> dict:
+    """The size's configuration for these images, with the method's own training flags.
 
     Raises InputError for flags that the method does not have.
     """
-    config = method.configuration(data["img_size"], data["n_channels"], args.preset)
+    config = method.configuration(request.reading.img_size, request.reading.n_channels, request.size)
     checks = (
-        ("--vqvae_steps", args.vqvae_steps, "an autoencoder to train", "vqvae" in method.STAGES),
-        ("--standardise_noise", args.standardise_noise, "simplex noise", "noise" in config),
-        ("--noise_source", args.noise_source, "simplex noise", "noise" in config),
+        ("--vqvae_steps", request.vqvae_steps, "an autoencoder to train", "vqvae" in method.STAGES),
+        ("--standardise_noise", request.noise.get("standardise"), "simplex noise", "noise" in config),
+        ("--noise_source", request.noise.get("source"), "simplex noise", "noise" in config),
     )
     check_values(
-        (flag, f"{value}, with --method {args.method}", f"a method that has {what}", has)
+        (flag, f"{value}, with --method {request.method}", f"a method that has {what}", has)
         for flag, value, what, has in checks
         if value
     )
-    noise = {"standardise": True} if args.standardise_noise else {}
-    noise |= {"source": args.noise_source} if args.noise_source else {}
-    return config | {"noise": config["noise"] | noise} if noise else config
+    return config | {"noise": config["noise"] | request.noise} if request.noise else config
 
 
-def stage_arguments(args: argparse.Namespace, config: dict, stage: str) -> argparse.Namespace:
-    """The flags with the method's training defaults for this stage where a flag was not given."""
+def run_of_stage(request: Request, config: dict, stage: str) -> Run:
+    """The run with the method's training defaults for this stage where a flag was not given."""
     defaults = config["training"][stage]
-    given = {name: getattr(args, name) for name in ("lr", "batch_size", "train_steps", "clip_norm", "weight_decay")}
-    if stage == "vqvae":
-        given["train_steps"] = args.vqvae_steps
+    given = request.chosen | ({"train_steps": request.vqvae_steps} if stage == "vqvae" else {})
     chosen = {name: defaults[name] if value is None else value for name, value in given.items()}
-    return argparse.Namespace(
-        **vars(args) | chosen | {"ema_beta": defaults["ema_beta"], "log_dir": default_log_dir(args)}
+    anneal = request.run.options.lr_anneal_steps
+    options = replace(
+        request.run.options,
+        batch_size=chosen["batch_size"],
+        train_steps=chosen["train_steps"],
+        clip_norm=chosen["clip_norm"],
+        ema_beta=defaults["ema_beta"],
+        lr_anneal_steps=chosen["train_steps"] if anneal is None else anneal,
     )
+    return replace(request.run, options=options, lr=chosen["lr"], weight_decay=chosen["weight_decay"])
 
 
-def train(of_stage: dict[str, argparse.Namespace], world: World, method: ModuleType, config: dict, data: dict) -> None:
-    """Train the stages in order; end where one is interrupted."""
-    torch.manual_seed(next(iter(of_stage.values())).seed)
+def train(
+    request: Request,
+    runs: dict[str, Run],
+    world: World,
+    method: ModuleType,
+    config: dict,
+    check: Callable[[], None],
+) -> None:
+    """Train the stages in order; end where one is interrupted. check is called in every step."""
+    torch.manual_seed(request.run.options.seed)
     modules = {stage: module.to(world.device) for stage, module in method.build(config).items()}
     earlier: dict[str, dict] = {}
-    for stage, args in of_stage.items():
-        training = stage_training(args, world, method, stage, config, data, modules, earlier)
+    for stage, run in runs.items():
+        training = stage_training(request, run, world, method, stage, config, modules, earlier, check)
         steps = training.run()
+        wanted = run.options.train_steps
         if world.is_main:
             folder = training.files.folder
-            print(f"{method.NAME}, {stage}: {steps} of {args.train_steps} steps done; checkpoints in {folder}")
-        if steps < args.train_steps:
+            print(f"{method.NAME}, {stage}: {steps} of {wanted} steps done; checkpoints in {folder}")
+        if steps < wanted:
             return
         config = training.config["method"]
         weights = training.ema.module.state_dict()
@@ -142,76 +202,106 @@ def train(of_stage: dict[str, argparse.Namespace], world: World, method: ModuleT
 
 
 def stage_training(
-    args: argparse.Namespace,
+    request: Request,
+    run: Run,
     world: World,
     method: ModuleType,
     stage: str,
     config: dict,
-    data: dict,
     modules: dict[str, nn.Module],
     earlier: dict[str, dict],
+    check: Callable[[], None],
 ) -> Training:
     """The run of one stage; what is calibrated before it is taken from its checkpoint where it has begun already."""
-    files = checkpoint_files(args.log_dir, method.NAME, stage)
-    amp = resolve_amp(args.amp, world.device)
-    slices = open_slices(args, data, args.data_dir)
-    settings = settings_of(args, config, data, earlier, amp, len(slices))
+    files = checkpoint_files(run.log_dir, method.NAME, stage)
+    options, folders = run.options, request.opening.folders
+    slices = folders.open(request.reading)
+    settings = settings_of(request, run, config, earlier) | {"images": len(slices)}
     begun, _ = newest_state(files, world, kind(method.NAME, stage))
     if begun is None:
-        images = shuffled_images(args, slices, world)
+        images = shuffled_images(run, slices, world)
         config = config | method.calibrate(stage, config, modules, images, world.device)
     else:
         config = begun["config"]["method"]
-    loss = StageLoss(method, stage, config, modules, world, args.seed)
-    optimizer = make_optimizer(modules[stage], args.lr, args.optimizer, args.matrix_lr, args.weight_decay, amp)
-    is_last = stage == method.STAGES[-1]
+    loss = StageLoss(method, stage, config, modules, world, options.seed)
+    sample = None
+    if stage == method.STAGES[-1]:
+        channel = request.reading.display_channel
+        sample = picture_maker(method, config, modules, slices, world, options.amp, files.folder, channel)
     return Training(
         kind=kind(method.NAME, stage),
         world=world,
-        options=train_options(args, amp, args.ema_beta, 1),
+        options=options,
         log_dir=files.folder,
         files=files,
         modules={stage: modules[stage]},
         averaged=stage,
-        phases=[Phase(stage, loss.network, optimizer, loss)],
-        dataset=TrainingImages(slices, variation_of(args), 0 if args.workers else args.cache_gib),
+        phases=[
+            Phase(
+                stage,
+                loss.network,
+                make_optimizer(modules[stage], run.lr, run.optimizer, run.weight_decay, options.amp),
+                loss,
+            )
+        ],
+        dataset=TrainingImages(slices, run.variation, 0 if options.workers else CACHE_GIB),
         collate=collate_training,
-        config={"method": config, "data": data, "preset": args.preset, "earlier": dict(earlier)},
+        config={
+            "method": config,
+            "data": asdict(request.reading),
+            "size": request.size,
+            "earlier": dict(earlier),
+        },
         settings=settings,
-        sample=picture_maker(args, method, config, modules, slices, world, amp, files.folder) if is_last else None,
-        evaluate=evaluator(args, loss, data, amp) if args.val_dir else None,
+        former=former_settings,
+        sample=sample,
+        evaluate=evaluator(run, loss, folders.open_validation(request.reading)) if folders.val_dir else None,
+        check=check,
+        command=command_line(),
     )
 
 
-def settings_of(args: argparse.Namespace, config: dict, data: dict, earlier: dict, amp: str, images: int) -> dict:
-    """What a rerun in the same folder must repeat."""
-    names = ("method", "preset", "batch_size", "lr", "clip_norm", "weight_decay", "lr_anneal_steps", "ema_beta", "seed",
-             "compile", "horizontal_flip", "augment", "optimizer", "matrix_lr")  # fmt: skip
+def settings_of(request: Request, run: Run, config: dict, earlier: dict) -> dict:
+    """What a rerun in the same folder must repeat, by the names of the flags."""
     shape = {key: value for key, value in config.items() if key not in ("training", "detection")}
     stages = {f"{stage} weights": of["weights_hash"] for stage, of in earlier.items()}
-    return shape | data | stages | {name: getattr(args, name) for name in names} | {"amp": amp, "images": images}
+    own = {
+        "method": request.method,
+        "size": request.size,
+        "ema_beta": run.options.ema_beta,
+        "weight_decay": run.weight_decay,
+    }
+    return shape | asdict(request.reading) | stages | run.settings() | own
 
 
-def shuffled_images(args: argparse.Namespace, slices: SliceFolder, world: World) -> Iterator[Tensor]:
+def former_settings(saved: dict) -> dict:
+    """The settings of a run of an earlier version, by today's names."""
+    saved = without_removed(saved, REMOVED_SETTINGS)
+    if "preset" not in saved:
+        return saved
+    size = "small" if saved["preset"] == "cpu" else saved["preset"]
+    return {name: value for name, value in saved.items() if name != "preset"} | {"size": size}
+
+
+def shuffled_images(run: Run, slices: SliceFolder, world: World) -> Iterator[Tensor]:
     """All images once, in an order that depends on the seed alone, as batches on the device."""
-    order = torch.randperm(len(slices), generator=keyed_generator(args.seed, "calibration")).tolist()
-    size = world.share_of(args.batch_size)
-    loader = DataLoader(Subset(slices, order), size, num_workers=args.workers, collate_fn=collate_slices)
+    order = torch.randperm(len(slices), generator=keyed_generator(run.options.seed, "calibration")).tolist()
+    share = world.share_of(run.options.batch_size)
+    loader = DataLoader(Subset(slices, order), share, num_workers=run.options.workers, collate_fn=collate_slices)
     return (batch["image"].to(world.device) for batch in loader)
 
 
-def evaluator(args: argparse.Namespace, loss: StageLoss, data: dict, amp: str):
+def evaluator(run: Run, loss: StageLoss, slices: SliceFolder):
     """The mean loss over --val_dir, with the same randomness for an image every time."""
-    slices = open_slices(args, data, args.val_dir)
+    options = run.options
 
     @torch.no_grad()
     def evaluate(ema: nn.Module) -> dict[str, float]:
-        ema.eval()
         total = 0.0
-        for batch in DataLoader(slices, args.batch_size, num_workers=args.workers, collate_fn=collate_slices):
+        for batch in DataLoader(slices, options.batch_size, num_workers=options.workers, collate_fn=collate_slices):
             images = batch["image"].to(loss.device)
             generators = [keyed_generator("evaluation", name, device=loss.device) for name in batch["name"]]
-            with autocast(amp, loss.device):
+            with autocast(options.amp, loss.device):
                 value, _ = loss.method.loss(
                     loss.stage, loss.config, loss.modules, ema, batch | {"image": images}, generators
                 )
@@ -221,13 +311,12 @@ def evaluator(args: argparse.Namespace, loss: StageLoss, data: dict, amp: str):
     return evaluate
 
 
-def picture_maker(args, method: ModuleType, config, modules, slices: SliceFolder, world: World, amp, folder: Path):
+def picture_maker(method: ModuleType, config, modules, slices: SliceFolder, world: World, amp, folder: Path, channel):
     """Saves a grid: input, reconstruction and anomaly map of some training images, one image channel."""
-    channel = DISPLAY_CHANNEL.get(args.dataset, 0)
 
     def sample(step: int, ema: nn.Module) -> None:
         images = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))]).to(world.device)
-        networks = modules | {method.STAGES[-1]: ema.eval()}
+        networks = modules | {method.STAGES[-1]: ema}
         detector = method.Detector(config, networks, config["detection"], amp)
         if detector.needs_healthy:
             detector.take_threshold(detector.healthy_values(images, range(len(images))))
@@ -241,5 +330,10 @@ def picture_maker(args, method: ModuleType, config, modules, slices: SliceFolder
     return sample
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

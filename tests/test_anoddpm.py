@@ -42,7 +42,7 @@ class Oracle(nn.Module):
 
 
 def test_a_network_that_knows_the_healthy_image_restores_it():
-    config = anoddpm.configuration(SIZE, 2, "cpu")
+    config = anoddpm.configuration(SIZE, 2, "small")
     images, masks = discs(2, SIZE, seed=0, lesion=True)
     healthy = images.masked_fill(masks[:, None], 0.3)
     oracle = Oracle(config, healthy)
@@ -63,7 +63,7 @@ def test_a_network_that_knows_the_healthy_image_restores_it():
 
 
 def test_steps_that_are_not_trained_are_never_drawn():
-    config = anoddpm.configuration(SIZE, 2, "cpu")
+    config = anoddpm.configuration(SIZE, 2, "small")
     config["process"]["trained_steps"] = 3
     images, _ = discs(32, SIZE, seed=1)
 
@@ -81,7 +81,7 @@ def test_steps_that_are_not_trained_are_never_drawn():
 
 @pytest.fixture(scope="module")
 def trained():
-    config = anoddpm.configuration(SIZE, 2, "cpu")
+    config = anoddpm.configuration(SIZE, 2, "small")
     config["network"] |= {"channels": [16, 32], "num_head_channels": [16, 16], "attention_levels": [False, True]}
     config["training"]["diffusion"]["lr"] = 3e-3
     healthy, _ = discs(64, SIZE, seed=2)

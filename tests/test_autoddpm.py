@@ -33,7 +33,7 @@ def squeezenet(tmp_path):
 
 def configuration(n_channels=1) -> dict:
     """The cpu preset, narrower."""
-    config = autoddpm.configuration(SIZE, n_channels, "cpu")
+    config = autoddpm.configuration(SIZE, n_channels, "small")
     config["network"] |= {
         "channels": [16, 32],
         "attention_levels": [False, False],
@@ -150,7 +150,7 @@ def test_options_out_of_range_are_all_named():
     with pytest.raises(InputError, match="healthy or image"):
         detector(mask_threshold="median")
     with pytest.raises(InputError, match="multiple of 16"):
-        autoddpm.configuration(36, 1, "cpu")
+        autoddpm.configuration(36, 1, "small")
 
 
 def test_without_weights_the_variant_is_named(squeezenet, tmp_path):

@@ -161,7 +161,7 @@ def train_words(
     data: Path, log_dir: Path, steps: int, more: str = "", method: str = "anoddpm", size: int = SIZE
 ) -> str:
     return (
-        f"--method {method} --preset cpu --n_channels 2 --img_size {size} --normalise none --device cpu --workers 0 "
+        f"--method {method} --size small --n_channels 2 --img_size {size} --normalise none --device cpu --workers 0 "
         f"--data_dir {data / 'train_healthy'} --log_dir {log_dir} --train_steps {steps} --batch_size 2 {more}"
     )
 
@@ -194,13 +194,13 @@ def test_training_leaves_checkpoints_pictures_and_evaluations(trained):
     assert seconds == sorted(seconds) and seconds[0] > 0
 
 
-def test_the_noise_source_is_the_presets_unless_it_is_given():
+def test_the_noise_source_is_the_sizes_unless_it_is_given():
     script = module(TRAIN)
-    cases = (("cpu", "", "bank"), ("paper", "", "online"), ("cpu", "--noise_source online", "online"))
-    for preset, given, expected in cases:
-        words = f"--method anoddpm --preset {preset} {given}".split()
-        args = script.get_args_parser().parse_args(words)
-        chosen = script.chosen_configuration(args, methods.load_method("anoddpm"), {"img_size": 32, "n_channels": 2})
+    cases = (("small", "", "bank"), ("paper", "", "online"), ("small", "--noise_source online", "online"))
+    for size, given, expected in cases:
+        words = f"--method anoddpm --size {size} --n_channels 2 --img_size 32 {given}".split()
+        request = script.request_of(script.get_args_parser().parse_args(words))
+        chosen = script.chosen_configuration(request, methods.load_method("anoddpm"))
         assert chosen["noise"]["source"] == expected
 
 
@@ -311,5 +311,5 @@ def test_every_detection_option_has_a_flag():
     parser = module(SAMPLE).get_args_parser()
     flags = {action.dest for action in parser._actions}
     for name in methods.METHODS:
-        options = methods.load_method(name).configuration(64, 2, "cpu")["detection"]
+        options = methods.load_method(name).configuration(64, 2, "small")["detection"]
         assert options.keys() <= flags

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score
 from benchmark import released
 from benchmark.measure import gflop, ratios, spread
 from benchmark.pooled import pooled_quality
+from benchmark.workloads import WORKLOADS
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
@@ -125,19 +126,20 @@ def test_a_child_that_ends_between_two_runs_is_named(benchmark, monkeypatch, tmp
 
 @pytest.mark.parametrize("workload", ["stage 1 released", "stage 1 ours", "stage 2 released", "stage 2 ours"])
 def test_what_is_timed_as_a_training_step_changes_the_weights(benchmark, monkeypatch, workload):
-    args = benchmark.get_args_parser().parse_args(["--quick", "--train_batch", "2", "--amp", "off"])
-    bench = benchmark.Workbench.from_flags(args, torch.device("cpu"), "off")
+    words = ["--quick", "--train_batch", "2", "--amp", "off"]
+    options = benchmark.options_of(benchmark.get_args_parser("").parse_args(words))
+    bench = benchmark.Workbench.of(options, torch.device("cpu"), "off")
     copies = []
     monkeypatch.setattr(sys.modules["benchmark.workloads"].copy, "deepcopy", lambda n: copies.append(n) or n)
-    step = benchmark.WORKLOADS[workload][0](bench)
+    step = WORKLOADS[workload][0](bench)
     before = [p.detach().clone() for p in copies[0].parameters()]
     step()
     assert any(not torch.equal(a, b) for a, b in zip(before, copies[0].parameters(), strict=True))
 
 
 def test_flags_that_mean_nothing_together_are_refused(benchmark):
-    parser = benchmark.get_args_parser()
+    parser = benchmark.get_args_parser("")
     with pytest.raises(InputError, match="measured_steps"):
-        benchmark.check_flags(parser.parse_args(["--quick", "--noise_level", "5", "--measured_steps", "5"]))
+        benchmark.options_of(parser.parse_args(["--quick", "--noise_level", "5", "--measured_steps", "5"]))
     with pytest.raises(InputError, match="ae_load_dir"):
-        benchmark.check_flags(parser.parse_args(["--sections", "quality"]))
+        benchmark.options_of(parser.parse_args(["--sections", "quality"]))

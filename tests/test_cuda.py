@@ -158,7 +158,7 @@ def test_comparing_methods(data, tmp_path, method):
     flags = f"--method {method} --device cuda --workers 0 --amp --log_dir {tmp_path / 'run'}"
     run(
         TRAIN_BASELINE,
-        f"{flags} --preset cpu --n_channels 2 --img_size 32 --normalise none --data_dir {data / 'train_healthy'} "
+        f"{flags} --size small --n_channels 2 --img_size 32 --normalise none --data_dir {data / 'train_healthy'} "
         "--train_steps 3 --batch_size 2",
     )
     more = ""

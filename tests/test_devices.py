@@ -4,8 +4,6 @@ They refuse what those of a real device refuse: to meet a tensor that was left o
 a value to the host, for which a real device would have to be waited for.
 """
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,13 +13,13 @@ from torch.utils._pytree import tree_leaves
 from baselines import anoddpm, autoddpm, ldm, pddpm
 from baselines.gaussian import per_image_noise
 from baselines.simplex import SimplexNoise
+from bernoulli_diffusion.architecture import Architecture, Model, Process
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
-from bernoulli_diffusion.model import build_network
 from bernoulli_diffusion.objective import DiffusionLoss
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import PREDICTIONS
-from binary_autoencoder import train_ae_dist
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
+from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.distributed import World
 from uad.optimizers import OPTIMIZERS, make_optimizer
 from uad.precision import autocast
@@ -68,7 +66,7 @@ def pretended(monkeypatch):
     for name in ("rand", "randn", "randint"):
         draw = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *args, draw=draw, generator=None, **more: draw(*args, **more))
-    for module in ("bernoulli_diffusion.objective", "binary_autoencoder.train_ae_dist"):
+    for module in ("bernoulli_diffusion.objective", "binary_autoencoder.objective"):
         monkeypatch.setattr(f"{module}.keyed_generator", Generator)
     # Pretended tensors do not know it.
     monkeypatch.setattr(torch.inference_mode, "__enter__", lambda self: None)
@@ -100,7 +98,7 @@ def autoencoder() -> BinaryAutoEncoder:
 def unet(prediction: str = "clean") -> nn.Module:
     shape = {"codebook_size": CODE[0], "code_size": CODE[1], "num_channels": 32, "channel_mult": (1, 2)}
     shape |= {"num_res_blocks": 1, "attention_resolutions": (2,), "prediction": prediction, "dropout": 0.1}
-    return moved(build_network(shape, BernoulliDiffusion()))
+    return moved(Model(Architecture(**shape), Process()).build()[0])
 
 
 def update(network: nn.Module, name: str) -> None:
@@ -118,11 +116,9 @@ def test_pretended_devices_do_not_mix():
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_stage_1(optimizer):
-    args = SimpleNamespace(
-        seed=0, perceptual_weight=0, code_weight=0.1, disc_start_step=1, disc_weight_max=1.0, diff_aug=True
-    )
+    terms = LossTerms(code_weight=0.1, disc_start_step=1, diff_aug=True)
     network, discriminator = autoencoder(), moved(Discriminator(1, 8, 2))
-    losses = train_ae_dist.AutoencoderLosses(args, WORLD, network, discriminator)
+    losses = AutoencoderLosses(terms, 0, WORLD, network, discriminator)
     batch = {"image": images(), "reconstruction": images(), "position": torch.arange(COUNT)}
     for module, phase in ((network, losses.autoencoder), (discriminator, losses.discriminate)):
         with autocast("bf16", CUDA):

@@ -9,7 +9,7 @@ PRESETS = {"recommended": {"levels": 50, "mirror": True}, "paper": {"levels": 20
 
 @pytest.fixture
 def parser() -> Flags:
-    parser = Flags("A command.", PRESETS)
+    parser = Flags("A command.", preset=PRESETS)
     add(parser, "--levels", type=int, default=1, help="how many")
     add(parser, "--shape", nargs=2, help="its size", shown=(3, 4))
     add_switch(parser, "--mirror", "mirrored")
@@ -44,4 +44,4 @@ def test_help_shows_the_defaults_of_the_preset(parser, capsys, words, level):
 
 def test_a_preset_of_an_unknown_flag_is_a_mistake_of_ours():
     with pytest.raises(KeyError):
-        Flags("A command.", {"one": {"nothing": 1}}).parse_args([])
+        Flags("A command.", preset={"one": {"nothing": 1}}).parse_args([])

@@ -23,7 +23,7 @@ def true_noise(clean, z_t, t):
 
 @pytest.fixture(scope="module")
 def trained():
-    config = ldm.configuration(SIZE, 2, "cpu")
+    config = ldm.configuration(SIZE, 2, "small")
     config["unet"] |= {"channels": [32, 32, 32], "head_channels": [0, 32, 32]}
     images, _ = discs(64, SIZE, seed=0)
     return train(ldm, config, images, {"vqvae": 120, "diffusion": 60})
@@ -37,7 +37,7 @@ def detector(trained, **options) -> ldm.Detector:
 def test_codebook_vectors_that_a_batch_does_not_use_stay_in_reach():
     """MONAI's own running counts begin at 0, which sends them off by a factor of about 1e5 in the first step."""
     torch.manual_seed(0)
-    vqvae = ldm.build(ldm.configuration(SIZE, 2, "cpu"))["vqvae"].train()
+    vqvae = ldm.build(ldm.configuration(SIZE, 2, "small"))["vqvae"].train()
     before = vqvae.quantizer.quantizer.embedding.weight.norm(dim=1)
     vqvae(torch.rand(2, 2, SIZE, SIZE))
     assert vqvae.quantizer.quantizer.embedding.weight.norm(dim=1).max() < 2 * before.max()
@@ -141,14 +141,14 @@ def test_latents_have_unit_spread_after_scaling(trained):
 
 
 def test_a_codebook_that_could_move_is_refused():
-    modules = ldm.build(ldm.configuration(SIZE, 2, "cpu"))
+    modules = ldm.build(ldm.configuration(SIZE, 2, "small"))
     with pytest.raises(ValueError, match="training mode"):
         ldm.encode(modules["vqvae"].train(), torch.zeros(1, 2, SIZE, SIZE))
 
 
 def test_the_codebook_search_is_exact_under_autocast():
     """Codes that differ by less than bfloat16 can tell apart."""
-    vqvae = ldm.build(ldm.configuration(SIZE, 2, "cpu"))["vqvae"].eval()
+    vqvae = ldm.build(ldm.configuration(SIZE, 2, "small"))["vqvae"].eval()
     codebook = vqvae.quantizer.quantizer.embedding.weight
     codebook.copy_(1 + 0.01 * torch.arange(len(codebook))[:, None].expand_as(codebook))
     encodings = codebook[:16].T.reshape(1, -1, 4, 4) + 1e-4

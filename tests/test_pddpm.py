@@ -26,7 +26,7 @@ class Recorder(nn.Module):
 @pytest.fixture(scope="module")
 def trained():
     images, _ = discs(64, SIZE, seed=0)
-    config = pddpm.configuration(SIZE, 2, "cpu")
+    config = pddpm.configuration(SIZE, 2, "small")
     config["network"] |= {"channels": [32, 32]}
     config["training"]["diffusion"]["lr"] = 1e-3
     return train(pddpm, config, images, {"diffusion": 100}, batch=4)
@@ -150,7 +150,7 @@ def test_the_paper_preset_has_the_published_size():
 
 def test_folding_keeps_the_image_in_place():
     """A folded network whose U-Net is the identity is the identity."""
-    network = pddpm.build(pddpm.configuration(SIZE, 2, "cpu"))["diffusion"]
+    network = pddpm.build(pddpm.configuration(SIZE, 2, "small"))["diffusion"]
     network.unet = Recorder(network.fold(torch.arange(2.0 * SIZE**2).view(1, 2, SIZE, SIZE)))
     restored = network(torch.zeros(1, 2, SIZE, SIZE), torch.zeros(1, dtype=torch.long))
     assert torch.equal(restored, torch.arange(2.0 * SIZE**2).view(1, 2, SIZE, SIZE))

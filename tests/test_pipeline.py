@@ -23,7 +23,7 @@ from commands import (
 )
 from sklearn.metrics import roc_auc_score
 
-from bernoulli_diffusion.flags import complete_detection_flags
+from bernoulli_diffusion.flags import detection_of
 from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.data.reading.formats import write_slice
@@ -79,7 +79,7 @@ def trained(data, tmp_path_factory) -> Path:
         STAGE1,
         f"{SMALL_STAGE1} {healthy} --log_dir {log_dir} --train_steps 300 --lr 3e-3 --code_weight 0.02 --normalise none",
     )
-    run(STAGE2, f"{SMALL_STAGE2} {healthy} --ae_load_dir {log_dir} --train_steps 60 --noise_level 20")
+    run(STAGE2, f"{SMALL_STAGE2} {healthy} --ae_load_dir {log_dir} --train_steps 60 --train_noise_levels 20")
     return log_dir
 
 
@@ -165,7 +165,7 @@ def test_noise_that_the_model_does_not_know_is_pointed_out(data, trained, tmp_pa
 
 def test_quality_is_measured_against_the_released_procedure(data, trained, tmp_path):
     words = (
-        f"--sections presets quality --dataset brats --data_dir {data / 'val_diseased'} --quality_seeds 2 "
+        f"--sections presets quality --data_dir {data / 'val_diseased'} --quality_seeds 2 "
         f"--healthy_dir {data / 'val_healthy'} --ae_load_dir {trained} --noise_level 20 --quality_steps 2 20 "
         f"--model_path {max((trained / 'bernoulli_diffusion').glob('emabld*'))} --amp off --device cpu --threads 1 "
         f"--measured_steps 1 --out {tmp_path / 'out.json'}"
@@ -179,9 +179,9 @@ def test_quality_is_measured_against_the_released_procedure(data, trained, tmp_p
     for row in presets.values():
         assert PREVALENCE < row["ap"] <= 1 and PREVALENCE < row["best_dice"] <= 1
         assert row["ap_gain"][1] == pytest.approx(row["ap"] - presets["paper"]["ap"])
-    curve = {(row["score"], row["spacing"], row["steps"]): row for row in found["quality"]["rows"]}
-    assert {(spacing, steps) for _, spacing, steps in curve} == {("even", 2), ("quadratic", 2), ("even", 20)}
-    assert curve["paper", "even", 20]["best_dice_gain"] == [0, 0, 0]
+    curve = {(row["score"], row["steps"]): row for row in found["quality"]["rows"]}
+    assert {steps for _, steps in curve} == {2, 20}
+    assert curve["paper", 20]["best_dice_gain"] == [0, 0, 0]
     assert found["quality"]["images"] == found["presets"]["images"] == 11
 
 
@@ -318,21 +318,19 @@ def test_checkpoints_that_do_not_fit_are_refused(data, trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "steps", "spacing"),
+    ("words", "steps"),
     [
-        ("", 1, "quadratic"),
-        ("--noise_level 20", 1, "quadratic"),
-        ("--noise_level 21", 5, "quadratic"),
-        ("--noise_level 200", 5, "quadratic"),
-        ("--noise_level 200 --denoise_steps 50 --denoise_spacing even", 50, "even"),
-        ("--preset paper", 200, "even"),
-        ("--preset paper --noise_level 7", 7, "even"),
+        ("", 1),
+        ("--noise_level 20", 1),
+        ("--noise_level 21", 5),
+        ("--noise_level 200", 5),
+        ("--noise_level 200 --denoise_steps 50", 50),
+        ("--preset paper", 200),
+        ("--preset paper --noise_level 7", 7),
     ],
 )
-def test_few_steps_are_enough_but_for_the_paper(words, steps, spacing):
-    args = module(DETECT).get_args_parser().parse_args(words.split())
-    complete_detection_flags(args)
-    assert (args.denoise_steps, args.denoise_spacing) == (steps, spacing)
+def test_few_steps_are_enough_but_for_the_paper(words, steps):
+    assert detection_of(module(DETECT).get_args_parser().parse_args(words.split())).denoise_steps == steps
 
 
 @pytest.mark.parametrize("script", [STAGE1, STAGE2, DETECT, EVALUATE, "scripts/demo.py"])

@@ -105,7 +105,7 @@ def test_two_processes_give_the_result_of_one(images, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     z_t = torch.randint(0, 2, (2, 8, 16, 16), generator=torch.Generator().manual_seed(0)).float()
     t = torch.tensor([5, 500])
-    models = [load_diffusion(tmp_path / name / "bld000006.pt", {}).network for name in ("d1", "d2")]
+    models = [load_diffusion(tmp_path / name / "bld000006.pt").network for name in ("d1", "d2")]
     assert_same(*(model(z_t, t) for model in models), tolerance=1e-5)
 
 

@@ -11,9 +11,11 @@ from sklearn.metrics import roc_auc_score
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, equalised, fit_pca, load_pca, save_pca
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.data.reading.formats import write_slice
+from uad.data.reading.settings import Reading
 from uad.errors import InputError
 from uad.results import ResultFolder
 
+READING = Reading("custom", 1, 8, "joint")
 SIZE = 32
 SAMPLE = "scripts/sample_trivial.py"
 AFFINE = np.diag([-2.0, -2.0, 1.0, 1.0])
@@ -79,9 +81,9 @@ def test_pca_residual_closed_form():
 
 def test_pca_is_kept_as_plain_tensors(tmp_path):
     mean, components = fit_pca(Images(torch.rand(4, 1, 8, 8)), 2)
-    save_pca(tmp_path / "pca.pt", mean, components, {"img_size": 8})
+    save_pca(tmp_path / "pca.pt", mean, components, READING)
     found = load_pca(tmp_path / "pca.pt")
-    assert torch.equal(found[0], mean) and torch.equal(found[1], components) and found[2] == {"img_size": 8}
+    assert torch.equal(found[0], mean) and torch.equal(found[1], components) and found[2] == READING
     torch.save({"kind": "bld"}, tmp_path / "other.pt")
     with pytest.raises(InputError, match="principal components"):
         load_pca(tmp_path / "other.pt")

@@ -25,6 +25,7 @@ STATE_KEYS = frozenset(
     {"kind", "format", "step", "config", "settings", "models", "ema", "ema_updates", "optimizers", "scaler",
      "skipped_steps"}
 )  # fmt: skip
+CPU_INFO = Path("/proc/cpuinfo")
 PACKAGES = ("torch", "torchvision", "numpy", "nibabel", "scikit-learn", "scipy")
 
 
@@ -32,8 +33,19 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on, and the project's commit."""
     found = {"python": platform.python_version()}
     found |= {name: metadata.version(name) for name in PACKAGES}
-    found["commit"] = _commit()
-    return found
+    return found | {"processor": processor(), "commit": _commit()}
+
+
+def processor() -> str:
+    """What computes here: the GPU where there is one, else the CPU, by name."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _commit() -> str:

@@ -1,6 +1,6 @@
-"""A folder that a command fills belongs to one configuration, which lies in it as a JSON file."""
+"""Configurations: a folder belongs to one, and what is stated beside a checkpoint must agree with its own."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from uad.errors import InputError, Problem
@@ -36,3 +36,42 @@ def check_values(checks: Iterable[tuple[str, object, str, bool]]) -> None:
     ]
     if problems:
         raise InputError(problems)
+
+
+def check_given(given: Mapping, config: Mapping, source) -> None:
+    """An InputError for every setting given that contradicts the configuration of a checkpoint, with both values."""
+    problems = []
+    for name, value in given.items():
+        saved = config.get(name, value)
+        same = tuple(value) == tuple(saved) if isinstance(saved, (list, tuple)) else value == saved
+        if not same:
+            problems.append(
+                Problem(
+                    f"--{name}",
+                    f"{value}, while the checkpoint has {saved}",
+                    f"the configuration of {source}",
+                    f"leave --{name} out, or name another checkpoint",
+                )
+            )
+    if problems:
+        raise InputError(problems)
+
+
+def without_removed(saved: Mapping, removed: Mapping) -> dict:
+    """The settings of a run of an earlier version without those that are no settings any more.
+
+    removed: their names, each with the value that stands for what this version does. Raises InputError for another.
+    """
+    problems = [
+        Problem(
+            f"--{name}",
+            f"{saved[name]!r} in the run's checkpoint",
+            f"{value!r}: this version has no such flag",
+            "choose another --log_dir, or continue with the version that began the run",
+        )
+        for name, value in removed.items()
+        if saved.get(name, value) != value
+    ]
+    if problems:
+        raise InputError(problems)
+    return {name: value for name, value in saved.items() if name not in removed}

@@ -20,13 +20,12 @@ def make_optimizer(
     network: nn.Module,
     lr: float,
     name: str = "adam",
-    matrix_lr: float = MATRIX_LR,
     weight_decay: float = 0.0,
     amp: str = "off",
 ) -> torch.optim.Optimizer:
-    """The optimizer `name` (one of OPTIMIZERS) for a network; matrix_lr and amp, the training's, are for muon only."""
+    """The optimizer `name` (one of OPTIMIZERS) for a network; amp, the training's, is for muon only."""
     if name == "muon":
-        return Muon(network, lr, matrix_lr, weight_decay, torch.bfloat16 if amp == "bf16" else torch.float32)
+        return Muon(network, lr, MATRIX_LR, weight_decay, torch.bfloat16 if amp == "bf16" else torch.float32)
     return torch.optim.AdamW(network.parameters(), lr, weight_decay=weight_decay, fused=True)
 
 

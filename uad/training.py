@@ -88,7 +88,8 @@ class Training:
     config: plain values that rebuild the network at inference; settings: plain values that a rerun in the same folder
     must repeat; sample(step, ema) writes pictures; evaluate(ema) returns numbers to log; initial: another run's
     checkpoint to begin with where this run has none, with its optimizer states if `initial_optimizers`;
-    former(settings) translates the settings of a checkpoint that an earlier version of the command saved.
+    former(settings) translates the settings of a checkpoint that an earlier version of the command saved; check() may
+    end the run before a step; command: what was typed, for the checkpoints.
     """
 
     kind: str
@@ -108,6 +109,8 @@ class Training:
     initial: Path | None = None
     initial_optimizers: bool = False
     former: Callable[[dict], dict] = dict
+    check: Callable[[], None] = lambda: None
+    command: str | None = None
     ema: AveragedModel = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
     skipped_steps: int = field(init=False, default=0)
@@ -147,6 +150,7 @@ class Training:
             bar,
         ):
             for done, batch in enumerate(loader, start + 1):
+                self.check()
                 asked_to_stop = world.mean_on_host(torch.full((), float(signals.received), device=world.device))
                 sums = self.step(batch, done - 1)
                 stopping = asked_to_stop() > 0
@@ -285,6 +289,7 @@ class Training:
             "step": step,
             "config": self.config,
             "versions": versions(),
+            "command": self.command,
         }
         ema_weights = self.ema.module.state_dict()
         state = shared | {

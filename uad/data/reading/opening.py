@@ -1,39 +1,65 @@
-"""Opening a folder of slices as the flags say: checked first, all problems at once."""
+"""Opening folders of slices: checked first, all problems at once, by one process for all."""
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 
-from uad.cli.flags import require
 from uad.data.reading.checks import check_disjoint, check_folder
 from uad.data.reading.folder import SliceFolder
+from uad.data.reading.settings import Reading
 from uad.distributed import World
-from uad.errors import InputError, Problem
+from uad.errors import InputError, Problem, input_error
 
 
-def check_inputs(args: argparse.Namespace, data: dict, batch_size: int | None, healthy: bool) -> list[str]:
-    """Check --data_dir, --val_dir and --test_dir; one InputError with all their problems, else a line on each.
+@dataclass(frozen=True)
+class Folders:
+    """The folders of a command.
 
-    data: n_channels, img_size and normalise of the images; batch_size: at least so many images are needed; healthy:
-    lesions in --data_dir are a problem.
+    data_dir: the images; val_dir: healthy ones to validate on; test_dir: its patients must not be in data_dir;
+    num_samples: only so many images of data_dir and val_dir, evenly spread (0: all).
     """
-    require(args, "data_dir")
+
+    data_dir: str | None
+    val_dir: str | None = None
+    test_dir: str | None = None
+    num_samples: int = 0
+
+    def open(self, reading: Reading) -> SliceFolder:
+        """The images of data_dir as a data set."""
+        return open_slices(self.data_dir, reading, self.num_samples)
+
+    def open_validation(self, reading: Reading) -> SliceFolder:
+        """Those of val_dir."""
+        return open_slices(self.val_dir, reading, self.num_samples)
+
+
+def open_slices(folder: Path | str, reading: Reading, num_samples: int = 0) -> SliceFolder:
+    """A folder as a data set, read with the settings given; num_samples: see Folders."""
+    return SliceFolder(folder, reading.n_channels, reading.img_size, reading.normalise, limit=num_samples or None)
+
+
+def check_folders(folders: Folders, reading: Reading, batch_size: int | None, healthy: bool, workers: int) -> list[str]:
+    """Check all folders; one InputError with all their problems, else a line on each.
+
+    batch_size: at least so many images are needed in data_dir; healthy: lesions there are a problem.
+    """
+    if folders.data_dir is None:
+        raise input_error("--data_dir", "not given", "a value", "pass --data_dir; --help explains it")
     problems: list[Problem] = []
     summaries: list[str] = []
-    reading = {key: data[key] for key in ("n_channels", "img_size", "normalise")}
-    for folder, needed, is_healthy in ((args.data_dir, batch_size, healthy), (args.val_dir, None, True)):
+    how = {"n_channels": reading.n_channels, "img_size": reading.img_size, "normalise": reading.normalise}
+    for folder, needed, is_healthy in ((folders.data_dir, batch_size, healthy), (folders.val_dir, None, True)):
         if folder is None:
             continue
         try:
-            summary = check_folder(
-                folder, **reading, batch_size=needed, healthy=is_healthy, workers=max(1, args.workers)
-            )
+            summary = check_folder(folder, **how, batch_size=needed, healthy=is_healthy, workers=max(1, workers))
             summaries.append(str(summary))
         except InputError as error:
             problems += error.problems
-    for other in (args.val_dir, args.test_dir):
+    for other in (folders.val_dir, folders.test_dir):
         if other is None:
             continue
         try:
-            check_disjoint(args.data_dir, other)
+            check_disjoint(folders.data_dir, other)
         except InputError as error:
             problems += error.problems
     if problems:
@@ -41,19 +67,8 @@ def check_inputs(args: argparse.Namespace, data: dict, batch_size: int | None, h
     return summaries
 
 
-def check_once(args: argparse.Namespace, data: dict, batch_size: int | None, healthy: bool, world: World) -> list[str]:
-    """`check_inputs` in the main process; the others wait, and end with it where it fails."""
-    error, summaries = None, []
-    if world.is_main:
-        try:
-            summaries = check_inputs(args, data, batch_size, healthy)
-        except InputError as caught:
-            error = caught
-    if world.any(error is not None):
-        raise error or InputError(Problem("data", "problems", "none", "see the message of the first process"))
-    return summaries
-
-
-def open_slices(args: argparse.Namespace, data: dict, folder: str) -> SliceFolder:
-    """The folder as a data set, read with the settings given."""
-    return SliceFolder(folder, data["n_channels"], data["img_size"], data["normalise"], limit=args.num_samples or None)
+def check_once(
+    folders: Folders, reading: Reading, batch_size: int | None, healthy: bool, workers: int, world: World
+) -> list[str]:
+    """`check_folders` in the main process; the others wait, and end with it where it fails."""
+    return world.on_main(lambda: check_folders(folders, reading, batch_size, healthy, workers)) or []

@@ -12,6 +12,9 @@ from uad.data.training.augmentation import augment
 from uad.errors import input_error
 from uad.randomness import derive_seed, keyed_generator
 
+# What decoded images may take in memory where the training process reads them itself.
+CACHE_GIB = 2.0
+
 
 class StepBatches:
     """A batch sampler over training steps, for one process of several.

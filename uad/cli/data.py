@@ -1,0 +1,149 @@
+"""Flags of images and folders, and what they become: Reading, Folders, and whether a command only looks."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from uad.cli.flags import add, add_switch, given
+from uad.data.reading.normalise import NORMALISATIONS
+from uad.data.reading.opening import Folders, check_once
+from uad.data.reading.settings import CHANNELS, DATASETS, IMG_SIZE, Reading
+from uad.distributed import World
+from uad.errors import input_error
+
+COMPARED = (
+    "accepted, and compared with the checkpoint, from which they come (a released one, which holds weights only, is "
+    "built from them)"
+)
+THE_CHECKPOINTS = "the checkpoint's"
+
+
+def compared_group(parser: argparse.ArgumentParser):
+    """The one help group of flags that a command accepts and compares with a checkpoint."""
+    for group in parser._action_groups:
+        if group.title == COMPARED:
+            return group
+    return parser.add_argument_group(COMPARED)
+
+
+def add_reading_flags(parser: argparse.ArgumentParser, compared: bool = False) -> None:
+    """How images are read: chosen, or only compared with a checkpoint."""
+    group = compared_group(parser) if compared else parser.add_argument_group("images")
+    add(
+        group,
+        "--dataset",
+        default=None if compared else "custom",
+        choices=DATASETS,
+        help="brats: 4 channels; OCT: 1 channel; custom and its historical alias chexpert: --n_channels says",
+        shown=THE_CHECKPOINTS if compared else None,
+    )
+    shown = THE_CHECKPOINTS if compared else "4 for brats, 1 for OCT"
+    add(group, "--n_channels", type=int, help="image channels", shown=shown)
+    add(
+        group,
+        "--img_size",
+        type=int,
+        default=None if compared else IMG_SIZE,
+        help="images are resized to this square, in pixels",
+        shown=THE_CHECKPOINTS if compared else None,
+    )
+    add(
+        group,
+        "--normalise",
+        choices=NORMALISATIONS,
+        default=None if compared else "tissue",
+        help="intensities to [0, 1], per slice. joint: minimum..maximum over all channels together, as the released "
+        "code does; percentile: per channel, 99.5th percentile of the foreground to 1; foreground: per channel, "
+        "median and interquartile range; tissue: per channel, median of the tissue's interior to 0.4, air to 0, with "
+        "or without skull; none: already in [0, 1]",
+        shown=THE_CHECKPOINTS if compared else None,
+    )
+
+
+def reading_of(args: argparse.Namespace) -> Reading:
+    """How the flags say that images are read; InputError where the number of channels is not known."""
+    n_channels = _channels_of(args)
+    if n_channels is None:
+        raise input_error(
+            "--n_channels",
+            f"not given, with --dataset {args.dataset}",
+            "the number of channels",
+            "pass --n_channels",
+        )
+    return Reading(args.dataset, n_channels, args.img_size, args.normalise)
+
+
+def given_reading(args: argparse.Namespace) -> dict:
+    """What the flags of `add_reading_flags(compared=True)` state, by name; a data set states its channels."""
+    n_channels = _channels_of(args)
+    stated = given(args, ("dataset", "img_size", "normalise"))
+    return stated | ({} if n_channels is None else {"n_channels": n_channels})
+
+
+def _channels_of(args: argparse.Namespace) -> int | None:
+    implied = CHANNELS.get(args.dataset)
+    if args.n_channels is not None and implied is not None and args.n_channels != implied:
+        raise input_error(
+            "--n_channels",
+            f"{args.n_channels}, with --dataset {args.dataset}",
+            f"{implied}",
+            "leave it out, or use --dataset custom",
+        )
+    return args.n_channels or implied
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The folders of a command, and whether it ends once they are checked: check_data, or dry_run, which also shows
+    the settings. workers: threads that check.
+    """
+
+    folders: Folders
+    check_data: bool
+    dry_run: bool
+    workers: int
+
+
+def add_folder_flags(parser: argparse.ArgumentParser, validation: bool = False, training: bool = False) -> None:
+    """Where the images lie; validation: with --val_dir; training: with --test_dir."""
+    group = parser.add_argument_group("folders")
+    add(group, "--data_dir", help="folder of slices; masks are taken from <folder>_labels", shown="required")
+    if validation:
+        add(group, "--val_dir", help="folder of healthy slices for --steps_per_eval", shown="none")
+    if training:
+        add(group, "--test_dir", help="folder whose patients must not be among the training patients", shown="none")
+    add(group, "--num_samples", type=int, default=0, help="use only so many images, evenly spread; 0: all")
+    add_switch(group, "--check_data", "check the folders, report, and stop")
+    add_switch(group, "--dry_run", "check the folders, show every setting that would hold, and stop")
+
+
+def opening_of(args: argparse.Namespace, validation: bool = False, training: bool = False) -> Opening:
+    """What the flags of `add_folder_flags` say."""
+    folders = Folders(
+        args.data_dir,
+        args.val_dir if validation else None,
+        args.test_dir if training else None,
+        args.num_samples,
+    )
+    return Opening(folders, args.check_data, args.dry_run, args.workers)
+
+
+def ready(
+    opening: Opening, reading: Reading, world: World, batch_size: int | None = None, healthy: bool = False
+) -> bool:
+    """Check the folders and say what they hold; whether the command goes on.
+
+    batch_size, healthy: see uad.data.reading.opening.check_folders.
+    """
+    summaries = check_once(opening.folders, reading, batch_size, healthy, opening.workers, world)
+    if world.is_main:
+        print("\n".join(summaries))
+    return not opening.check_data
+
+
+def only_shown(opening: Opening, settings: Mapping, world: World) -> bool:
+    """Whether the command only shows its settings, plain values by name; if so, they are printed."""
+    if opening.dry_run and world.is_main:
+        print(json.dumps(settings, indent=2, default=str))
+    return opening.dry_run

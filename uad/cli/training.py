@@ -1,0 +1,196 @@
+"""Flags of a training run, and what they become: Run."""
+
+import argparse
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from uad.cli.flags import add, add_switch, number_or_all
+from uad.data.training.loading import Variation
+from uad.errors import input_error
+from uad.optimizers import OPTIMIZERS
+from uad.precision import resolve_amp
+from uad.training import TrainOptions
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run, whatever it trains.
+
+    log_dir: its folder, None for the command's default; options: see TrainOptions, amp as asked for; optimizer, lr,
+    weight_decay: of every network (lr None: the stage's own); variation: of the training images.
+    """
+
+    log_dir: Path | None
+    options: TrainOptions
+    optimizer: str
+    lr: float | None
+    weight_decay: float
+    variation: Variation
+
+    def on(self, device: torch.device) -> "Run":
+        """The same run with its precision resolved for a device."""
+        return replace(self, options=replace(self.options, amp=resolve_amp(self.options.amp, device)))
+
+    def named(self, log_dir: str, lr: float) -> "Run":
+        """The same run with what the flags leave to the stage: its folder and learning rate."""
+        return replace(self, log_dir=self.log_dir or Path(log_dir), lr=self.lr or lr)
+
+    def shown(self) -> dict:
+        """Every option that a rerun may change, as plain values."""
+        return {"log_dir": str(self.log_dir)} | asdict(self.options)
+
+    def settings(self) -> dict:
+        """What a rerun in the same folder must repeat, as plain values by the names of the flags."""
+        options, variation = self.options, self.variation
+        return {
+            "batch_size": options.batch_size,
+            "seed": options.seed,
+            "amp": options.amp,
+            "compile": options.compile,
+            "clip_norm": options.clip_norm,
+            "lr_anneal_steps": options.lr_anneal_steps,
+            "optimizer": self.optimizer,
+            "lr": self.lr,
+            "horizontal_flip": variation.horizontal_flip,
+            "augment": variation.augment,
+        }
+
+
+def add_variation_flags(parser: argparse.ArgumentParser) -> None:
+    """How training images are varied."""
+    group = parser.add_argument_group("variation of the training images")
+    add(
+        group,
+        "--horizontal_flip",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="mirror training images left-right at random",
+    )
+    add(
+        group,
+        "--augment",
+        type=float,
+        default=0.0,
+        help="training images get random contrast, gain, shading, sharpness and posture, so strongly; 1: as much as "
+        "between scanners; 0: none, as in the paper",
+    )
+
+
+def add_run_flags(
+    parser: argparse.ArgumentParser,
+    log_dir: str,
+    lr: str,
+    decays: bool = False,
+    validation: bool = False,
+    deferred: str | None = None,
+) -> None:
+    """How a training runs.
+
+    log_dir, lr: what their defaults are, in words; decays: with --weight_decay; validation: with --steps_per_eval;
+    deferred: where the defaults of the optimizer's numbers come from later, which then are None here.
+    """
+
+    def own(value):
+        return {"shown": deferred} if deferred else {"default": value}
+
+    group = parser.add_argument_group("training")
+    add(group, "--log_dir", help="folder of the run: checkpoints, log, pictures", shown=log_dir)
+    add(group, "--batch_size", type=int, **own(8), help="images per step, over all processes together")
+    add(
+        group,
+        "--microbatch",
+        type=int,
+        default=0,
+        help="images at a time in a process (gradients accumulate); 0: all",
+    )
+    add(group, "--train_steps", type=int, **own(120_000), help="optimizer steps in all")
+    add(group, "--lr", type=float, help="learning rate", shown=lr)
+    add(
+        group,
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="adam",
+        help="adam; or muon, which learns in far fewer steps: orthogonalised momentum for the weights of convolutions "
+        "and linear layers, Adam for the rest",
+    )
+    add(
+        group,
+        "--lr_anneal_steps",
+        type=number_or_all,
+        default=0,
+        help="the learning rates fall linearly to 0 over so many steps, or over all of them; 0: they do not",
+    )
+    if decays:
+        add(group, "--weight_decay", type=float, **own(0.0), help="AdamW weight decay")
+    add(group, "--clip_norm", type=float, **own(0.0), help="largest gradient norm; 0: not clipped")
+    add(
+        group,
+        "--steps_per_log",
+        "--log_interval",
+        dest="steps_per_log",
+        type=int,
+        default=200,
+        help="steps between two lines of log.jsonl",
+    )
+    add(
+        group,
+        "--steps_per_checkpoint",
+        "--save_interval",
+        dest="steps_per_checkpoint",
+        type=int,
+        default=10_000,
+        help="steps between two checkpoints",
+    )
+    add(
+        group,
+        "--steps_per_save_output",
+        "--steps_per_display_output",
+        dest="steps_per_save_output",
+        type=int,
+        default=5000,
+        help="steps between two picture grids; 0: none",
+    )
+    if validation:
+        add(group, "--steps_per_eval", type=int, default=1000, help="steps between two evaluations on --val_dir")
+    add(group, "--keep", type=int, default=3, help="the last so many checkpoints stay")
+    add(group, "--keep_every", type=int, default=0, help="checkpoints at multiples of this stay too; 0: none")
+    add_switch(group, "--tensorboard", "also log to TensorBoard (pip install tensorboard)")
+
+
+def run_of(
+    args: argparse.Namespace, ema_beta: float, ema_every: int, decays: bool = False, validation: bool = False
+) -> Run:
+    """What the flags say; InputError for values that mean nothing. decays, validation: as in add_run_flags."""
+    if not args.augment >= 0:
+        raise input_error("--augment", str(args.augment), "0 or more", "change it")
+    anneal = args.lr_anneal_steps
+    options = TrainOptions(
+        train_steps=args.train_steps,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        amp=args.amp,
+        compile=args.compile,
+        microbatch=args.microbatch,
+        clip_norm=args.clip_norm,
+        ema_beta=ema_beta,
+        ema_every=ema_every,
+        lr_anneal_steps=args.train_steps if anneal == "all" else anneal,
+        log_every=args.steps_per_log,
+        save_every=args.steps_per_checkpoint,
+        sample_every=args.steps_per_save_output,
+        eval_every=args.steps_per_eval if validation and args.val_dir else 0,
+        keep=args.keep,
+        keep_every=args.keep_every,
+        workers=args.workers,
+        tensorboard=args.tensorboard,
+    )
+    return Run(
+        log_dir=Path(args.log_dir) if args.log_dir else None,
+        options=options,
+        optimizer=args.optimizer,
+        lr=args.lr,
+        weight_decay=args.weight_decay if decays else 0.0,
+        variation=Variation(args.horizontal_flip, args.augment, args.seed),
+    )

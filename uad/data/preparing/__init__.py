@@ -1,0 +1,1 @@
+"""Raw releases -> folders of slices."""

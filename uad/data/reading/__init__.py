@@ -1,0 +1,1 @@
+"""Files of slices and volumes -> checked, normalised images."""

@@ -1,0 +1,33 @@
+"""How images are read: what checkpoints keep as `data`, and what is known of the data sets by name."""
+
+from dataclasses import dataclass
+
+DATASETS = ("brats", "OCT", "custom", "chexpert")
+CHANNELS = {"brats": 4, "OCT": 1}
+CHANNEL_NAMES = {"brats": ("t1", "t1ce", "t2", "flair")}
+DISPLAY_CHANNEL = {"brats": 3}
+IMG_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Reading:
+    """From files to images (n_channels, img_size, img_size) in [0, 1].
+
+    dataset: a name of DATASETS, which says what the channels are called; normalise: one of
+    uad.data.reading.normalise.NORMALISATIONS.
+    """
+
+    dataset: str
+    n_channels: int
+    img_size: int
+    normalise: str
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The channels' names, numbers where the data set has none."""
+        return CHANNEL_NAMES.get(self.dataset, tuple(f"channel {number}" for number in range(self.n_channels)))
+
+    @property
+    def display_channel(self) -> int:
+        """The channel that pictures show."""
+        return DISPLAY_CHANNEL.get(self.dataset, 0)

@@ -1,0 +1,1 @@
+"""Images -> batches for training: order, variation, synthetic lesions."""

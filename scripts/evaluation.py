@@ -28,6 +28,8 @@ from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
 from uad.evaluation.report import clinical_summary, origin, write_clinical, write_csv, write_report
 from uad.evaluation.study import Study, check_comparable, mapping, open_study
 from uad.evaluation.tables import (
+    HEADLINE,
+    Scope,
     detection_tables,
     difference_table,
     further_tables,
@@ -188,13 +190,17 @@ def _compare(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence
         f"{study.rows[0].name} ({folder.name})": clinical.rows[study.rows[0].name]
         for folder, study, clinical in zip(folders, studies, scored, strict=True)
     }
-    found = scopes(scored[0])
-    tables = [headline_table(rows, scope, "Comparison") for scope in found]
     if all(study.names == studies[0].names for study in studies):
+        found = scopes(scored[0])
+        tables = [headline_table(rows, scope, "Comparison") for scope in found]
         tables += [difference_table(rows, scope) for scope in found]
         text = "\n".join(table.markdown() for table in tables)
     else:
-        text = tables[0].markdown() + "\nDifferences: n/a (the folders hold different images)\n"
+        scope = Scope("images of each folder", HEADLINE, "of each")
+        text = (
+            headline_table(rows, scope, "Comparison").markdown()
+            + "\nDifferences: n/a (the folders hold different images)\n"
+        )
     write_text(out / "comparison.md", text)
     print(text)
 

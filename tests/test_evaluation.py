@@ -316,6 +316,9 @@ def test_several_folders_are_compared(run_evaluation, tmp_path):
     done = run_evaluation("--results", "a", "b", "--out", "out", "--bootstrap", "5", "--protocol", "clinical")
     assert done.returncode == 0, done.stderr
     assert "first (a) - second (b)" in (tmp_path / "out" / "comparison.md").read_text()
+    write_folder(tmp_path / "c", patients=3, method="third")
+    done = run_evaluation("--results", "a", "c", "--out", "out", "--bootstrap", "5", "--protocol", "clinical")
+    assert "AP (prevalence of each)" in done.stdout and "different images" in done.stdout
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "absent"])

@@ -49,22 +49,27 @@ class Table:
 class Scope:
     """Which images the pixels of a table are of.
 
-    images: in words; columns: metric -> label; prevalence: as in Clinical, of these images.
+    images: in words; columns: metric -> label; prevalence: of lesion pixels in these images, in words.
     """
 
     images: str
     columns: Mapping[str, str]
-    prevalence: float | None
+    prevalence: str
 
 
 def scopes(clinical: Clinical) -> list[Scope]:
     """The images of --results and, where healthy images were given, these and the healthy ones together."""
-    found = [Scope(of_results(clinical), HEADLINE, clinical.prevalence)]
+    found = [Scope(of_results(clinical), HEADLINE, _share(clinical.prevalence))]
     if clinical.healthy:
         numbers = f"{_masked(clinical)} + {clinical.counts['healthy_images']}"
         columns = {name: HEADLINE[metric] for metric, name in WITH_HEALTHY.items()}
-        found.append(Scope(f"with the healthy images ({numbers})", columns, clinical.prevalence_with_healthy))
+        share = _share(clinical.prevalence_with_healthy)
+        found.append(Scope(f"with the healthy images ({numbers})", columns, share))
     return found
+
+
+def _share(prevalence: float | None) -> str:
+    return "n/a (no masks)" if prevalence is None else f"{prevalence:.4f}"
 
 
 def of_results(clinical: Clinical) -> str:
@@ -96,8 +101,9 @@ def further_tables(clinical: Clinical) -> list[Table]:
 
 def headline_table(rows: Mapping[str, Row], scope: Scope, title: str = "Detection") -> Table:
     """One row a contender, the metrics of the scope with their 95 % intervals."""
-    known = "n/a (no masks)" if scope.prevalence is None else f"{scope.prevalence:.4f}"
-    labels = [f"AP (prevalence {known})" if label == HEADLINE["ap"] else label for label in scope.columns.values()]
+    labels = [
+        f"AP (prevalence {scope.prevalence})" if label == HEADLINE["ap"] else label for label in scope.columns.values()
+    ]
     cells = [[name, *(str(row.estimates[metric]) for metric in scope.columns)] for name, row in rows.items()]
     note = (
         "Clinical protocol: raw maps on one scale, pixels pooled over the images with masks. [95 % percentile "

@@ -25,7 +25,8 @@ def shifted(images: Tensor, down: int, right: int) -> Tensor:
 
 
 def mean_of_shifted(values: Sequence[Tensor], shifts: Sequence[tuple[int, int]]) -> Tensor:
-    """The mean of values (N, C, H, W) of copies shifted by (down, right) pixels, each moved back to its place.
+    """The mean of values (N, C, H, W) of copies shifted by (down, right) pixels, each moved back to its place (equation
+    17 of docs/METHOD.md).
 
     A pixel that a copy does not show counts in the others alone; one of the shifts has to be (0, 0).
     """

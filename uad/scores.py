@@ -37,13 +37,16 @@ def anomaly_map(
 ) -> torch.Tensor:
     """Raw anomaly map, (N, H, W), non-negative, of images (N, C, H, W) and reconstructions of the same shape.
 
-    "paper": sum over channels of the 5x5 median of (image - reconstruction)^2.
-    "smooth": sum over channels of (Gaussian of (image - reconstruction))^2, sigma 3 pixels at 128 x 128 and
+    The equations are those of docs/METHOD.md.
+    "paper" (equation 18): sum over channels of the 5x5 median of (image - reconstruction)^2.
+    "smooth" (19): sum over channels of (Gaussian of (image - reconstruction))^2, sigma 3 pixels at 128 x 128 and
     proportional to the image size: smoothing the signed difference lets noise of either sign cancel.
-    "evidence": the root of "smooth", times the evidence (N, h, w) in [0, 1], which the method gives on its own grid
-    (here the mean flip probability of a position's bits), interpolated to the image: both have to speak for a lesion.
-    "balanced_smooth", "balanced_evidence": such a map over the root of its mean, that is, the geometric mean of the map
-    and of its ratio to the image's own mean. Of an image that the method knows badly as a whole, less is believed.
+    "evidence" (20): the root of "smooth", times the evidence (N, h, w) in [0, 1], which the method gives on its own
+    grid (here the mean flip probability of a position's bits), interpolated to the image: both have to speak for a
+    lesion.
+    "balanced_smooth", "balanced_evidence" (21): such a map over the root of its mean, that is, the geometric mean of
+    the map and of its ratio to the image's own mean. Of an image that the method knows badly as a whole, less is
+    believed.
     polarity: prior knowledge, per channel: 1 where lesions are brighter than healthy tissue, -1 darker, 0 where they do
     not show; differences of another sign count as 0. None knows nothing. Not for "paper".
     Raises ValueError for unequal shapes, an unknown score or missing evidence, InputError for a polarity that does not
@@ -72,12 +75,13 @@ def anomaly_map(
 
 
 def balanced(maps: torch.Tensor) -> torch.Tensor:
-    """Maps (N, H, W) >= 0, each over the root of its mean; a map of zeros stays so."""
+    """Maps (N, H, W) >= 0, each over the root of its mean (equation 21 of docs/METHOD.md); zeros stay so."""
     return maps / maps.double().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-6).float()
 
 
 def image_score(values: np.ndarray, kind: str = "map") -> float:
-    """Score of an image as a whole: the mean of the highest values (at least one) of its anomaly map or its evidence.
+    """Score of an image as a whole: the mean of the highest values (at least one) of its anomaly map or its evidence
+    (equation 22 of docs/METHOD.md).
 
     kind: "map", the highest 1 %; "evidence", the highest 3 %.
     """

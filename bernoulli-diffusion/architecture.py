@@ -12,7 +12,7 @@ from uad.errors import input_error
 class Architecture:
     """The arguments of a FlipUNet; the defaults are the paper's.
 
-    Raises InputError where the levels do not divide the code.
+    Raises InputError where the levels do not divide the code, or the dropout is no share.
     """
 
     codebook_size: int = 128
@@ -26,6 +26,8 @@ class Architecture:
     prediction: str = "flip"
 
     def __post_init__(self):
+        if not 0 <= self.dropout < 1:
+            raise input_error("--dropout", str(self.dropout), "a share from 0 to below 1", "change it")
         factor = 2 ** (len(self.channel_mult) - 1)
         if self.code_size % factor:
             raise input_error(

@@ -201,7 +201,7 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
             Phase(
                 "autoencoder",
                 losses.wrapped_network,
-                make_optimizer(network, run.lr, run.optimizer, amp=options.amp),
+                make_optimizer(network, run.lr, run.optimizer, run.weight_decay, options.amp),
                 losses.autoencoder,
             ),
             Phase(

@@ -31,7 +31,7 @@ from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.cli.command import run_command
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags, add
-from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
+from uad.cli.runtime import add_runtime_flags
 from uad.data.reading.folder import SliceFolder
 from uad.distributed import distributed_world
 from uad.errors import input_error
@@ -52,7 +52,9 @@ class Request:
     autoencoder: AutoencoderSource
     model: ModelSource
     detection: Detection
-    runtime: Runtime
+    device: str
+    amp: str
+    seed: int
     image: str | None
     out: Path
 
@@ -78,7 +80,9 @@ def request_of(args: argparse.Namespace) -> Request:
         autoencoder=autoencoder_source(args),
         model=model_source(args),
         detection=detection_of(args),
-        runtime=runtime_of(args),
+        device=args.device,
+        amp=args.amp,
+        seed=args.seed,
         image=args.image,
         out=Path(args.out),
     )
@@ -181,8 +185,7 @@ def draw(shown: dict[str, np.ndarray], channel: int, noise_level: int, prob_thre
 def main(args: argparse.Namespace) -> None:
     """Load the models, run them on the image, draw."""
     request = request_of(args)
-    runtime, folders = request.runtime, request.opening.folders
-    with distributed_world(runtime.device) as world:
+    with distributed_world(request.device) as world:
         autoencoder = load_autoencoder(request.autoencoder)
         if not ready(request.opening, autoencoder.reading, world):
             return
@@ -190,9 +193,9 @@ def main(args: argparse.Namespace) -> None:
         detection = request.detection.completed(model)
         if only_shown(request.opening, vars(detection) | {"out": str(request.out)}, world):
             return
-        item = chosen_item(folders.open(autoencoder.reading), request.image)
-        amp = resolve_amp(runtime.amp, world.device)
-        shown = stages(item, autoencoder, model, detection, runtime.seed, world.device, amp)
+        item = chosen_item(request.opening.folders.open(autoencoder.reading), request.image)
+        amp = resolve_amp(request.amp, world.device)
+        shown = stages(item, autoencoder, model, detection, request.seed, world.device, amp)
         channel = autoencoder.reading.display_channel
         figure = draw(shown, channel, detection.noise_level, detection.prob_threshold)
         with written_whole(request.out) as temporary:

@@ -331,13 +331,3 @@ def test_checkpoints_that_do_not_fit_are_refused(data, trained, tmp_path):
 )
 def test_few_steps_are_enough_but_for_the_paper(words, steps):
     assert detection_of(module(DETECT).get_args_parser().parse_args(words.split())).denoise_steps == steps
-
-
-@pytest.mark.parametrize("script", [STAGE1, STAGE2, DETECT, EVALUATE, "scripts/demo.py"])
-def test_help_names_every_flag_with_its_default(script, capsys):
-    with pytest.raises(SystemExit):
-        module(script).get_args_parser().parse_args(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for action in module(script).get_args_parser()._actions:
-        if action.option_strings and action.help != "==SUPPRESS==" and "--help" not in action.option_strings:
-            assert action.option_strings[0] in text and "(default:" in (action.help or "")

@@ -12,10 +12,8 @@ from uad.data.reading.settings import CHANNELS, DATASETS, IMG_SIZE, Reading
 from uad.distributed import World
 from uad.errors import input_error
 
-COMPARED = (
-    "accepted, and compared with the checkpoint, from which they come (a released one, which holds weights only, is "
-    "built from them)"
-)
+COMPARED = "accepted, and compared with the checkpoint"
+WHERE_FROM = "(a released checkpoint, which holds weights only, is built from them)"
 THE_CHECKPOINTS = "the checkpoint's"
 
 
@@ -24,7 +22,7 @@ def compared_group(parser: argparse.ArgumentParser):
     for group in parser._action_groups:
         if group.title == COMPARED:
             return group
-    return parser.add_argument_group(COMPARED)
+    return parser.add_argument_group(COMPARED, WHERE_FROM)
 
 
 def add_reading_flags(parser: argparse.ArgumentParser, compared: bool = False) -> None:

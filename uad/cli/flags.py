@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 
-from uad.cli.command import fail
+from uad.cli.command import fail, first_process
 from uad.errors import InputError, Problem
 
 # What stands between a flag's help and its default.
 DEFAULT = " (default: "
 ROWS_HELP = "defaults of other flags, shown with them; a flag that is given goes before"
 WIDTH = 100
+# How alike a mistyped flag and the one that is proposed are at least.
+NEAR = 0.8
 
 
 class Flags(argparse.ArgumentParser):
@@ -34,13 +36,17 @@ class Flags(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse does, with the defaults of the chosen rows."""
+        self.choose_rows(args)
+        return super().parse_known_args(args, namespace)
+
+    def choose_rows(self, args: Sequence[str] | None) -> None:
+        """Take the defaults of the rows that the words of a command line choose."""
         for name, table in self.tables.items():
             chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
             chooser.add_argument(f"--{name}", default=self.get_default(name))
             # An unknown row, or none, changes nothing here and is refused below.
             with suppress(argparse.ArgumentError):
                 self.default_to(table.get(getattr(chooser.parse_known_args(args)[0], name), {}))
-        return super().parse_known_args(args, namespace)
 
     def default_to(self, values: Mapping) -> None:
         """Give flags other defaults, and show these in their help."""
@@ -53,9 +59,14 @@ class Flags(argparse.ArgumentParser):
         """End with exit code 2 and the message; a flag that is nearly right is named."""
         unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
         known = [name for action in self._actions for name in action.option_strings]
-        near = [match for word in unknown if word not in known for match in get_close_matches(word, known, 1)]
+        near = [match for word in unknown if word not in known for match in get_close_matches(word, known, 1, NEAR)]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         fail(f"error: {message}{hint}\n{self.prog} --help lists the flags that it has")
+
+    def print_help(self, file=None):
+        """Show the help, once where there are several processes."""
+        if first_process():
+            super().print_help(file)
 
     def format_help(self) -> str:
         """The description, then by group every flag with its values, its help and its default."""
@@ -63,7 +74,8 @@ class Flags(argparse.ArgumentParser):
         for group in self._action_groups:
             shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
             if shown:
-                blocks.append("\n".join([f"{group.title}:", *map(_explained, shown)]))
+                about = [f"  {group.description}"] if group.description else []
+                blocks.append("\n".join([f"{group.title}:", *about, *map(_explained, shown)]))
         return "\n\n".join(blocks) + "\n"
 
 

@@ -1,11 +1,12 @@
 # `make demo` shows the whole method on phantoms; `make test` runs the tests. Both set up .venv first.
+# `make results` and `make help` write docs/RESULTS.md and docs/help anew.
 
 PYTHON ?= python3
 DATASET ?= brats
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo compare test lint clean
+.PHONY: demo compare test lint results help clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -17,6 +18,12 @@ compare: $(VENV)/.installed
 # Two processes of one thread each: small tests gain nothing from more threads.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+
+results: $(VENV)/.installed
+	$(RUN) docs/render_results.py
+
+help: $(VENV)/.installed
+	$(RUN) docs/render_help.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

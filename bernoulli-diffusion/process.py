@@ -3,8 +3,8 @@
 t = 0 means clean; noise levels are t = 1..T. Codes are float tensors of {0, 1}, (N, K, h, w); t is integer, (N,).
 With a_t = 1 - beta_t and A_t = a_1 ... a_t (`alpha_bar[t]`, A_0 = 1):
 
-    q(z_t | z_{t-1}) = Bernoulli(a_t z_{t-1} + (1 - a_t) / 2)
-    q(z_t | z_0)     = Bernoulli(A_t z_0 + (1 - A_t) / 2)
+    q(z_t | z_{t-1}) = Bernoulli(a_t z_{t-1} + (1 - a_t) / 2)     (equation 8 of docs/METHOD.md)
+    q(z_t | z_0)     = Bernoulli(A_t z_0 + (1 - A_t) / 2)         (equation 9)
 
 Source: Wang et al., Binary Latent Diffusion (CVPR 2023); Wolleb et al. (MICCAI 2024).
 """
@@ -86,7 +86,7 @@ class BernoulliDiffusion:
         return (uniform < probability).to(z_0.dtype)
 
     def posterior(self, z_t: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Probability that z_s = 1 given z_t and x0, for any 0 <= s < t; x0 may hold probabilities in [0, 1].
+        """Probability that z_s = 1 given z_t and x0 (equation 10), for any 0 <= s < t; x0 may hold probabilities in [0, 1].
 
         With r = A_t / A_s:  u1 = (r z_t + (1 - r) / 2) (A_s x0 + (1 - A_s) / 2),
                              u0 = (r (1 - z_t) + (1 - r) / 2) (A_s (1 - x0) + (1 - A_s) / 2),  u1 / (u1 + u0).
@@ -105,7 +105,7 @@ class BernoulliDiffusion:
         uniform: Tensor,
         shown: Tensor | None = None,
     ) -> LossTerms:
-        """Cross entropy between the predicted and the true flips z_t XOR z_0, from logits in float32.
+        """Cross entropy between the predicted and the true flips z_t XOR z_0, from logits in float32 (equations 11, 12).
 
         shown: the code that the noise is added to, where that is not z_0 itself but a code from which the network shall
         find back to z_0 (that of the same image with a synthetic lesion).
@@ -117,7 +117,7 @@ class BernoulliDiffusion:
         return LossTerms(loss, self._noise_entropy(z_0, t))
 
     def _noise_entropy(self, z_0: Tensor, t: Tensor) -> Tensor:
-        """Entropy in nats of the flip of one bit, (N,), averaged over the bits that can flip."""
+        """Entropy in nats of the flip of one bit (equation 13), (N,), averaged over the bits that can flip."""
         alpha_bar = self._alpha_bar(t).flatten()
         # A bit flips at rate (1 - A_t) / 2; with the released kernel only bits that are set do, at twice that rate.
         rate = (1 - alpha_bar) / 2 if self.noise_kernel == "symmetric" else z_0.mean((1, 2, 3)) * (1 - alpha_bar)

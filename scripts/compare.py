@@ -137,5 +137,10 @@ def _progress(name: str, items, total: int):
     return tqdm(items, total=total, desc=name, leave=False)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

@@ -50,7 +50,7 @@ SCALES = {
     ),
 }
 # Phantoms come from one scanner: augmentation would only cost training time.
-STAGE2_STEPS, CODE_VIEWS = 500, 6
+BITS, STAGE2_STEPS, CODE_VIEWS = 32, 500, 6
 TRAIN_FLAGS = "--size small --augment 0 --amp --workers 0"
 DETECT_FLAGS = "--amp --workers 0"
 
@@ -74,7 +74,7 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
             f"--dataset {dataset} --out {root / 'raw'} --patients {scale.patients} --seed 0",
         ),
         Step("preparation", SCRIPTS / prepare, f"--data_dir {root / 'raw'} --out {data} {prepare_flags}"),
-        Step("stage 1", STAGE1, f"{train} --log_dir {run}"),
+        Step("stage 1", STAGE1, f"{train} --log_dir {run} --codebook_size {BITS}"),
         Step(
             "stage 2",
             SCRIPTS / "latent_train.py",

@@ -205,5 +205,10 @@ def _compare(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence
     print(text)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The command: flags from the command line, errors as messages."""
     run_command(lambda: main(get_args_parser().parse_args()))
+
+
+if __name__ == "__main__":
+    command()

@@ -86,7 +86,9 @@ class BernoulliDiffusion:
         return (uniform < probability).to(z_0.dtype)
 
     def posterior(self, z_t: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Probability that z_s = 1 given z_t and x0 (equation 10), for any 0 <= s < t; x0 may hold probabilities in [0, 1].
+        """Probability that z_s = 1 given z_t and x0, for any 0 <= s < t (equation 10).
+
+        x0 may hold probabilities in [0, 1].
 
         With r = A_t / A_s:  u1 = (r z_t + (1 - r) / 2) (A_s x0 + (1 - A_s) / 2),
                              u0 = (r (1 - z_t) + (1 - r) / 2) (A_s (1 - x0) + (1 - A_s) / 2),  u1 / (u1 + u0).
@@ -105,7 +107,7 @@ class BernoulliDiffusion:
         uniform: Tensor,
         shown: Tensor | None = None,
     ) -> LossTerms:
-        """Cross entropy between the predicted and the true flips z_t XOR z_0, from logits in float32 (equations 11, 12).
+        """Cross entropy between predicted and true flips z_t XOR z_0, from logits in float32 (equations 11 and 12).
 
         shown: the code that the noise is added to, where that is not z_0 itself but a code from which the network shall
         find back to z_0 (that of the same image with a synthetic lesion).

@@ -124,8 +124,8 @@ class FlipUNet(nn.Module):
 
     `prediction` says what the last convolution means:
       flip   its output is the log-odds of a flip itself (the paper's form, and that of the released checkpoints);
-      clean  its output h is the log-odds that the clean bit is 1, as the context tells. By Bayes' rule (equation 14 of docs/METHOD.md) with noise
-             that flips a bit with probability e_t = (1 - A_t) / 2, the log-odds of a flip are
+      clean  its output h is the log-odds that the clean bit is 1, as the context tells. By Bayes' rule with noise that
+             flips a bit with probability e_t = (1 - A_t) / 2, the log-odds of a flip are (docs/METHOD.md, equation 14)
                  (1 - 2 z_t) h + log(e_t / (1 - e_t)),
              so that the network need not carry the sign of every noisy bit to its last layer. Needs `noise_log_odds`,
              the table log(e_t / (1 - e_t)) for t = 0..T.

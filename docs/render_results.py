@@ -9,6 +9,9 @@ docs/results/STUDY/study.json   "title"; "text", a list of paragraphs; "images",
                                 are; "columns" of the tables; "rows" and "differences", the lines of the tables
 docs/results/STUDY/RUN.json     what --add keeps of a summary.json of scripts/evaluation.py or scripts/compare.py
 
+README.md gets the first table of a study where it says <!-- results of STUDY: COLUMN ... --> and, after it,
+<!-- end of results -->.
+
 Studies stand in the order of their folders' names. --add makes a study where there is none; its title, text and labels
 are then written into study.json by hand.
 """
@@ -47,6 +50,10 @@ every table says which. Best Dice chooses its threshold on the test labels and i
 paired: both are evaluated on the same resamples of the same patients.
 """
 NONE = "No study has been taken in yet."
+PLACE = re.compile(
+    r"(?P<begin><!-- results of (?P<study>[\w-]+): (?P<columns>[^>]+) -->)\n.*?(?P<end><!-- end of results -->)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,20 @@ def render(results: Path) -> str:
     """The whole page, from a folder of studies."""
     studies = [_study(path.parent, read_record(path)) for path in sorted(results.glob("*/study.json"))]
     return "\n".join([HEAD, *(studies or [f"{NONE}\n"])])
+
+
+def first_page(text: str, results: Path) -> str:
+    """The text of README.md with its table brought up to date."""
+
+    def table(found: re.Match) -> str:
+        study = read_record(results / found["study"] / "study.json")
+        lines = [_line(study.path.parent, Record(study.path, entry, ("rows",))) for entry in study["rows"]]
+        columns = found["columns"].split()
+        cells = [[cell for i, cell in enumerate(line.cells(columns, healthy=False)) if i != 2] for line in lines]
+        shown = Table("", ["", "images", "prevalence", *(LABELS[column] for column in columns)], cells).markdown()
+        return f"{found['begin']}\n\n{shown[shown.index('|') :]}\n{found['end']}"
+
+    return PLACE.sub(table, text)
 
 
 @dataclass(frozen=True)
@@ -313,14 +334,16 @@ def get_args_parser() -> Flags:
 
 def main(args) -> None:
     """Take a run in, compare the page or write it."""
-    results, page = DOCS / "results", DOCS / "RESULTS.md"
+    results, page, readme = DOCS / "results", DOCS / "RESULTS.md", DOCS.parent / "README.md"
     if args.add:
         require(args, "study", "label")
         take_in(results, Path(args.add), args.study, args.label, args.rows)
+    texts = {page: render(results), readme: first_page(readme.read_text(encoding="utf-8"), results)}
     if args.check:
-        sys.exit(difference(page, render(results)))
-    write_text(page, render(results))
-    print(f"{page} is written")
+        sys.exit("\n".join(filter(None, (difference(path, text) for path, text in texts.items()))) or None)
+    for path, text in texts.items():
+        write_text(path, text)
+        print(f"{path} is written")
 
 
 def difference(page: Path, text: str) -> str | None:

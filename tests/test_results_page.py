@@ -42,7 +42,9 @@ def summaries(tmp_path_factory):
 
 
 def test_the_page_is_what_the_summaries_give():
-    assert PAGE.difference(ROOT / "docs" / "RESULTS.md", PAGE.render(ROOT / "docs" / "results")) is None
+    results, readme = ROOT / "docs" / "results", ROOT / "README.md"
+    assert PAGE.difference(ROOT / "docs" / "RESULTS.md", PAGE.render(results)) is None
+    assert PAGE.difference(readme, PAGE.first_page(readme.read_text(encoding="utf-8"), results)) is None
 
 
 def test_no_study_gives_a_page_that_says_so(tmp_path):
@@ -65,7 +67,8 @@ def test_every_figure_is_that_of_the_summary(summaries, tmp_path):
     for text in ("weights 0123abcd", "weights 4567cdef", "A processor", "torch 2.7.0", "--data_dir 'a folder'"):
         assert page.count(text) == 1
     assert (
-        page.count("latent_sample_anomaly.py") == 2 and "# evaluation\nevaluation.py --results 'runs/a folder'" in page
+        page.count("latent_sample_anomaly.py") == 2
+        and "# evaluation\npython evaluation.py --results 'runs/a folder'" in page
     )
     assert max(map(len, page.split("```")[1].splitlines())) <= 120
 
@@ -124,11 +127,15 @@ def test_unknown_columns_and_rows_are_named(summaries, tmp_path):
 
 
 def test_the_command_checks_the_page(summaries, tmp_path, monkeypatch):
-    monkeypatch.setattr(PAGE, "DOCS", tmp_path)
+    monkeypatch.setattr(PAGE, "DOCS", tmp_path / "docs")
+    readme = tmp_path / "README.md"
+    readme.write_text("Head\n<!-- results of study: ap -->\n<!-- end of results -->\nFoot\n")
     run("docs/render_results.py", f"--add {summaries['evaluation']} --study study --label 'seed 0'")
     with pytest.raises(SystemExit) as same:
         run("docs/render_results.py", "--check")
-    page = tmp_path / "RESULTS.md"
+    page = tmp_path / "docs" / "RESULTS.md"
+    ap = json.loads(summaries["evaluation"].read_text())["clinical"]["rows"]["first"]["metrics"]["ap"]["value"]
+    assert f"| {ap:.3f} [" in readme.read_text() and readme.read_text().endswith("<!-- end of results -->\nFoot\n")
     page.write_text(page.read_text().replace("seed 0", "seed 1"))
     with pytest.raises(SystemExit) as other:
         run("docs/render_results.py", "--check")

@@ -10,7 +10,7 @@ from uad.data.reading.settings import CHANNEL_NAMES, DISPLAY_CHANNEL, Reading
 
 def command_line() -> str:
     """The command as it was typed."""
-    return shlex.join(sys.argv)
+    return shlex.join(["python", *sys.argv])
 
 
 def provenance(reading: Reading, data_dir: str) -> dict:

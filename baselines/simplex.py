@@ -53,7 +53,7 @@ class SimplexNoise:
         drawn = [torch.rand(channels, 4, generator=g, device=g.device, dtype=torch.float64) for g in generators]
         uniform = torch.cat(drawn).cpu()
         if self.source == "bank":
-            fields = _cut(_bank(self, size, device), uniform, size)
+            fields = cut(_bank(self, size, device), uniform, size)
         else:
             fields = self.compute(uniform, size, size).to(device)
         return fields.view(len(generators), channels, size, size)
@@ -68,7 +68,7 @@ class SimplexNoise:
         tables = [_init(int(seed)) for seed in uniform[:, 0] * 2**53]
         octaves = np.arange(self.octaves)
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-        fields = _fields(
+        fields = octaves_summed(
             self.dimensions,
             size,
             uniform[:, 1:] * FARTHEST * scale,
@@ -96,7 +96,7 @@ def _bank(noise: SimplexNoise, image_size: int, device: torch.device) -> Tensor:
     return noise.compute(uniform, BANK_SIDES * image_size, image_size).half().to(device)
 
 
-def _cut(bank: Tensor, uniform: Tensor, size: int) -> Tensor:
+def cut(bank: Tensor, uniform: Tensor, size: int) -> Tensor:
     """A field (size, size), float32, from a random place of the bank for each row of `uniform`, (F, 4) in [0, 1)."""
     places = bank.shape[-1] - size + 1
     # The last number chooses between 2 signs, 2 diagonals and 2 x 2 mirrorings.
@@ -104,15 +104,15 @@ def _cut(bank: Tensor, uniform: Tensor, size: int) -> Tensor:
     fields = torch.empty(len(uniform), size, size, device=bank.device)
     # Copied one by one: a CPU's autocast refuses to stack float16.
     for into, (field, row, column, kind) in zip(fields, (uniform * ranges).long().tolist(), strict=True):
-        cut = bank[field, row : row + size, column : column + size]
-        cut = cut.T if kind & 4 else cut
-        cut = cut.flip([axis for axis in (0, 1) if kind >> axis & 1])
-        into.copy_(-cut if kind & 8 else cut)
+        piece = bank[field, row : row + size, column : column + size]
+        piece = piece.T if kind & 4 else piece
+        piece = piece.flip([axis for axis in (0, 1) if kind >> axis & 1])
+        into.copy_(-piece if kind & 8 else piece)
     return fields
 
 
 @numba.njit(cache=True, parallel=True)
-def _fields(dimensions, size, offsets, permutations, gradients, feature_sizes, amplitudes):
+def octaves_summed(dimensions, size, offsets, permutations, gradients, feature_sizes, amplitudes):
     """Fields (F, size, size) float32; offsets (F, 3) in pixels, tables (F, 256), feature sizes and amplitudes (K,)."""
     fields = np.empty((len(offsets), size, size), dtype=np.float32)
     for row in numba.prange(len(offsets) * size):

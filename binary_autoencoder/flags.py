@@ -111,10 +111,10 @@ def architecture_of(args: argparse.Namespace, reading: Reading) -> Architecture:
     return architecture
 
 
-def add_autoencoder_flags(parser: argparse.ArgumentParser) -> None:
-    """Which autoencoder a later stage uses, and what it is believed to be."""
+def add_autoencoder_flags(parser: argparse.ArgumentParser, needed: str = "required") -> None:
+    """Which autoencoder a later stage uses, and what it is believed to be; needed: whether, in words."""
     group = parser.add_argument_group("the trained autoencoder")
-    add(group, "--ae_load_dir", help="log_dir of a stage-1 run", shown="required")
+    add(group, "--ae_load_dir", help="log_dir of a stage-1 run", shown=needed)
     add(group, "--ae_load_step", default="latest", help="its checkpoint: a step, or latest")
     add(
         group,

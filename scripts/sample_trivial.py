@@ -82,7 +82,7 @@ def get_args_parser() -> Flags:
     add_folder_flags(parser)
     add_output_flags(parser)
     add_runtime_flags(parser)
-    add_autoencoder_flags(parser)
+    add_autoencoder_flags(parser, needed="none; for --method autoencoder")
     return parser
 
 

@@ -34,7 +34,7 @@ def test_fields_are_octaves_of_opensimplex(dimensions):
     """The batched kernel against the package's own arrays, octave by octave."""
     permutation, gradient = _init(1234)
     place, depth, sizes, amplitudes = np.array([3.25, 7.5]), 11.75, np.array([8.0, 4.0]), np.array([1.0, 0.8])
-    got = simplex._fields(
+    got = simplex.octaves_summed(
         dimensions, 12, np.array([[*place, depth]]), permutation[None], gradient[None], sizes, amplitudes
     )[0]
     noise, pixels, expected = OpenSimplex(1234), np.arange(12), np.zeros((12, 12))
@@ -97,7 +97,7 @@ def test_cuts_of_a_bank_are_its_places_in_all_symmetries_and_signs():
     """A bank of one field of 3 x 3 has four places for a cut of 2 x 2, each in 8 symmetries and 2 signs."""
     bank = torch.arange(1.0, 10.0).view(1, 3, 3)
     uniform = torch.rand(4000, 4, generator=keyed_generator("cuts"), dtype=torch.float64)
-    found = simplex._cut(bank, uniform, 2).flatten(1).unique(dim=0)
+    found = simplex.cut(bank, uniform, 2).flatten(1).unique(dim=0)
     expected = {
         tuple((sign * cut.rot90(turns).flatten()).tolist())
         for row in (0, 1)

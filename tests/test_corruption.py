@@ -49,7 +49,7 @@ def test_every_kind_of_lesion_changes_a_textured_image(kind, monkeypatch):
 def test_swelling_magnifies_around_the_centre(swelling):
     size, centre = 32, (12.0, 20.0)
     ramps = torch.stack(torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij"))
-    swollen = corruption._swollen(ramps, torch.ones(size, size), centre, swelling)
+    swollen = corruption.swollen(ramps, torch.ones(size, size), centre, swelling)
     for ramp, c, found in zip(ramps, centre, swollen, strict=True):
         # Beyond the border the border's values are repeated.
         torch.testing.assert_close(found, (c + (1 - swelling) * (ramp - c)).clamp(0, size - 1), atol=1e-4, rtol=0)
@@ -58,7 +58,7 @@ def test_swelling_magnifies_around_the_centre(swelling):
 def test_swelling_keeps_what_is_outside_the_blob():
     image = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
     blob = disc(6, 32)
-    swollen = corruption._swollen(image, blob, (16.0, 16.0), 0.5)
+    swollen = corruption.swollen(image, blob, (16.0, 16.0), 0.5)
     outside = blob == 0
     torch.testing.assert_close(swollen[:, outside], image[:, outside], atol=1e-5, rtol=0)
     assert not torch.allclose(swollen[:, ~outside], image[:, ~outside], atol=0.05)
@@ -68,7 +68,7 @@ def test_lesions_lie_where_their_chances_are():
     rng = np.random.default_rng(0)
     chances = torch.zeros(16, 16)
     chances[3, 5], chances[12, 1] = 3, 1
-    drawn = [corruption._by_chance(chances, rng) for _ in range(2000)]
+    drawn = [corruption.drawn_by_chance(chances, rng) for _ in range(2000)]
     assert set(drawn) == {(3, 5), (12, 1)}
     assert np.mean([c == (3, 5) for c in drawn]) == pytest.approx(0.75, abs=0.04)
 
@@ -87,7 +87,7 @@ def test_the_recipe_for_structure_prefers_what_is_bright():
 
 def test_faint_lesions_are_as_frequent_as_gross_ones_on_a_log_scale():
     rng = np.random.default_rng(0)
-    sizes = corruption._sizes(RECIPES["structure"], 4000, rng)
+    sizes = corruption.changes_of(RECIPES["structure"], 4000, rng)
     least, greatest = RECIPES["structure"].change
     assert least <= sizes.min() and sizes.max() <= greatest
     assert np.median(sizes) == pytest.approx(np.sqrt(least * greatest), rel=0.05)

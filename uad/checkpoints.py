@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from uad.distributed import World
 from uad.errors import InputError, Problem, input_error
 from uad.files import remove_leftovers, written_whole
+from uad.precision import BFLOAT16_CPU_FLAGS
 
 # What a full checkpoint holds; a file without these is not one.
 STATE_KEYS = frozenset(
@@ -37,15 +38,16 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """What computes here: the GPU where there is one, else the CPU, by name."""
+    """What computes here: the GPU where there is one, else the CPU with what of bfloat16 it has."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
-        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
+        text = CPU_INFO.read_text(encoding="utf-8")
     except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
+    units = sorted(BFLOAT16_CPU_FLAGS.intersection(text.split()))
+    return ", ".join([names[0] if names else platform.machine(), *units])
 
 
 def _commit() -> str:

@@ -64,14 +64,14 @@ def corrupt(image: torch.Tensor, donor: torch.Tensor, rng: np.random.Generator, 
     brightness = image.mean(0) * foreground
     corrupted = image.clone()
     for _ in range(rng.integers(1, MAX_BLOBS + 1)):
-        centre = _by_chance(brightness, rng) if chosen.by_brightness else _anywhere(foreground, rng)
+        centre = drawn_by_chance(brightness, rng) if chosen.by_brightness else _anywhere(foreground, rng)
         blob = _blob(centre, image.shape[-1], rng) * foreground
         kind = rng.choice(list(chosen.kinds), p=list(chosen.kinds.values()))
         if kind == "swollen":
-            corrupted = _swollen(corrupted, blob, centre, rng.uniform(-MAX_SWELLING, MAX_SWELLING))
+            corrupted = swollen(corrupted, blob, centre, rng.uniform(-MAX_SWELLING, MAX_SWELLING))
             continue
         if kind == "shifted":
-            size = _sizes(chosen, len(image), rng) * (rng.random(len(image)) < 0.8)
+            size = changes_of(chosen, len(image), rng) * (rng.random(len(image)) < 0.8)
             change = corrupted + _per_channel(size * rng.choice((-1, 1), len(image)))
         elif kind == "replaced":
             noise = rng.normal(0, rng.uniform(0, MAX_NOISE), image.shape).astype(np.float32)
@@ -85,7 +85,8 @@ def corrupt(image: torch.Tensor, donor: torch.Tensor, rng: np.random.Generator, 
     return corrupted.clamp(0, 1)
 
 
-def _sizes(recipe: Recipe, count: int, rng: np.random.Generator) -> np.ndarray:
+def changes_of(recipe: Recipe, count: int, rng: np.random.Generator) -> np.ndarray:
+    """How much a lesion changes each of `count` channels (count,), evenly or evenly by the logarithm."""
     if recipe.logarithmic:
         return np.exp(rng.uniform(*np.log(recipe.change), count))
     return rng.uniform(*recipe.change, count)
@@ -101,7 +102,7 @@ def _blurred(image: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(image[None], 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)[0]
 
 
-def _swollen(image: torch.Tensor, blob: torch.Tensor, centre: tuple[float, float], swelling: float) -> torch.Tensor:
+def swollen(image: torch.Tensor, blob: torch.Tensor, centre: tuple[float, float], swelling: float) -> torch.Tensor:
     """Every position shows what lies nearer to the centre by the share blob * swelling (further away: negative)."""
     size = image.shape[-1]
     y, x = (torch.arange(size, dtype=torch.float32) - c for c in centre)
@@ -122,7 +123,7 @@ def _anywhere(foreground: torch.Tensor, rng: np.random.Generator) -> tuple[float
     return float(row), float(column)
 
 
-def _by_chance(chances: torch.Tensor, rng: np.random.Generator) -> tuple[float, float]:
+def drawn_by_chance(chances: torch.Tensor, rng: np.random.Generator) -> tuple[float, float]:
     """Row and column of a random pixel by its chances (S, S); the image's centre where all are 0."""
     size = len(chances)
     total = chances.flatten().double().cumsum(0)

@@ -36,6 +36,7 @@ from uad.files import read_json, write_json, write_text
 DOCS = Path(__file__).resolve().parent
 METRICS = HEADLINE | {"image_ap": "image AP", "patient_dice": "Dice per patient (mean)"}
 LABELS = METRICS | COST
+ON_THE_FIRST_PAGE = LABELS | {both: f"{METRICS[alone]}, healthy images too" for alone, both in WITH_HEALTHY.items()}
 KEPT_METRICS = (*METRICS, *WITH_HEALTHY.values())
 KEPT_OF_HEALTHY_RUN = ("data_dir", "data_hash", "command")
 DROPPED = ("paper_ours", "paper_baselines")
@@ -94,7 +95,9 @@ def first_page(text: str, results: Path) -> str:
         lines = [_line(study.path.parent, Record(study.path, entry, ("rows",))) for entry in study["rows"]]
         columns = found["columns"].split()
         cells = [[cell for i, cell in enumerate(line.cells(columns, healthy=False)) if i != 2] for line in lines]
-        shown = Table("", ["", "images", "prevalence", *(LABELS[column] for column in columns)], cells).markdown()
+        shown = Table(
+            "", ["", "images", "prevalence", *(ON_THE_FIRST_PAGE[column] for column in columns)], cells
+        ).markdown()
         return f"{found['begin']}\n\n{shown[shown.index('|') :]}\n{found['end']}"
 
     return PLACE.sub(table, text)

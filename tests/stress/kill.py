@@ -40,7 +40,7 @@ STAGE1 = (
     "--horizontal_flip "
 )
 STAGE2 = "--num_channels 16 --channel_mult 1 2 --num_res_blocks 1 --batch_size 4 --lr 1e-3 --horizontal_flip "
-LDM = "--method ldm --preset cpu --dataset OCT --img_size 32 --batch_size 2 --vqvae_steps 3 "
+LDM = "--method ldm --size small --dataset OCT --img_size 32 --batch_size 2 --vqvae_steps 3 "
 
 
 class Job(NamedTuple):
@@ -152,7 +152,8 @@ def contents(out: Path) -> dict[str, object]:
     for path in sorted(path for path in out.rglob("*") if path.is_file() and not path.name.startswith(TEMPORARY)):
         name = str(path.relative_to(out))
         if path.suffix in (".th", ".pt"):
-            found[name] = {key: value for key, value in load_checkpoint(path).items() if key != "versions"}
+            checkpoint = load_checkpoint(path)
+            found[name] = {key: value for key, value in checkpoint.items() if key not in ("versions", "command")}
         elif path.suffix == ".jsonl" or path.parent.name == "records":
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             found[name] = [{k: v for k, v in json.loads(line).items() if k not in VARYING} for line in lines]

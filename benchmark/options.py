@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from benchmark.measure import CLOCKS
 from bernoulli_diffusion.flags import DETECTION_PRESETS, default_steps
 from uad.cli.flags import Flags, add, add_switch
-from uad.errors import input_error
+from uad.errors import InputError, input_error, missing_flag
 from uad.optimizers import OPTIMIZERS
 from uad.precision import AMP_MODES
 
@@ -61,7 +61,12 @@ def get_args_parser(description: str) -> Flags:
     add(group, "--denoise_steps", type=int, default=steps, help="K of our detection")
     add(group, "--shifts", type=int, default=RECOMMENDED["shifts"], help="copies of an image in our detection")
     group = parser.add_argument_group("networks")
-    add(group, "--ae_load_dir", help="log_dir of a stage-1 run; without it networks are random", shown="none")
+    add(
+        group,
+        "--ae_load_dir",
+        help="log_dir of a stage-1 run of this project; without it networks are random",
+        shown="none",
+    )
     add(group, "--model_path", help="stage-2 checkpoint, with --ae_load_dir", shown="none")
     add(group, "--img_size", type=int, default=256, help="of random networks")
     add(group, "--n_channels", type=int, default=4, help="of random networks")
@@ -91,7 +96,7 @@ def options_of(args: argparse.Namespace) -> Options:
         needed = ["ae_load_dir", "model_path", "data_dir"]
     for name in needed:
         if getattr(options, name) is None:
-            raise input_error(f"--{name}", "not given", "a value", f"pass --{name}; --help explains it")
+            raise InputError(missing_flag(name))
     if not 1 <= options.measured_steps < options.noise_level:
         expected = f"1..{options.noise_level - 1}, below --noise_level"
         raise input_error("--measured_steps", str(options.measured_steps), expected, "change one of the two")

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
+from uad.configuration import check_values
 from uad.errors import input_error
 
 
@@ -12,7 +13,7 @@ from uad.errors import input_error
 class Architecture:
     """The arguments of a FlipUNet; the defaults are the paper's.
 
-    Raises InputError where the levels do not divide the code, or the dropout is no share.
+    Raises InputError for numbers that mean nothing, and where the levels do not divide the code.
     """
 
     codebook_size: int = 128
@@ -26,8 +27,26 @@ class Architecture:
     prediction: str = "flip"
 
     def __post_init__(self):
-        if not 0 <= self.dropout < 1:
-            raise input_error("--dropout", str(self.dropout), "a share from 0 to below 1", "change it")
+        widths = [self.num_channels * multiplier for multiplier in self.channel_mult]
+        check_values(
+            [
+                ("--dropout", self.dropout, "a share from 0 to below 1", 0 <= self.dropout < 1),
+                (
+                    "--num_channels",
+                    self.num_channels,
+                    "an even number from 2",
+                    self.num_channels >= 2 and self.num_channels % 2 == 0,
+                ),
+                ("--channel_mult", self.channel_mult, "numbers from 1", min(self.channel_mult, default=0) >= 1),
+                ("--num_res_blocks", self.num_res_blocks, "1 or more", self.num_res_blocks >= 1),
+                (
+                    "--num_heads",
+                    self.num_heads,
+                    "a number that divides every width",
+                    self.num_heads >= 1 and not any(width % self.num_heads for width in widths),
+                ),
+            ]
+        )
         factor = 2 ** (len(self.channel_mult) - 1)
         if self.code_size % factor:
             raise input_error(
@@ -50,6 +69,9 @@ class Process:
     diffusion_steps: int = 1000
     noise_schedule: str = "linear"
     noise_kernel: str = "symmetric"
+
+    def __post_init__(self):
+        check_values([("--diffusion_steps", self.diffusion_steps, "1 or more", self.diffusion_steps >= 1)])
 
     def build(self) -> BernoulliDiffusion:
         """The process."""

@@ -132,7 +132,7 @@ class CodeTraining:
 
     def levels(self, process: Process) -> int:
         """The highest noise level in training; InputError where the process does not have it."""
-        highest = self.train_noise_levels or process.diffusion_steps
+        highest = process.diffusion_steps if self.train_noise_levels is None else self.train_noise_levels
         process.check_level(highest, "train_noise_levels")
         return highest
 

@@ -16,6 +16,7 @@ from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.data.training.corruption import corrupt
 from uad.data.training.loading import Variation, flip_axis
 from uad.distributed import World
+from uad.errors import input_error
 from uad.files import put_in_place, refusals_named
 from uad.randomness import derive_seed
 
@@ -94,7 +95,11 @@ class CodeCache(Dataset):
 
     def __init__(self, path: Path, slices: SliceFolder, code_shape: tuple[int, int, int], views: Views):
         self.slices, self.code_shape, self.views = slices, code_shape, views
-        self.packed = np.load(path, mmap_mode="r")
+        try:
+            self.packed = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            found = f"unreadable ({error})"
+            raise input_error(path, found, "packed codes", "delete it: the same command makes it anew") from error
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -178,11 +183,8 @@ def build_cache(
     if world.from_main(int(path.exists())):
         return
     temporary = path.with_name(f".tmp-{path.name}")
-    if world.is_main:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        width = (int(np.prod(code_shape)) + 7) // 8
-        _allocate(temporary, (len(slices), views.codes, width))
-    world.barrier()
+    width = (int(np.prod(code_shape)) + 7) // 8
+    world.on_main(lambda: _allocate(temporary, (len(slices), views.codes, width)))
     packed = np.lib.format.open_memmap(temporary, "r+")
     own = Subset(ViewedSlices(slices, views), range(world.rank, len(slices), world.size))
     loader = DataLoader(own, max(1, batch_size // views.codes), num_workers=workers, collate_fn=collate_slices)
@@ -191,13 +193,12 @@ def build_cache(
         packed[batch["index"].numpy()] = pack(encode(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
     packed.flush()
     world.barrier()
-    if world.is_main:
-        put_in_place(temporary, path)
-    world.barrier()
+    world.on_main(lambda: put_in_place(temporary, path))
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> None:
     """A file for a memory-mapped array, with all its space: a disk that fills up later would kill the writers."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
     with refusals_named(path), path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

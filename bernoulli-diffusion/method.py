@@ -35,7 +35,11 @@ class Detection:
     polarity: tuple[int, ...] | None
 
     def completed(self, model: TrainedDiffusion) -> "Detection":
-        """The same with the code bits that the model was trained with, unless they are chosen."""
+        """The same with the code bits that the model was trained with, unless they are chosen.
+
+        InputError for a noise level that the model's process does not have.
+        """
+        model.shape.process.check_level(self.noise_level, "noise_level")
         return replace(self, code_bits=self.code_bits or model.config["code_bits"])
 
 
@@ -106,7 +110,7 @@ class MaskedBernoulliDiffusion:
 
     def _of_copy(self, images: Tensor, generators: Sequence[torch.Generator]) -> "_Copy":
         with autocast(self.amp, images.device):
-            code = self._bits(self.encode(images), generators)
+            code = self.bits(self.encode(images), generators)
 
         def flip_log_odds(z_t: Tensor, t: Tensor) -> Tensor:
             with autocast(self.amp, images.device):
@@ -129,7 +133,8 @@ class MaskedBernoulliDiffusion:
         with autocast(self.amp, code.device):
             return self.decode(code).float().clamp(0, 1)
 
-    def _bits(self, probability: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def bits(self, probability: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Codes of bit probabilities (N, K, h, w), thresholded or drawn."""
         if self.code_bits == "threshold":
             return (probability > 0.5).float()
         return (uniform_field(generators, probability.shape[1:]) < probability).float()

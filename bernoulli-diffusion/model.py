@@ -1,6 +1,6 @@
 """Building and loading the diffusion model: its network together with its process."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,8 +55,8 @@ def default_log_dir(ae_load_dir: Path | str) -> Path:
     return Path(ae_load_dir) / "bernoulli_diffusion"
 
 
-def load_diffusion(path: Path | str, released: Model | None = None) -> TrainedDiffusion:
-    """A trained model; a released checkpoint, which holds weights only, is built as `released`.
+def load_diffusion(path: Path | str, released: Callable[[], Model] | None = None) -> TrainedDiffusion:
+    """A trained model; a released checkpoint, which holds weights only, is built as `released` says.
 
     Raises InputError for a missing, damaged or foreign file, and for weights that do not fit.
     """
@@ -67,7 +67,7 @@ def load_diffusion(path: Path | str, released: Model | None = None) -> TrainedDi
         weights = content["weights"] if "weights" in content else content["ema"]
         shape = Model(Architecture(**config["network"]), Process(**config["process"]))
     elif "time_embed.0.weight" in content and released is not None:
-        config, step, shape = {"code_bits": "threshold"}, 0, released
+        config, step, shape = {"code_bits": "threshold"}, 0, released()
         weights = {key: value.float() for key, value in content.items()}
     else:
         kind = content.get("kind", "unknown content")
@@ -107,7 +107,7 @@ def load_model(source: ModelSource, code_shape: tuple[int, int, int], autoencode
     Raises InputError where they do not fit, and where what is stated contradicts the checkpoint.
     """
     path = source.path or newest_model_of(autoencoder_hash, source.folder)
-    model = load_diffusion(path, model_for(code_shape, source.given))
+    model = load_diffusion(path, lambda: model_for(code_shape, source.given))
     check_given(source.given, asdict(model.shape.architecture) | asdict(model.shape.process), path)
     check_codes_match(model, code_shape, autoencoder_hash)
     return model

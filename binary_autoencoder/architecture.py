@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from binary_autoencoder.networks import BinaryAutoEncoder
+from uad.configuration import check_values
 from uad.errors import input_error
+
+COUNTS = ("nf", "res_blocks", "gen_mul", "emb_dim", "codebook_size", "norm_groups")
 
 
 @dataclass(frozen=True)
 class Architecture:
     """The arguments of a BinaryAutoEncoder; the defaults are the paper's.
 
-    Raises InputError where the levels do not divide the image.
+    Raises InputError for numbers that mean nothing, and where the levels do not divide the image.
     """
 
     n_channels: int
@@ -29,6 +32,9 @@ class Architecture:
     norm_groups: int = 32
 
     def __post_init__(self):
+        counts = [(f"--{name}", getattr(self, name)) for name in COUNTS]
+        counts += [("--ch_mult", min(self.ch_mult, default=0))]
+        check_values((flag, value, "1 or more", value >= 1) for flag, value in counts)
         if self.img_size % self._factor:
             raise input_error(
                 "--img_size",

@@ -65,9 +65,7 @@ def load_autoencoder(source: AutoencoderSource) -> TrainedAutoencoder:
         architecture = Architecture(**content["config"]["network"])
         reading = Reading(**content["config"]["data"])
         weights = content["weights"] if "weights" in content else content["models"]["autoencoder"]
-        # Of a data set only its number of channels is compared: `chexpert` may stand for any.
-        compared = {name: value for name, value in stated.items() if name != "dataset"}
-        check_given(compared, asdict(architecture) | asdict(reading), path)
+        check_given(stated, asdict(architecture) | asdict(reading), path)
     elif any(key.startswith("ae.") for key in content):
         architecture, reading = _stated(stated, path)
         weights = released_weights(content, asdict(architecture))

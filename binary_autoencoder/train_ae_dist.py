@@ -40,7 +40,7 @@ from binary_autoencoder.flags import (
 from binary_autoencoder.losses import PerceptualLoss, find_vgg16_weights
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, add_reading_flags, only_shown, opening_of, reading_of, ready
 from uad.cli.flags import Flags
 from uad.cli.provenance import command_line
@@ -102,10 +102,10 @@ def get_args_parser() -> Flags:
 def stage1_of(args: argparse.Namespace) -> Stage1:
     """What the flags say, as plain values."""
     reading = reading_of(args)
-    run = run_of(args, args.ema_beta, args.steps_per_update_ema, validation=True)
+    run = run_of(args, args.ema_beta, args.steps_per_update_ema)
     return Stage1(
         device=args.device,
-        opening=opening_of(args, validation=True, training=True),
+        opening=opening_of(args),
         reading=reading,
         architecture=architecture_of(args, reading),
         terms=loss_terms(args),
@@ -260,10 +260,7 @@ def settings_of(chosen: Stage1, run: Run) -> dict:
     return asdict(chosen.architecture) | asdict(chosen.reading) | asdict(chosen.terms) | run.settings() | own
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

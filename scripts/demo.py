@@ -11,7 +11,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.cli.steps import Step, run_step
 
@@ -130,10 +130,7 @@ def main(args: argparse.Namespace) -> None:
     print(farewell(dataset, root))
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

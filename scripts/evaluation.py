@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from uad.checkpoints import versions
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.evaluation import Scoring, add_evaluation_flags, scoring_of
 from uad.cli.flags import Flags, add
 from uad.cli.provenance import command_line
@@ -205,10 +205,7 @@ def _compare(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence
     print(text)
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

@@ -25,14 +25,13 @@ from bernoulli_diffusion.method import Detection, detector
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags
-from uad.cli.inference import Output, add_output_flags, output_of
+from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
 from uad.distributed import distributed_world
-from uad.inference import detect_folder, result_writer
 from uad.precision import resolve_amp
 from uad.scores import EVIDENCE_SCORES, check_polarity
 
@@ -122,14 +121,13 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     runtime = request.runtime
     with distributed_world(runtime.device) as world:
-        amp = resolve_amp(runtime.amp, world.device)
+        share, amp = world.share_of(request.output.batch_size), resolve_amp(runtime.amp, world.device)
         autoencoder = load_autoencoder(request.autoencoder)
         reading = autoencoder.reading
         check_polarity(request.detection.polarity, request.detection.score, reading.n_channels)
         if not ready(request.opening, reading, world):
             return
         model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
-        model.shape.process.check_level(request.detection.noise_level, "noise_level")
         detection = request.detection.completed(model)
         if world.is_main:
             for notice in notices(detection, model):
@@ -138,15 +136,8 @@ def main(args: argparse.Namespace) -> None:
         info = run_info(request, detection, autoencoder, model, amp)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
-        slices = request.opening.folders.open(reading)
         method = detector(autoencoder.network, model, detection, world.device, amp, request.compile)
-        writer = result_writer(out_dir, info, world)
-        share = world.share_of(request.output.batch_size)
-        detect_folder(method, slices, writer, world, share, runtime.seed, runtime.workers)
-        if world.is_main:
-            print(
-                f"{len(slices)} images in {out_dir}; score them with: python scripts/evaluation.py --results {out_dir}"
-            )
+        detect(method, request.opening.folders.open(reading), out_dir, info, share, runtime, world)
 
 
 def default_out_dir(request: Request) -> Path:
@@ -156,10 +147,7 @@ def default_out_dir(request: Request) -> Path:
     return Path("results") / f"{run.name}_{folder.name}_L{level}_P{threshold:g}"
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

@@ -41,7 +41,7 @@ from bernoulli_diffusion.model import KIND, checkpoint_files, default_log_dir
 from bernoulli_diffusion.objective import DiffusionLoss
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags
 from uad.cli.provenance import command_line
@@ -51,6 +51,7 @@ from uad.configuration import without_removed
 from uad.data.reading.folder import SliceFolder
 from uad.data.training.loading import collate_training
 from uad.distributed import World, distributed_world
+from uad.errors import input_error
 from uad.files import written_whole
 from uad.optimizers import MATRIX_LR, make_optimizer
 from uad.precision import autocast, prepare_inference
@@ -98,10 +99,10 @@ def get_args_parser() -> Flags:
 
 def stage2_of(args: argparse.Namespace) -> Stage2:
     """What the flags say, as plain values."""
-    run = run_of(args, args.ema_rate, 1, decays=True)
+    run = run_of(args, args.ema_rate, 1)
     return Stage2(
         device=args.device,
-        opening=opening_of(args, training=True),
+        opening=opening_of(args),
         source=autoencoder_source(args),
         stated=stated_model(args) | {"dropout": args.dropout},
         codes=code_training_of(args),
@@ -153,6 +154,7 @@ def main(args: argparse.Namespace) -> None:
         model = model_for(autoencoder.network.code_shape, chosen.stated)
         config = configuration(chosen, autoencoder, model)
         world.share_of(run.options.batch_size)
+        check_own_folder(run.log_dir)
         if world.is_main and chosen.notice:
             print(chosen.notice)
         if not ready(chosen.opening, autoencoder.reading, world, run.options.batch_size, healthy=True):
@@ -164,6 +166,14 @@ def main(args: argparse.Namespace) -> None:
             steps = training.run()
         if world.is_main:
             print(f"Stage 2: {steps} of {run.options.train_steps} steps done; checkpoints in {training.files.folder}")
+
+
+def check_own_folder(log_dir: Path) -> None:
+    """An InputError where the folder is that of a stage-1 run, whose log would be overwritten."""
+    if (log_dir / "saved_models").is_dir():
+        raise input_error(
+            log_dir, "a run of stage 1", "a folder of its own for stage 2", f"use {default_log_dir(log_dir)}"
+        )
 
 
 def configuration(chosen: Stage2, autoencoder: TrainedAutoencoder, model: Model) -> dict:
@@ -274,10 +284,7 @@ def former_settings(saved: dict) -> dict:
     return kept | {"train_noise_levels": visited}
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

@@ -28,7 +28,7 @@ from bernoulli_diffusion.method import Detection, detector
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags, add
 from uad.cli.runtime import add_runtime_flags
@@ -127,15 +127,17 @@ def stages(
         return [keyed_generator(seed, item["name"], device=device)]
 
     with autocast(amp, device):
-        code = (method.encode(image) > 0.5).float()
-        # The same generator gives the same noise as that of the denoising.
+        probability = method.encode(image)
+        # The same generator draws the same bits and the same noise as in the denoising.
+        drawing, denoising = generators(), generators()
+        code = method.bits(probability, drawing)
         level = torch.tensor([detection.noise_level], device=device)
-        noisy = model.process.q_sample(code, level, uniform_field(generators(), code.shape[1:]))
+        noisy = model.process.q_sample(code, level, uniform_field(drawing, code.shape[1:]))
         outcome = masked_denoise(
             method.network,
-            code,
+            method.bits(probability, denoising),
             model.process,
-            generators(),
+            denoising,
             detection.noise_level,
             detection.prob_threshold,
             detection.denoise_steps,
@@ -193,6 +195,8 @@ def main(args: argparse.Namespace) -> None:
         detection = request.detection.completed(model)
         if only_shown(request.opening, vars(detection) | {"out": str(request.out)}, world):
             return
+        if not world.is_main:
+            return
         item = chosen_item(request.opening.folders.open(autoencoder.reading), request.image)
         amp = resolve_amp(request.amp, world.device)
         shown = stages(item, autoencoder, model, detection, request.seed, world.device, amp)
@@ -203,10 +207,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{item['name']} drawn to {request.out}")
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.configuration import check_values
 from uad.data.preparing.brats import LEFT_OUT, PLANE, SPLITS, Choice, find_patients, prepare
@@ -93,10 +93,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.out}: " + ", ".join(f"{name} {counts[name]}" for name in (*SPLITS, *LEFT_OUT)))
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

@@ -12,7 +12,7 @@ in NORMAL is in no other folder. Run the same command again to finish what was i
 import argparse
 from pathlib import Path
 
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.configuration import check_values
 from uad.data.preparing.oct import Choice, prepare
@@ -71,10 +71,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.out}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

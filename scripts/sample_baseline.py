@@ -17,10 +17,10 @@ from baselines.calibration import calibrate_on_healthy
 from baselines.checkpoints import TrainedBaseline, default_log_dir, load_baseline, newest_checkpoint
 from baselines.flags import add_detection_flags, add_method_flag, detection_options, given_options
 from baselines.methods import load_method
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, add_reading_flags, given_reading, only_shown, opening_of, ready
 from uad.cli.flags import Flags, require
-from uad.cli.inference import Output, add_output_flags, output_of
+from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
 from uad.configuration import check_given
@@ -29,7 +29,7 @@ from uad.data.reading.settings import Reading
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import read_json
-from uad.inference import detect_folder, result_writer
+from uad.inference import result_writer
 from uad.precision import resolve_amp
 
 
@@ -88,10 +88,10 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     method, runtime = load_method(request.method), request.runtime
     with distributed_world(runtime.device) as world:
+        share = world.share_of(request.output.batch_size)
         trained = load_baseline(method, checkpoint_of(request, method))
         reading = trained.reading
-        stated = {name: value for name, value in request.stated.items() if name != "dataset"}
-        check_given(stated, asdict(reading), trained.path)
+        check_given(request.stated, asdict(reading), trained.path)
         if not ready(request.opening, reading, world):
             return
         check_healthy_folder(request, reading, world)
@@ -108,18 +108,13 @@ def main(args: argparse.Namespace) -> None:
         info = run_info(request, trained, detector, options, amp)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
-        writer, batch_size = result_writer(out_dir, info, world), world.share_of(request.output.batch_size)
         if request.healthy_dir:
+            result_writer(out_dir, info, world)
             healthy = open_slices(request.healthy_dir, reading, folders.num_samples)
-            calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, batch_size, runtime.workers)
+            calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, share, runtime.workers)
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, request.score)
-        slices = folders.open(reading)
-        detect_folder(detector, slices, writer, world, batch_size, runtime.seed, runtime.workers)
-        if world.is_main:
-            print(
-                f"{len(slices)} images in {out_dir}; score them with: python scripts/evaluation.py --results {out_dir}"
-            )
+        detect(detector, folders.open(reading), out_dir, info, share, runtime, world)
 
 
 def checkpoint_of(request: Request, method) -> Path:
@@ -178,10 +173,7 @@ def run_info(request: Request, trained: TrainedBaseline, detector, options: dict
     }
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

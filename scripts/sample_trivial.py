@@ -13,24 +13,24 @@ without diffusion. Written to --out_dir (default results/<method>_<folder>): a r
 import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, fit_pca, load_pca, save_pca
 from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.checkpoints import weights_hash
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags, add, add_switch, require
-from uad.cli.inference import Output, add_output_flags, output_of
+from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
 from uad.configuration import check_given, check_values
 from uad.data.reading.opening import Folders, check_folders, open_slices
 from uad.data.reading.settings import IMG_SIZE, Reading
 from uad.distributed import World, distributed_world
-from uad.errors import input_error
-from uad.inference import detect_folder, result_writer
+from uad.errors import InputError, input_error, missing_flag
 from uad.precision import resolve_amp
 from uad.scores import RESIDUAL_SCORES
 
@@ -130,30 +130,30 @@ def intensity(request: Request, world: World) -> Competitor:
 def pca(request: Request, world: World) -> Competitor:
     """Principal components from --model_path; fitted and kept there where it does not exist."""
     if request.model_path is None:
-        raise input_error("--model_path", "not given", "a value", "pass --model_path; --help explains it")
-    if not Path(request.model_path).exists():
+        raise InputError(missing_flag("model_path"))
+    # One answer for all: a process that looks later may see what the main one has fitted.
+    if not world.from_main(int(Path(request.model_path).exists())):
+        reading = stated_reading(request.source.given)
+        world.on_main(lambda: check_training_folder(request, reading))
         if request.opening.check_data or request.opening.dry_run:
-            reading = stated_reading(request.source.given)
             return Competitor(None, "PCA residual", reading, {"model": f"to be fitted to {request.train_dir}"})
-        world.on_main(lambda: fit(request))
+        fitted = partial(fit_pca, open_slices(request.train_dir, reading), request.components)
+        world.on_main(lambda: save_pca(request.model_path, *fitted(), reading))
     mean, components, reading = load_pca(request.model_path)
-    stated = {name: value for name, value in request.source.given.items() if name != "dataset"}
-    check_given(stated, asdict(reading), request.model_path)
+    check_given(request.source.given, asdict(reading), request.model_path)
     model = {"components": len(components), "weights_hash": weights_hash({"mean": mean, "components": components})}
     method = PcaResidual(mean.to(world.device), components.to(world.device), request.score)
     facts = {"model": model, "parameters": mean.numel() + components.numel()}
     return Competitor(method, "PCA residual", reading, facts)
 
 
-def fit(request: Request) -> None:
-    """Fit the components to the healthy images and keep them."""
+def check_training_folder(request: Request, reading: Reading) -> None:
+    """An InputError where the healthy images to fit to are missing or unusable."""
     if request.train_dir is None:
         raise input_error(
             "--train_dir", "not given", f"a folder to fit to: {request.model_path} does not exist", "pass --train_dir"
         )
-    reading = stated_reading(request.source.given)
     check_folders(Folders(request.train_dir), reading, None, True, request.opening.workers)
-    save_pca(request.model_path, *fit_pca(open_slices(request.train_dir, reading), request.components), reading)
 
 
 def autoencoder(request: Request, world: World) -> Competitor:
@@ -176,6 +176,7 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     runtime, folders = request.runtime, request.opening.folders
     with distributed_world(runtime.device) as world:
+        share = world.share_of(request.output.batch_size)
         chosen = COMPETITORS[request.method](request, world)
         if not ready(request.opening, chosen.reading, world):
             return
@@ -193,18 +194,10 @@ def main(args: argparse.Namespace) -> None:
         out_dir = request.output.folder(Path("results") / f"{request.method}_{Path(folders.data_dir).name}")
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
-        slices = folders.open(chosen.reading)
-        writer = result_writer(out_dir, info, world)
-        share = world.share_of(request.output.batch_size)
-        detect_folder(chosen.method, slices, writer, world, share, runtime.seed, runtime.workers)
-        if world.is_main:
-            print(f"{len(slices)} images in {out_dir}")
+        detect(chosen.method, folders.open(chosen.reading), out_dir, info, share, runtime, world)
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

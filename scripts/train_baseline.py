@@ -24,7 +24,7 @@ from baselines.checkpoints import checkpoint_files, default_log_dir, kind
 from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_flags
 from baselines.methods import load_method
 from uad.checkpoints import newest_state, weights_hash
-from uad.cli.command import run_command
+from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, add_reading_flags, only_shown, opening_of, reading_of, ready
 from uad.cli.flags import Flags, require
 from uad.cli.provenance import command_line
@@ -45,6 +45,8 @@ from uad.training import Losses, Phase, Training
 PICTURES = 4
 # Networks of the methods' papers, or small ones for two cores.
 SIZES = {"paper": {"img_size": 256}, "small": {"img_size": 128}}
+# What a stage's training takes from the method's configuration where no flag says otherwise.
+CHOSEN = ("lr", "batch_size", "train_steps", "clip_norm", "weight_decay")
 # Settings that runs of earlier versions have, with the value that this one's code stands for.
 REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR}
 
@@ -53,8 +55,8 @@ REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR}
 class Request:
     """Everything that the flags say.
 
-    chosen: of a stage's training (lr, batch_size, train_steps, clip_norm, weight_decay) what was given, None for the
-    method's own; noise: what was given of the simplex noise.
+    chosen: what was given of CHOSEN, None for the method's own; anneals_all: learning rates fall over all steps of a
+    stage; noise: what was given of the simplex noise.
     """
 
     method: str
@@ -65,6 +67,7 @@ class Request:
     run: Run
     chosen: dict
     vqvae_steps: int | None
+    anneals_all: bool
     noise: dict
 
 
@@ -85,23 +88,20 @@ def request_of(args: argparse.Namespace) -> Request:
     """What the flags say, as plain values; how long a stage is trained is filled in by `run_of_stage`."""
     require(args, "method")
     reading = reading_of(args)
-    run = run_of(args, ema_beta=0.0, ema_every=1, decays=True, validation=True)
+    run = run_of(args, ema_beta=0.0, ema_every=1)
     noise = {"standardise": True} if args.standardise_noise else {}
     return Request(
         method=args.method,
         size=args.size,
         device=args.device,
-        opening=opening_of(args, validation=True, training=True),
+        opening=opening_of(args),
         reading=reading,
         run=replace(run, log_dir=run.log_dir or default_log_dir(args.method, reading.dataset)),
         chosen={name: getattr(args, name) for name in CHOSEN},
         vqvae_steps=args.vqvae_steps,
+        anneals_all=args.lr_anneal_steps == "all",
         noise=noise | ({"source": args.noise_source} if args.noise_source else {}),
     )
-
-
-# What a stage's training takes from the method's configuration where no flag says otherwise.
-CHOSEN = ("lr", "batch_size", "train_steps", "clip_norm", "weight_decay")
 
 
 class StageLoss:
@@ -161,14 +161,13 @@ def run_of_stage(request: Request, config: dict, stage: str) -> Run:
     defaults = config["training"][stage]
     given = request.chosen | ({"train_steps": request.vqvae_steps} if stage == "vqvae" else {})
     chosen = {name: defaults[name] if value is None else value for name, value in given.items()}
-    anneal = request.run.options.lr_anneal_steps
     options = replace(
         request.run.options,
         batch_size=chosen["batch_size"],
         train_steps=chosen["train_steps"],
         clip_norm=chosen["clip_norm"],
         ema_beta=defaults["ema_beta"],
-        lr_anneal_steps=chosen["train_steps"] if anneal is None else anneal,
+        lr_anneal_steps=chosen["train_steps"] if request.anneals_all else request.run.options.lr_anneal_steps,
     )
     return replace(request.run, options=options, lr=chosen["lr"], weight_decay=chosen["weight_decay"])
 
@@ -246,12 +245,7 @@ def stage_training(
         ],
         dataset=TrainingImages(slices, run.variation, 0 if options.workers else CACHE_GIB),
         collate=collate_training,
-        config={
-            "method": config,
-            "data": asdict(request.reading),
-            "size": request.size,
-            "earlier": dict(earlier),
-        },
+        config={"method": config, "data": asdict(request.reading), "earlier": dict(earlier)},
         settings=settings,
         former=former_settings,
         sample=sample,
@@ -330,10 +324,7 @@ def picture_maker(method: ModuleType, config, modules, slices: SliceFolder, worl
     return sample
 
 
-def command() -> None:
-    """The command: flags from the command line, errors as messages."""
-    run_command(lambda: main(get_args_parser().parse_args()))
-
+command = command_of(get_args_parser, main)
 
 if __name__ == "__main__":
     command()

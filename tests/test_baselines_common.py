@@ -204,6 +204,17 @@ def test_the_noise_source_is_the_sizes_unless_it_is_given():
         assert chosen["noise"]["source"] == expected
 
 
+@pytest.mark.parametrize(("words", "steps"), [("", (3000, 3000)), ("--train_steps 700 --vqvae_steps 500", (500, 700))])
+def test_learning_rates_fall_over_all_steps_of_each_stage(words, steps):
+    script = module(TRAIN)
+    flags = f"--method ldm --size small --n_channels 2 --img_size 32 --lr_anneal_steps all {words}"
+    request = script.request_of(script.get_args_parser().parse_args(flags.split()))
+    config = script.chosen_configuration(request, methods.load_method("ldm"))
+    runs = [script.run_of_stage(request, config, stage).options for stage in methods.load_method("ldm").STAGES]
+    assert all(run.lr_anneal_steps == run.train_steps for run in runs)
+    assert not words or tuple(run.train_steps for run in runs) == steps
+
+
 def test_interrupted_training_ends_with_the_same_weights(data, trained, tmp_path):
     for steps in (1, 3):
         run(TRAIN, train_words(data, tmp_path, steps))

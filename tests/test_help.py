@@ -28,6 +28,7 @@ def test_there_is_no_text_of_a_command_that_is_gone():
 def test_every_flag_is_explained_with_its_default(command):
     parser = RENDER.parser_of(command)
     text = RENDER.help_of(command)
+    assert "(default: None)" not in text
     for action in parser._actions:
         if action.help != argparse.SUPPRESS and action.dest != "help":
             assert f"  {action.option_strings[0]}" in text and "(default: " in action.help

@@ -147,3 +147,52 @@ def test_an_error_of_all_processes_is_printed_once(images, tmp_path):
     words = f"{SMALL_STAGE1} --n_channels 2 --data_dir {tmp_path / 'nowhere'} --log_dir {tmp_path / 'log'}"
     done = run_apart(STAGE1, words, processes=2)
     assert done.returncode != 0 and done.stderr.count("no such folder") == 1 and "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--batch_size 0", "--microbatch -1", "--steps_per_log 0", "--steps_per_checkpoint 0", "--keep -1", "--keep 0",
+        "--workers -1", "--lr 0", "--lr nan", "--lr -1", "--num_samples -1", "--train_steps -5", "--clip_norm -1",
+        "--lr_anneal_steps -5", "--num_channels 0", "--num_heads 3", "--num_heads 0", "--channel_mult 0 1",
+        "--ema_rate 2", "--train_noise_levels 0", "--diffusion_steps 0", "--dropout 1", "--augment -1",
+    ],
+)  # fmt: skip
+def test_numbers_that_mean_nothing_are_refused_before_anything_is_done(autoencoder, images, tmp_path, words):
+    with pytest.raises(InputError, match=words.split()[0]):
+        run(STAGE2, stage2(images, autoencoder, f"--log_dir {tmp_path / 'log'} --dry_run {words}"))
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("words", ["--nf 0", "--ch_mult 0 1", "--img_size 0", "--ema_beta 2", "--norm_groups 0"])
+def test_networks_that_mean_nothing_are_refused(images, words):
+    with pytest.raises(InputError, match=words.split()[0]):
+        run(STAGE1, f"{SMALL_STAGE1} --n_channels 2 --data_dir {images} --dry_run {words}")
+
+
+def test_stage_2_does_not_write_into_the_folder_of_stage_1(autoencoder, images):
+    log = (autoencoder / "log.jsonl").read_bytes()
+    with pytest.raises(InputError, match="a run of stage 1"):
+        run(STAGE2, stage2(images, autoencoder, f"--log_dir {autoencoder} --train_steps 1"))
+    assert (autoencoder / "log.jsonl").read_bytes() == log
+
+
+def test_a_damaged_code_cache_is_named(autoencoder, images, tmp_path):
+    words = stage2(images, autoencoder, f"--log_dir {tmp_path}")
+    run(STAGE2, f"{words} --train_steps 1")
+    (cache,) = tmp_path.glob("codes-*.npy")
+    cache.write_bytes(cache.read_bytes()[:100])
+    with pytest.raises(InputError, match="delete it"):
+        run(STAGE2, f"{words} --train_steps 2")
+
+
+def test_three_levels_fit_a_code_that_four_do_not(images, tmp_path):
+    """The paper's four levels need a code that 8 divides: a checkpoint's own levels count."""
+    healthy = f"--data_dir {images} --device cpu --workers 0 --steps_per_save_output 0"
+    shape = "--n_channels 2 --img_size 24 --nf 8 --ch_mult 1 2 --res_blocks 1 --emb_dim 8 --codebook_size 8"
+    run(STAGE1, f"{healthy} {shape} --normalise none --log_dir {tmp_path / 'ae'} --train_steps 1 --batch_size 4")
+    levels = "--num_channels 16 --channel_mult 1 1 2 --num_res_blocks 1"
+    run(STAGE2, f"{healthy} {levels} --ae_load_dir {tmp_path / 'ae'} --train_steps 1 --batch_size 4")
+    words = f"--data_dir {images} --ae_load_dir {tmp_path / 'ae'} --device cpu --workers 0 --num_samples 1"
+    run(DETECT, f"{words} --out_dir {tmp_path / 'out'}")
+    assert (tmp_path / "out" / "run.json").exists()

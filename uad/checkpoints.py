@@ -284,10 +284,20 @@ def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:
             f"--{key}",
             f"{given.get(key)!r}, while the run in {folder} has {saved.get(key)!r}",
             "the same settings as those the run began with",
-            f"pass --{key} {saved.get(key)!r}, or choose another --log_dir",
+            f"{_remedy(key, saved.get(key))}, or choose another --log_dir",
         )
         for key in sorted(saved.keys() | given.keys())
         if saved.get(key) != given.get(key)
     ]
     if problems:
         raise InputError(problems)
+
+
+def _remedy(key: str, value) -> str:
+    """What to type for a setting to have a value again."""
+    if key == "images" or " " in key:
+        return "restore what the run began with"
+    if value is None or value is False:
+        return f"leave --{key} out"
+    words = "" if value is True else f" {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+    return f"pass --{key}{words}"

@@ -39,9 +39,14 @@ def check_values(checks: Iterable[tuple[str, object, str, bool]]) -> None:
 
 
 def check_given(given: Mapping, config: Mapping, source) -> None:
-    """An InputError for every setting given that contradicts the configuration of a checkpoint, with both values."""
+    """An InputError for every setting given that contradicts the configuration of a checkpoint, with both values.
+
+    Of a data set only the number of channels counts, which it states: `chexpert` may stand for any.
+    """
     problems = []
     for name, value in given.items():
+        if name == "dataset":
+            continue
         saved = config.get(name, value)
         same = tuple(value) == tuple(saved) if isinstance(saved, (list, tuple)) else value == saved
         if not same:

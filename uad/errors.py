@@ -45,6 +45,11 @@ def _listed(problems: Sequence[Problem]) -> str:
     return f"{count} problem{'s' if count != 1 else ''} with the input:\n" + "\n".join(lines)
 
 
+def missing_flag(name: str) -> Problem:
+    """That a flag, named without its dashes, was not given."""
+    return Problem(f"--{name}", "not given", "a value", f"pass --{name}; --help explains it")
+
+
 def input_error(where, found: str, expected: str, remedy: str) -> InputError:
     """An InputError with a single problem."""
     return InputError(Problem(str(where), found, expected, remedy))

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -45,6 +46,11 @@ def run_command(main: Callable[[], None]) -> None:
         if first_process():
             _wait(LAUNCHER_ENDS_WITHIN)
         fail(traceback.format_exc(), code=1)
+
+
+def command_of(get_args_parser: Callable[[], ArgumentParser], main: Callable[[Namespace], None]) -> Callable[[], None]:
+    """The command that parses its flags and runs `main` with them, and ends as this module describes."""
+    return lambda: run_command(lambda: main(get_args_parser().parse_args()))
 
 
 def first_process() -> bool:

@@ -88,7 +88,7 @@ def _channels_of(args: argparse.Namespace) -> int | None:
             f"{implied}",
             "leave it out, or use --dataset custom",
         )
-    return args.n_channels or implied
+    return implied if args.n_channels is None else args.n_channels
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,13 @@ def add_folder_flags(parser: argparse.ArgumentParser, validation: bool = False, 
         add(group, "--test_dir", help="folder whose patients must not be among the training patients", shown="none")
     add(group, "--num_samples", type=int, default=0, help="use only so many images, evenly spread; 0: all")
     add_switch(group, "--check_data", "check the folders, report, and stop")
-    add_switch(group, "--dry_run", "check the folders, show every setting that would hold, and stop")
+    add_switch(group, "--dry_run", "check the folders, show the settings that would hold, and stop")
 
 
-def opening_of(args: argparse.Namespace, validation: bool = False, training: bool = False) -> Opening:
+def opening_of(args: argparse.Namespace) -> Opening:
     """What the flags of `add_folder_flags` say."""
-    folders = Folders(
-        args.data_dir,
-        args.val_dir if validation else None,
-        args.test_dir if training else None,
-        args.num_samples,
-    )
+    val_dir, test_dir = getattr(args, "val_dir", None), getattr(args, "test_dir", None)
+    folders = Folders(args.data_dir, val_dir, test_dir, args.num_samples)
     return Opening(folders, args.check_data, args.dry_run, args.workers)
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 
 from uad.cli.command import fail, first_process
-from uad.errors import InputError, Problem
+from uad.errors import InputError, missing_flag
 
 # What stands between a flag's help and its default.
 DEFAULT = " (default: "
@@ -53,11 +53,13 @@ class Flags(argparse.ArgumentParser):
         actions = {action.dest: action for action in self._actions}
         for name, value in values.items():
             actions[name].default = value
-            actions[name].help = actions[name].help.rsplit(DEFAULT, 1)[0] + f"{DEFAULT}{_words(value)})"
+            if value is not None:  # else what the flag's help says holds
+                actions[name].help = actions[name].help.rsplit(DEFAULT, 1)[0] + f"{DEFAULT}{_words(value)})"
 
     def error(self, message: str):
         """End with exit code 2 and the message; a flag that is nearly right is named."""
-        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        words = message.split() if message.startswith("unrecognized") else []
+        unknown = [word.split("=")[0] for word in words if word.startswith("--")]
         known = [name for action in self._actions for name in action.option_strings]
         near = [match for word in unknown if word not in known for match in get_close_matches(word, known, 1, NEAR)]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -100,7 +102,12 @@ def _value_of(action: argparse.Action) -> str:
 
 def number_or_all(text: str) -> int | str:
     """The type of a flag that takes a number or the word `all`."""
-    return text if text == "all" else int(text)
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor `all`") from None
 
 
 NAMES = {int: "N", float: "X", number_or_all: "{N,all}"}
@@ -133,10 +140,6 @@ def given(args: argparse.Namespace, names: Sequence[str]) -> dict:
 
 def require(args: argparse.Namespace, *names: str) -> None:
     """An InputError naming every one of these flags that is missing."""
-    problems = [
-        Problem(f"--{name}", "not given", "a value", f"pass --{name}; --help explains it")
-        for name in names
-        if getattr(args, name) is None
-    ]
+    problems = [missing_flag(name) for name in names if getattr(args, name) is None]
     if problems:
         raise InputError(problems)

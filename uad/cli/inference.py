@@ -1,10 +1,15 @@
-"""Flags of every detection: how many images at a time, and where the results go."""
+"""What every detection does: how many images at a time, where the results go, and saying where they lie."""
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 from uad.cli.flags import add
+from uad.cli.runtime import Runtime
+from uad.configuration import check_values
+from uad.data.reading.folder import SliceFolder
+from uad.distributed import World
+from uad.inference import Method, detect_folder, result_writer
 
 
 @dataclass(frozen=True)
@@ -13,6 +18,10 @@ class Output:
 
     batch_size: int
     out_dir: str | None
+
+    def __post_init__(self):
+        """InputError for a number that means nothing."""
+        check_values([("--batch_size", self.batch_size, "1 or more", self.batch_size >= 1)])
 
     def folder(self, default: Path) -> Path:
         """The result folder."""
@@ -29,3 +38,16 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 def output_of(args: argparse.Namespace) -> Output:
     """What the flags say."""
     return Output(args.batch_size, args.out_dir)
+
+
+def detect(
+    method: Method, slices: SliceFolder, out_dir: Path, info: dict, share: int, runtime: Runtime, world: World
+) -> None:
+    """Run a method on all images, save what it gives, and say how to score it.
+
+    info: of run.json; share: images at a time in this process.
+    """
+    writer = result_writer(out_dir, info, world)
+    detect_folder(method, slices, writer, world, share, runtime.seed, runtime.workers)
+    if world.is_main:
+        print(f"{len(slices)} images in {out_dir}; score them with: python scripts/evaluation.py --results {out_dir}")

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 
 from uad.cli.flags import add, add_switch
+from uad.configuration import check_values
 from uad.precision import AMP_MODES
 
 
@@ -15,6 +16,10 @@ class Runtime:
     amp: str
     seed: int
     workers: int
+
+    def __post_init__(self):
+        """InputError for a number that means nothing."""
+        check_values([("--workers", self.workers, "0 or more", self.workers >= 0)])
 
 
 def add_runtime_flags(parser: argparse.ArgumentParser, compile: bool = False) -> None:

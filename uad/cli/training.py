@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from uad.cli.flags import add, add_switch, number_or_all
+from uad.configuration import check_values
 from uad.data.training.loading import Variation
-from uad.errors import input_error
 from uad.optimizers import OPTIMIZERS
 from uad.precision import resolve_amp
 from uad.training import TrainOptions
@@ -35,10 +35,10 @@ class Run:
 
     def named(self, log_dir: str, lr: float) -> "Run":
         """The same run with what the flags leave to the stage: its folder and learning rate."""
-        return replace(self, log_dir=self.log_dir or Path(log_dir), lr=self.lr or lr)
+        return replace(self, log_dir=self.log_dir or Path(log_dir), lr=lr if self.lr is None else self.lr)
 
     def shown(self) -> dict:
-        """Every option that a rerun may change, as plain values."""
+        """Folder and options of the loop, as plain values."""
         return {"log_dir": str(self.log_dir)} | asdict(self.options)
 
     def settings(self) -> dict:
@@ -159,12 +159,14 @@ def add_run_flags(
     add_switch(group, "--tensorboard", "also log to TensorBoard (pip install tensorboard)")
 
 
-def run_of(
-    args: argparse.Namespace, ema_beta: float, ema_every: int, decays: bool = False, validation: bool = False
-) -> Run:
-    """What the flags say; InputError for values that mean nothing. decays, validation: as in add_run_flags."""
-    if not args.augment >= 0:
-        raise input_error("--augment", str(args.augment), "0 or more", "change it")
+def run_of(args: argparse.Namespace, ema_beta: float, ema_every: int) -> Run:
+    """What the flags say; InputError for values that mean nothing."""
+    check_values(
+        [
+            ("--augment", args.augment, "0 or more", args.augment >= 0),
+            ("--lr", args.lr, "above 0", args.lr is None or args.lr > 0),
+        ]
+    )
     anneal = args.lr_anneal_steps
     options = TrainOptions(
         train_steps=args.train_steps,
@@ -180,7 +182,7 @@ def run_of(
         log_every=args.steps_per_log,
         save_every=args.steps_per_checkpoint,
         sample_every=args.steps_per_save_output,
-        eval_every=args.steps_per_eval if validation and args.val_dir else 0,
+        eval_every=args.steps_per_eval if getattr(args, "val_dir", None) else 0,
         keep=args.keep,
         keep_every=args.keep_every,
         workers=args.workers,
@@ -191,6 +193,6 @@ def run_of(
         options=options,
         optimizer=args.optimizer,
         lr=args.lr,
-        weight_decay=args.weight_decay if decays else 0.0,
+        weight_decay=getattr(args, "weight_decay", 0.0),
         variation=Variation(args.horizontal_flip, args.augment, args.seed),
     )

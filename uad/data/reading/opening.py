@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from uad.configuration import check_values
 from uad.data.reading.checks import check_disjoint, check_folder
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
 from uad.distributed import World
-from uad.errors import InputError, Problem, input_error
+from uad.errors import InputError, Problem, missing_flag
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Folders:
     val_dir: str | None = None
     test_dir: str | None = None
     num_samples: int = 0
+
+    def __post_init__(self):
+        """InputError for a number that means nothing."""
+        check_values([("--num_samples", self.num_samples, "0 or more", self.num_samples >= 0)])
 
     def open(self, reading: Reading) -> SliceFolder:
         """The images of data_dir as a data set."""
@@ -43,7 +48,7 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
     batch_size: at least so many images are needed in data_dir; healthy: lesions there are a problem.
     """
     if folders.data_dir is None:
-        raise input_error("--data_dir", "not given", "a value", "pass --data_dir; --help explains it")
+        raise InputError(missing_flag("data_dir"))
     problems: list[Problem] = []
     summaries: list[str] = []
     how = {"n_channels": reading.n_channels, "img_size": reading.img_size, "normalise": reading.normalise}

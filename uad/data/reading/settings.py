@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+from uad.configuration import check_values
+
 DATASETS = ("brats", "OCT", "custom", "chexpert")
 CHANNELS = {"brats": 4, "OCT": 1}
 CHANNEL_NAMES = {"brats": ("t1", "t1ce", "t2", "flair")}
 DISPLAY_CHANNEL = {"brats": 3}
 IMG_SIZE = 256
+COUNTS = ("n_channels", "img_size")
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,10 @@ class Reading:
     n_channels: int
     img_size: int
     normalise: str
+
+    def __post_init__(self):
+        """InputError for numbers that mean nothing."""
+        check_values((f"--{name}", getattr(self, name), "1 or more", getattr(self, name) >= 1) for name in COUNTS)
 
     @property
     def channel_names(self) -> tuple[str, ...]:

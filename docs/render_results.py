@@ -68,7 +68,7 @@ class Record:
     def __getitem__(self, key: str):
         place = (*self.place, key)
         if key not in self.value:
-            raise input_error(self.path, f"no key {'.'.join(place)}", "it in the file", "make the summary anew")
+            raise input_error(self.path, f"no key {'.'.join(place)}", "it in the file", "detect and evaluate anew")
         found = self.value[key]
         return Record(self.path, found, place) if isinstance(found, Mapping) else found
 

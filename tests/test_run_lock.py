@@ -75,6 +75,14 @@ def test_a_folder_is_created_and_left_without_a_lock(tmp_path):
     assert not names(folder)
 
 
+def test_what_a_process_left_that_died_while_locking_is_removed(tmp_path):
+    text = left_behind(tmp_path, ticks="0")
+    for name in ("token", "after-0123"):
+        (tmp_path / f"{NAME}.{name}").write_text(text)
+    with exclusive(tmp_path, ALONE):
+        assert names(tmp_path) == {NAME}
+
+
 def test_a_second_run_is_refused_and_told_of_the_first(tmp_path, holder):
     begin = time.monotonic()
     with pytest.raises(InputError, match=rf"process {holder.pid}, started \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:"):

@@ -134,10 +134,19 @@ def _lock(folder: Path) -> RunLock:
         try:
             write_text(candidate, text)
             _acquire(folder / NAME, candidate, SILENCE + BEAT if restarted else 0.0)
+            _remove_leftovers(folder, candidate)
         finally:
             with suppress(OSError):  # what matters is the error that led here
                 candidate.unlink()
     return RunLock(folder / NAME, text)
+
+
+def _remove_leftovers(folder: Path, candidate: Path) -> None:
+    """Delete what processes left that were killed while they acquired the lock."""
+    for path in folder.glob(f"{NAME}.*"):
+        text = _read(path)
+        if path != candidate and text is not None and not _is_held(path, text, candidate):
+            path.unlink(missing_ok=True)
 
 
 def _acquire(path: Path, candidate: Path, patience: float) -> None:

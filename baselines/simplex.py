@@ -67,7 +67,8 @@ class SimplexNoise:
         scale = image_size / REFERENCE_SIZE
         tables = [_init(int(seed)) for seed in uniform[:, 0] * 2**53]
         octaves = np.arange(self.octaves)
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         fields = octaves_summed(
             self.dimensions,
             size,
@@ -77,6 +78,8 @@ class SimplexNoise:
             self.feature_size * scale / 2.0**octaves,
             self._amplitudes(),
         )
+        # When numba starts its threads it changes how many torch takes, and so how torch rounds.
+        torch.set_num_threads(threads)
         return torch.from_numpy(fields)
 
     def _amplitudes(self) -> np.ndarray:

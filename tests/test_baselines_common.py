@@ -1,12 +1,14 @@
 """What the comparing methods share: noise, chains, and the two commands on a tiny data set."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import EVALUATE, maps, module, run, run_apart
+from commands import EVALUATE, ROOT, maps, module, run, run_apart
 from commands import SAMPLE_BASELINE as SAMPLE
 from commands import TRAIN_BASELINE as TRAIN
 from opensimplex import OpenSimplex
@@ -55,6 +57,16 @@ def test_fields_have_the_known_spread_and_none_at_the_corner(dimensions):
     assert float(fields[..., 0, 0].std()) > 0.35
     other = SimplexNoise(dimensions, octaves=4, persistence=0.6, standardise=True).draw(generators(200), 2, 32)
     assert float(other.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_drawing_leaves_torch_its_threads():
+    """In a process of its own: numba starts its threads once."""
+    code = (
+        "import torch; from baselines.simplex import SimplexNoise; torch.set_num_threads(1);"
+        "SimplexNoise(2).draw([torch.Generator()], 1, 32); print(torch.get_num_threads())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert found.stdout.split() == ["1"]
 
 
 def test_fields_are_independent_and_belong_to_their_generator():

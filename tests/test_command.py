@@ -142,7 +142,7 @@ def test_a_bug_is_shown_with_the_traceback_of_one_process(tmp_path, failing):
     assert "Connection closed" not in result.stderr
 
 
-def test_an_interruption_of_all_processes_is_one_line(tmp_path):
+def test_an_interruption_of_all_processes_is_one_line_at_most(tmp_path):
     body = """
         with distributed_world("cpu") as world:
             print("ready", flush=True)
@@ -161,4 +161,5 @@ def test_an_interruption_of_all_processes_is_one_line(tmp_path):
     launcher.send_signal(signal.SIGINT)
     _, errors = launcher.communicate()
     assert launcher.returncode and time.monotonic() - begin < 10
-    assert errors.count("interrupted\n") == 1 and "KeyboardInterrupt" not in errors
+    # None where the launcher ends them by another signal before they hear of this one.
+    assert errors.count("interrupted\n") <= 1 and "KeyboardInterrupt" not in errors

@@ -16,7 +16,7 @@ def small_network() -> nn.Sequential:
 
 
 def muon(network: nn.Module, weight_decay: float = 0.0) -> Muon:
-    return make_optimizer(network, 1e-3, "muon", 0.02, weight_decay)
+    return make_optimizer(network, 1e-3, "muon", weight_decay)
 
 
 def backward(network: nn.Module, factor: float = 1.0, seed: int = 0) -> None:

@@ -20,7 +20,7 @@ def command_line(tmp_path: Path, body: str, processes: int = 1) -> list[str]:
     """A command whose main is `body`, in one process or under torchrun."""
     script = tmp_path / "command.py"
     opening = """
-        import argparse, time
+        import argparse, os, time
         from uad.cli import command
         from uad.cli.command import fail, run_command
         from uad.distributed import distributed_world
@@ -145,7 +145,8 @@ def test_a_bug_is_shown_with_the_traceback_of_one_process(tmp_path, failing):
 def test_an_interruption_of_all_processes_is_one_line_at_most(tmp_path):
     body = """
         with distributed_world("cpu") as world:
-            print("ready", flush=True)
+            # One call: print writes the end of the line apart, and two processes share the pipe.
+            os.write(1, b"ready\\n")
             time.sleep(60)
     """
     launcher = subprocess.Popen(

@@ -100,7 +100,8 @@ def test_map_does_not_depend_on_batch_size_or_processes(data, trained, tmp_path)
     assert len(first) == 7
     for other in ("b7", "p2"):
         for name, array in maps(tmp_path / other).items():
-            np.testing.assert_allclose(array, first[name], atol=1e-6)
+            # Kernels that another batch size picks round differently; a bit that flips shows as 0.001 or more.
+            np.testing.assert_allclose(array, first[name], rtol=1e-3, atol=1e-5)
 
 
 def test_results_are_complete_and_keep_the_affine(data, trained, tmp_path):

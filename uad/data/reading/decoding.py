@@ -32,6 +32,8 @@ _IMAGE_FORMATS = ("PNG", "JPEG", "TIFF")
 _DIRECT_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F", "RGB", "RGBA"}
 _CONVERTED_MODES = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB", "CMYK": "RGB"}
 _MAX_NIFTI_OFFSET = 2**24
+# Holds the header of either version.
+_NIFTI_HEAD = 1024
 _MAX_ITEMSIZE = 16
 
 
@@ -119,12 +121,12 @@ def _checked_values(decoded: Decoded, path: Path) -> Decoded:
     return decoded
 
 
-def _refuse_large(shape, itemsize: int = 1) -> None:
-    """ValueError for more than MAX_VALUES values, or values of more bytes than any number has."""
+def _refuse_large(shape, itemsize: int = 1, max_values: int = MAX_VALUES) -> None:
+    """ValueError for more than `max_values` values, or values of more bytes than any number has."""
     count = math.prod(int(n) for n in shape)
-    if count > MAX_VALUES or any(n < 0 for n in shape) or itemsize > _MAX_ITEMSIZE:
+    if count > max_values or any(n < 0 for n in shape) or itemsize > _MAX_ITEMSIZE:
         claim = f"the shape {tuple(shape)} of {itemsize}-byte values"
-        raise ValueError(f"its header claims {claim}; at most {MAX_VALUES} values are read")
+        raise ValueError(f"its header claims {claim}; at most {max_values} values are read")
 
 
 def _full_scale(values: np.ndarray) -> float:
@@ -134,11 +136,17 @@ def _full_scale(values: np.ndarray) -> float:
 
 
 def _decode_nifti(path: Path) -> Decoded:
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
-        head = stream.read(1024)
-        kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(head) else nib.Nifti1Image
-        header = kind.header_class.from_fileobj(io.BytesIO(head))
-        _refuse_large(header.get_data_shape(), header.get_data_dtype().itemsize)
+    nifti = load_nifti(path)
+    values = np.asanyarray(nifti.dataobj)
+    affine = np.asarray(nifti.affine, dtype=np.float64)
+    return Decoded(values, affine, _full_scale(values), colour=False)
+
+
+def load_nifti(path: Path, max_values: int = MAX_VALUES) -> nib.Nifti1Image:
+    """A NIfTI file whose bytes were read whole; errors of any type where they are damaged or more than `max_values`."""
+    with _nifti_stream(path) as stream:
+        kind, header, head = _nifti_header(stream)
+        _refuse_large(header.get_data_shape(), header.get_data_dtype().itemsize, max_values)
         offset = int(header.get_data_offset())
         if not 0 <= offset <= _MAX_NIFTI_OFFSET:
             raise ValueError(f"its header claims that the data start at byte {offset}")
@@ -148,10 +156,24 @@ def _decode_nifti(path: Path) -> Decoded:
             raise EOFError(f"{len(content)} bytes where the header promises {length}")
         if len(stream.read(_MAX_TRAILING + 1)) > _MAX_TRAILING:  # gzip verifies its checksum only at the end
             raise ValueError(f"more than {_MAX_TRAILING} bytes after the data")
-    nifti = kind.from_bytes(content)
-    values = np.asanyarray(nifti.dataobj)
-    affine = np.asarray(nifti.affine, dtype=np.float64)
-    return Decoded(values, affine, _full_scale(values), colour=False)
+    return kind.from_bytes(content)
+
+
+def load_nifti_header(path: Path) -> nib.Nifti1Header:
+    """The header alone, from the first bytes of a NIfTI file; errors of any type where they are damaged."""
+    with _nifti_stream(path) as stream:
+        return _nifti_header(stream)[1]
+
+
+def _nifti_stream(path: Path):
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _nifti_header(stream) -> tuple[type[nib.Nifti1Image], nib.Nifti1Header, bytes]:
+    """The kind of NIfTI, its header without the extensions, and the bytes that were read to tell."""
+    head = stream.read(_NIFTI_HEAD)
+    kind = nib.Nifti2Image if nib.Nifti2Header.may_contain_header(head) else nib.Nifti1Image
+    return kind, kind.header_class(head[: kind.header_class.sizeof_hdr]), head
 
 
 def _decode_npy(path: Path) -> Decoded:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from uad.data.reading.decoding import PLANE_AFFINE
-from uad.data.reading.formats import patient_of, read_mask, read_slice, slice_stem, write_slice
+from uad.data.reading.formats import read_mask, read_slice, slice_stem, write_slice
 from uad.errors import InputError
 
 AFFINE = np.array([[-1.2, 0.1, 0, 30], [0, 0.9, -0.2, -12], [0, 0.3, 2.5, 7], [0, 0, 0, 1]])
@@ -208,16 +208,6 @@ def test_non_finite_values_are_read_for_the_checks_to_judge(tmp_path):
     assert np.isinf(read[1]).all(), "what float32 cannot hold is infinite, not a large number"
 
 
-def test_names():
-    assert slice_stem("x/BraTS20_Training_001_080.nii.gz") == "BraTS20_Training_001_080"
-    assert slice_stem("scan.v2.PNG") == "scan.v2"
-    assert patient_of("BraTS20_Training_001_080") == "BraTS20_Training_001"
-    assert patient_of("NORMAL-4872585-1") == "4872585"
-    assert patient_of("TCGA_CS_4941_19960909_012") == "TCGA_CS_4941_19960909"
-    assert patient_of("NORMAL_1000") == "NORMAL_1000", "an image number is no slice of a patient NORMAL"
-    assert patient_of("scan") == "scan"
-
-
 def valid_files(folder):
     """One valid file of each kind, as (path, n_channels)."""
     rng = np.random.default_rng(1)
@@ -322,3 +312,8 @@ def test_what_is_not_an_image_is_refused(tmp_path):
         (problem,) = caught.value.problems
         assert problem.where == str(path)
         assert problem.remedy
+
+
+def test_names():
+    assert slice_stem("x/BraTS20_Training_001_080.nii.gz") == "BraTS20_Training_001_080"
+    assert slice_stem("scan.v2.PNG") == "scan.v2"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from uad.data.preparing.brats import CHANNELS, Choice, find_patients, fit_plane, prepare
-from uad.data.reading.formats import patient_of, read_mask, read_slice, slice_stem
+from uad.data.reading.formats import read_mask, read_slice, slice_stem
+from uad.data.reading.patients import patient_of
 from uad.errors import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from uad.data.reading.folder import find_slices, labels_folder, normalised, pair_masks, read_labelled
-from uad.data.reading.formats import RawSlice, patient_of
+from uad.data.reading.formats import RawSlice
+from uad.data.reading.patients import patient_of
 from uad.errors import InputError, Problem, input_error
 
 

@@ -5,7 +5,6 @@ a claim of a huge image is refused before memory is used.
 """
 
 import gzip
-import io
 import math
 from pathlib import Path
 from typing import NamedTuple

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from uad.data.reading.formats import EXTENSIONS, RawSlice, extension_of, patient_of, read_mask, read_slice, slice_stem
+from uad.data.reading.formats import EXTENSIONS, RawSlice, extension_of, read_mask, read_slice, slice_stem
 from uad.data.reading.normalise import normalise
+from uad.data.reading.patients import patient_of
 from uad.errors import InputError, Problem, input_error
 
 EXPECTED_TREE = (

@@ -5,7 +5,6 @@ The spatial axes keep the order of the file: NIfTI and NPY axis 0 -> H, axis 1 -
 """
 
 import gzip
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from uad.data.reading.decoding import EXTENSIONS, decode, extension_of
 from uad.errors import input_error
 from uad.files import written_whole
 
-__all__ = ["EXTENSIONS", "RawSlice", "patient_of", "read_mask", "read_slice", "slice_stem", "write_slice"]
+__all__ = ["EXTENSIONS", "RawSlice", "read_mask", "read_slice", "slice_stem", "write_slice"]
 
 # An axis of at most this many entries is taken for channels when an error explains what was found.
 MAX_CHANNELS = 16
@@ -42,20 +41,6 @@ def slice_stem(path: Path | str) -> str:
     """The file name without its slice extension (".nii.gz" counts as one extension)."""
     name = Path(path).name
     return name[: len(name) - len(extension_of(name) or "")]
-
-
-def patient_of(name: str) -> str:
-    """The patient that a slice belongs to, from its name (without extension).
-
-    OCT2017's `CLASS-<patient>-<number>` and `<patient>_<slice digits>`, with a digit in <patient>, name the
-    patient. Any other name is taken for a patient with a single slice: `img_012` or `NORMAL_1000` count
-    images, not slices of a patient "img" or "NORMAL".
-    """
-    for pattern in (r"[A-Za-z]+-(\d+)-\d+", r"(.*\d.*)_\d+"):
-        match = re.fullmatch(pattern, name)
-        if match:
-            return match.group(1)
-    return name
 
 
 def read_slice(path: Path | str, n_channels: int) -> RawSlice:

@@ -1,0 +1,115 @@
+"""Whose images these are: patients by the names of scans and slices, or by tables that say so."""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from uad.errors import InputError, Problem, input_error
+
+PARTS = ("train", "val")
+# Scans of releases in which a patient has several: what stands in the group is the patient.
+_SCANS = (
+    r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+",  # BraTS 2023 and later: BraTS-GLI-00013-001, BraTS-MEN-RT-0001-1
+    r"(sub-[A-Za-z0-9]+)(?:_.*)?",  # BIDS: sub-01_ses-02
+    r"(IXI\d+)-.*",  # IXI002-Guys-0828
+    r"(OAS\d+_\d+)_MR\d+.*|(OAS\d{5,})_.*",  # OASIS 1 and 2: OAS1_0001_MR1; 3: OAS30001_MR_d0129
+    r"(TCGA_[A-Z0-9]{2}_[A-Za-z0-9]{4})_.*",  # kaggle_3m: TCGA_CS_4941_19960909
+    r"(UPENN-GBM-\d+)_\d+",  # UPENN-GBM-00001_11
+)
+_SCAN_PATTERNS = tuple(re.compile(pattern) for pattern in _SCANS)
+_OCT_SLICE = re.compile(r"[A-Za-z]+-(\d+)-\d+")
+_SLICE = re.compile(r"(.*\d.*)_\d+")
+
+
+def patient_of_scan(scan: str) -> str:
+    """The patient of a scan by its name: that of a release known here, else the scan's own name."""
+    for pattern in _SCAN_PATTERNS:
+        match = pattern.fullmatch(scan)
+        if match:
+            return next(group for group in match.groups() if group)
+    return scan
+
+
+def scan_of(name: str) -> str:
+    """The scan that a slice belongs to, from its name without extension: `<scan>_<digits>` with a digit in <scan>.
+
+    Any other name is taken for a scan with a single slice: `img_012` or `NORMAL_1000` count images, not slices of a
+    scan "img" or "NORMAL".
+    """
+    match = _SLICE.fullmatch(name)
+    return match.group(1) if match else name
+
+
+def patient_of(name: str, patients: Mapping[str, str] | None = None) -> str:
+    """The patient that a slice belongs to, from its name without extension.
+
+    patients: name of a slice or of a scan -> patient, see read_patients; it goes before what the name tells. Without
+    it, OCT2017's `CLASS-<patient>-<number>` names the patient, else the slice's scan does.
+    """
+    scan = scan_of(name)
+    for known in (name, scan):
+        if patients and known in patients:
+            return patients[known]
+    match = _OCT_SLICE.fullmatch(name)
+    return match.group(1) if match else patient_of_scan(scan)
+
+
+def read_patients(path: Path | str) -> dict[str, str]:
+    """A table of names (of scans or slices) and their patients: CSV or TSV, two columns, a header `name, patient` or
+    none; further columns may stand there where a header names these two.
+
+    Raises InputError with every line that is not so, and for a name with two patients.
+    """
+    return _read_table(path, "patient")
+
+
+def read_split(path: Path | str) -> dict[str, str]:
+    """A table of patients and their part, `train` or `val`: as read_patients, with the columns `patient, part`."""
+    table = _read_table(path, "part", "patient")
+    problems = [
+        Problem(f"{path}, {patient}", f"the part {part!r}", " or ".join(PARTS), "correct the line")
+        for patient, part in table.items()
+        if part not in PARTS
+    ]
+    if problems:
+        raise InputError(problems)
+    return table
+
+
+def _read_table(path: Path | str, value: str, key: str = "name") -> dict[str, str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        expected = f"a CSV file with the columns {key}, {value}"
+        raise input_error(path, f"unreadable ({error})", expected, "correct the path or the file") from error
+    delimiter = "\t" if lines and "\t" in lines[0] else ","
+    rows = [
+        (number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(lines, delimiter=delimiter), 1)
+    ]
+    rows = [(number, row) for number, row in rows if any(row)]
+    columns = (0, 1)
+    if rows and {key, value} <= {cell.lower() for cell in rows[0][1]}:
+        header = [cell.lower() for cell in rows.pop(0)[1]]
+        columns = (header.index(key), header.index(value))
+    return _table(path, rows, columns, (key, value))
+
+
+def _table(path: Path | str, rows: Iterable[tuple[int, list[str]]], columns: tuple[int, int], names: tuple[str, str]):
+    table: dict[str, str] = {}
+    problems = []
+    for number, row in rows:
+        where = f"{path}, line {number}"
+        expected = f"{names[0]}, {names[1]}"
+        if len(row) <= max(columns) or not all(row[column] for column in columns):
+            problems.append(Problem(where, ", ".join(row), expected, "correct the line"))
+            continue
+        key, value = (row[column] for column in columns)
+        if table.setdefault(key, value) != value:
+            found = f"{key} is {value}, and {table[key]} further up"
+            problems.append(Problem(where, found, f"one {names[1]} for each {names[0]}", "remove one of the two"))
+    if not rows:
+        problems.append(Problem(str(path), "no line", f"{names[0]}, {names[1]}", "fill the table"))
+    if problems:
+        raise InputError(problems)
+    return table

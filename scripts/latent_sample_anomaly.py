@@ -78,13 +78,13 @@ def run_info(
     request: Request, detection: Detection, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str
 ) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
-    data_dir = request.opening.folders.data_dir
+    folders = request.opening.folders
     networks = (autoencoder.network, model.network)
     return {
         "method": "masked Bernoulli diffusion",
         **asdict(autoencoder.reading),
-        "data_dir": str(data_dir),
-        "num_samples": request.opening.folders.num_samples,
+        "data_dir": str(folders.data_dir),
+        "num_samples": folders.num_samples,
         "seed": request.runtime.seed,
         "amp": amp,
         "compile": request.compile,
@@ -97,7 +97,7 @@ def run_info(
         },
         "model": {"step": model.step, "weights_hash": model.weights_hash, "command": model.command},
         "parameters": sum(p.numel() for network in networks for p in network.parameters()),
-        **provenance(autoencoder.reading, data_dir),
+        **provenance(autoencoder.reading, folders.data_dir, folders.patients),
     }
 
 

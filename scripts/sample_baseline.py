@@ -10,7 +10,7 @@ run.json, and healthy.json where thresholds come from --healthy_dir. Rerunning s
 """
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from baselines.calibration import calibrate_on_healthy
@@ -24,7 +24,7 @@ from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
 from uad.configuration import check_given
-from uad.data.reading.opening import Folders, check_once, open_slices
+from uad.data.reading.opening import check_once, open_slices
 from uad.data.reading.settings import Reading
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
             return
         if request.healthy_dir:
             result_writer(out_dir, info, world)
-            healthy = open_slices(request.healthy_dir, reading, folders.num_samples)
+            healthy = open_slices(request.healthy_dir, reading, folders.num_samples, folders.patients)
             calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, share, runtime.workers)
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, request.score)
@@ -129,7 +129,7 @@ def check_healthy_folder(request: Request, reading: Reading, world: World) -> No
     """Check --healthy_dir: its patients may be those of --data_dir, but not its images' state of health."""
     if request.healthy_dir is None:
         return
-    folders = Folders(request.healthy_dir, num_samples=request.opening.folders.num_samples)
+    folders = replace(request.opening.folders, data_dir=request.healthy_dir)
     summaries = check_once(folders, reading, None, True, request.opening.workers, world)
     if world.is_main:
         print("\n".join(summaries))
@@ -169,7 +169,7 @@ def run_info(request: Request, trained: TrainedBaseline, detector, options: dict
         "options": options,
         "model": {"step": trained.step, "weights_hash": trained.weights_hashes, "command": trained.command},
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
-        **provenance(trained.reading, folders.data_dir),
+        **provenance(trained.reading, folders.data_dir, folders.patients),
     }
 
 

@@ -153,7 +153,8 @@ def check_training_folder(request: Request, reading: Reading) -> None:
         raise input_error(
             "--train_dir", "not given", f"a folder to fit to: {request.model_path} does not exist", "pass --train_dir"
         )
-    check_folders(Folders(request.train_dir), reading, None, True, request.opening.workers)
+    patients = request.opening.folders.patients
+    check_folders(Folders(request.train_dir, patients=patients), reading, None, True, request.opening.workers)
 
 
 def autoencoder(request: Request, world: World) -> Competitor:
@@ -189,7 +190,7 @@ def main(args: argparse.Namespace) -> None:
             "amp": resolve_amp(runtime.amp, world.device),
             "score": request.score,
             **chosen.facts,
-            **provenance(chosen.reading, folders.data_dir),
+            **provenance(chosen.reading, folders.data_dir, folders.patients),
         }
         out_dir = request.output.folder(Path("results") / f"{request.method}_{Path(folders.data_dir).name}")
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):

@@ -94,7 +94,7 @@ def test_a_volume_in_place_of_slices(brains):
     nib.save(nib.Nifti1Image(image(0, (20, 18, 19)), np.eye(4)), brains / "P0_000.nii.gz")
     problem = only_problem(brains)
     assert "volume" in problem.found
-    assert "prepare_brats" in problem.remedy
+    assert "prepare_mri" in problem.remedy
 
 
 def test_too_small_images(brains):

@@ -9,13 +9,13 @@ from torch.utils.data import DataLoader
 from uad.data.reading.folder import (
     SliceFolder,
     collate_slices,
-    labels_folder,
     left_right_axis,
     resize_image,
     resize_mask,
     resized_affine,
 )
 from uad.data.reading.formats import write_slice
+from uad.data.reading.listing import labels_folder
 from uad.errors import InputError
 
 RAS = np.diag([1.0, 1.0, 2.0, 1.0])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from uad.data.reading.normalise import NORMALISATIONS, foreground_mask, normalise
+from uad.data.reading.normalise import NORMALISATIONS, foreground_of, normalise
 
 
 @pytest.fixture
@@ -159,12 +159,12 @@ def test_an_unknown_rule_is_refused():
 def test_background_is_what_is_zero_in_all_channels_of_a_stripped_slice(stripped):
     image, brain = stripped
     image[1, 32, 32] = 0  # a dark tissue pixel of one channel
-    np.testing.assert_array_equal(foreground_mask(image), brain)
+    np.testing.assert_array_equal(foreground_of(image)[0], brain)
 
 
 def test_few_zeros_are_tissue():
     image = np.ones((1, 10, 10), dtype=np.float32)
     image[0, 0] = 0  # 10 % of the pixels
-    assert foreground_mask(image).all()
+    assert foreground_of(image)[0].all()
     image[0, 1:3] = 0
-    assert foreground_mask(image).sum() == 70
+    assert foreground_of(image)[0].sum() == 70

@@ -37,6 +37,18 @@ class InputError(Exception):
         super().__init__(_listed(self.problems))
 
 
+class ValueProblem(ValueError):  # noqa: N818 - it is to an InputError what a Problem is
+    """Values that cannot be used, wherever they came from: a Problem that lacks its place."""
+
+    def __init__(self, found: str, expected: str, remedy: str):
+        super().__init__(found)
+        self.found, self.expected, self.remedy = found, expected, remedy
+
+    def at(self, where) -> InputError:
+        """The InputError of a file that holds the values."""
+        return input_error(where, self.found, self.expected, self.remedy)
+
+
 def _listed(problems: Sequence[Problem]) -> str:
     count = len(problems)
     lines = [f"{i}. {p}" for i, p in enumerate(problems[:MAX_LISTED], 1)]

@@ -15,6 +15,10 @@ from uad.errors import input_error
 COMPARED = "accepted, and compared with the checkpoint"
 WHERE_FROM = "(a released checkpoint, which holds weights only, is built from them)"
 THE_CHECKPOINTS = "the checkpoint's"
+DATA_DIR_HELP = (
+    "folder of slices; masks are taken from <folder>_labels, or from beside the images (x_mask.png for x.png) where "
+    "every image has one"
+)
 
 
 def compared_group(parser: argparse.ArgumentParser):
@@ -104,13 +108,25 @@ class Opening:
 
 
 def add_folder_flags(parser: argparse.ArgumentParser, validation: bool = False, training: bool = False) -> None:
-    """Where the images lie; validation: with --val_dir; training: with --test_dir."""
+    """Where the images lie; validation: with --val_dir; training: with --test_dir and --split."""
     group = parser.add_argument_group("folders")
-    add(group, "--data_dir", help="folder of slices; masks are taken from <folder>_labels", shown="required")
+    add(group, "--data_dir", help=DATA_DIR_HELP, shown="required")
     if validation:
         add(group, "--val_dir", help="folder of healthy slices for --steps_per_eval", shown="none")
     if training:
         add(group, "--test_dir", help="folder whose patients must not be among the training patients", shown="none")
+        add(
+            group,
+            "--split",
+            help="CSV file of `patient, part` (train or val): all of --data_dir must be train, no other folder's",
+            shown="none",
+        )
+    add(
+        group,
+        "--patients",
+        help="CSV file of `name, patient` for scans or slices whose names do not tell the patient",
+        shown="names tell",
+    )
     add(group, "--num_samples", type=int, default=0, help="use only so many images, evenly spread; 0: all")
     add_switch(group, "--check_data", "check the folders, report, and stop")
     add_switch(group, "--dry_run", "check the folders, show the settings that would hold, and stop")
@@ -118,8 +134,8 @@ def add_folder_flags(parser: argparse.ArgumentParser, validation: bool = False, 
 
 def opening_of(args: argparse.Namespace) -> Opening:
     """What the flags of `add_folder_flags` say."""
-    val_dir, test_dir = getattr(args, "val_dir", None), getattr(args, "test_dir", None)
-    folders = Folders(args.data_dir, val_dir, test_dir, args.num_samples)
+    val_dir, test_dir, split = (getattr(args, name, None) for name in ("val_dir", "test_dir", "split"))
+    folders = Folders(args.data_dir, val_dir, test_dir, args.num_samples, args.patients, split)
     return Opening(folders, args.check_data, args.dry_run, args.workers)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from uad.data.reading.folder import find_slices, labels_folder, normalised, pair_masks, read_labelled
+from uad.data.reading.decoding import cannot_open
+from uad.data.reading.folder import normalised, read_labelled
 from uad.data.reading.formats import RawSlice
-from uad.data.reading.patients import patient_of
-from uad.errors import InputError, Problem, input_error
+from uad.data.reading.listing import Listing, labels_folder, list_folder
+from uad.data.reading.patients import TRAIN, patient_of
+from uad.errors import InputError, Problem
 
 
 @dataclass
@@ -23,7 +25,9 @@ class FolderSummary:
 
     sizes: images per (H, W); minimum, maximum: of the raw intensities; resized: images of another size than
     img_size x img_size; distorted: those that are not square; labelled, with_lesion: images with a mask,
-    and with a lesion in it; flat_channel: images in which a modality is constant, as edge slices may be.
+    and with a lesion in it; flat_channel: images in which a modality is constant, as edge slices may be; marked: colour
+    files taken as grey; masks_beside: whether the masks lie beside their images; foreign, subfolders: names of files
+    and folders that are left alone.
     """
 
     folder: Path
@@ -34,10 +38,14 @@ class FolderSummary:
     resized: int = 0
     distorted: int = 0
     flat_channel: int = 0
+    marked: int = 0
     patients: int = 0
     minimum: float = float("inf")
     maximum: float = float("-inf")
     sizes: Counter = field(default_factory=Counter)
+    masks_beside: bool = False
+    foreign: Sequence[str] = ()
+    subfolders: Sequence[str] = ()
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{h} x {w} ({count})" for (h, w), count in self.sizes.most_common(3))
@@ -49,7 +57,25 @@ class FolderSummary:
             f"    {self.labelled} with a mask, {self.with_lesion} with a lesion, {self.flat_channel} with a "
             "constant channel",
         ]
-        return "\n".join(lines)
+        return "\n".join(lines + [f"    {notice}" for notice in self._notices()])
+
+    def _notices(self) -> Iterable[str]:
+        if self.masks_beside:
+            yield "masks are the files beside the images that are named like them, e.g. x_mask.png for x.png"
+        if self.marked:
+            yield f"{_counted(self.marked, 'colour file')} taken as grey: less than 1 % of their pixels are in colour"
+        if self.foreign:
+            yield f"{_counted(len(self.foreign), 'foreign file')}: {_first(self.foreign)}"
+        if self.subfolders:
+            yield f"{_counted(len(self.subfolders), 'subfolder')} not looked into: {_first(self.subfolders)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
+
+
+def _first(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 class _Report(NamedTuple):
@@ -62,6 +88,7 @@ class _Report(NamedTuple):
     labelled: bool = False
     lesion: bool = False
     flat_channel: bool = False
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,44 +109,48 @@ def check_folder(
     healthy: bool = False,
     workers: int = 2,
     need_labels: bool = False,
+    patients: Mapping[str, str] | None = None,
 ) -> FolderSummary:
     """Read every slice and mask of a folder and raise one InputError with all that is wrong.
 
     Found are: a missing or empty folder, two files of one name, fewer images than `batch_size`, unreadable
     or damaged files, volumes, another number of channels, a side shorter than img_size / 2 (any other size
     is resized, which the summary counts), NaN and infinity, constant images, values outside 0..1 where
-    `normalise` is "none", masks without images and images without masks where `<folder>_labels` exists,
-    masks that are not binary or of another size, with `healthy` a lesion, with `need_labels` an image
-    without mask.
+    `normalise` is "none", negative intensities where `normalise` is "tissue", masks without images and images without
+    masks where there are masks (see list_folder), masks that are not binary or of another size, with `healthy` a
+    lesion, with `need_labels` an image without mask. Foreign files are counted. patients: see patient_of.
 
     Each of the `workers` threads holds one image at a time.
     """
     folder = Path(folder)
-    slices, problems = find_slices(folder)
-    masks, unmatched = pair_masks(folder, slices)
-    problems += unmatched
+    listing = list_folder(folder)
+    slices, problems = listing.slices, list(listing.problems)
     if batch_size is not None and len(slices) < batch_size:
         problems.append(_too_few(folder, len(slices), batch_size))
-    expected = _Expected(n_channels, img_size, normalise, healthy, need_labels)
+    expected = _Expected(n_channels, img_size, normalise, healthy, need_labels and not listing.masks)
     check = partial(_check_file, expected=expected)
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        reports = list(pool.map(check, slices.values(), [masks.get(stem) for stem in slices]))
+        reports = list(pool.map(check, slices.values(), [listing.masks.get(stem) for stem in slices]))
     problems += [problem for report in reports for problem in report.problems]
     if problems:
         raise InputError(problems)
-    return _summary(folder, slices, reports, expected)
+    return _summary(folder, listing, reports, expected, patients)
 
 
-def check_disjoint(train_folder: Path | str, test_folder: Path | str) -> None:
-    """Raise InputError when slices of a patient lie in both folders; file names alone are read."""
-    train, test = (Counter(map(patient_of, find_slices(folder)[0])) for folder in (train_folder, test_folder))
+def check_disjoint(
+    train_folder: Path | str, test_folder: Path | str, patients: Mapping[str, str] | None = None
+) -> None:
+    """Raise InputError when slices of a patient lie in both folders; file names alone are read, and `patients`, see
+    patient_of.
+    """
+    train, test = (patients_in(folder, patients) for folder in (train_folder, test_folder))
     problems = [
         Problem(
             str(test_folder),
             f"patient {patient}: {test[patient]} slice(s) here and {train[patient]} in {train_folder}",
             "no patient in both training and test data, or the scores are too good",
             "move all slices of the patient to one folder; the patient is what stands before the last _<number> "
-            "of the name (between the hyphens in CLASS-<patient>-<number>)",
+            "of the name (between the hyphens in CLASS-<patient>-<number>), unless --patients names a table",
         )
         for patient in sorted(train.keys() & test.keys())
     ]
@@ -127,25 +158,53 @@ def check_disjoint(train_folder: Path | str, test_folder: Path | str) -> None:
         raise InputError(problems)
 
 
+def check_split(
+    folder: Path | str, split: Mapping[str, str], training: bool, patients: Mapping[str, str] | None = None
+) -> None:
+    """Raise InputError for every patient in a folder who is on the wrong side of a split, see read_split.
+
+    Patients in the folder that is trained on must be of part `train`; those in the others must not. Names alone are
+    read, and `patients`, see patient_of.
+    """
+    expected = f"only patients of part {TRAIN}, for they are trained on" if training else f"no patient of part {TRAIN}"
+    problems = [
+        Problem(
+            str(folder),
+            f"patient {patient}, {count} slice(s): {split.get(patient, 'in no part')} of the split",
+            expected,
+            "move the patient's slices to a folder of its part, or correct the table of --split",
+        )
+        for patient, count in sorted(patients_in(folder, patients).items())
+        if (split.get(patient) == TRAIN) != training
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def patients_in(folder: Path | str, patients: Mapping[str, str] | None = None) -> Counter:
+    """Slices by patient; names alone are read, and `patients`, see patient_of."""
+    return Counter(patient_of(name, patients) for name in list_folder(folder).slices)
+
+
 def data_hash(folder: Path | str, workers: int = 2) -> str:
     """SHA-256 over names and bytes of a folder's slices and of their masks, 16 hexadecimal digits."""
-    slices, _ = find_slices(folder)
-    masks, _ = pair_masks(folder, slices)
-    files = [*slices.values(), *(masks[stem] for stem in sorted(masks))]
+    listing = list_folder(folder)
+    files = [*listing.slices.values(), *(listing.masks[stem] for stem in sorted(listing.masks))]
     with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        contents = list(pool.map(_file_hash, files))
+        contents = list(pool.map(file_hash, files))
     listed = [(path.parent == Path(folder), path.name, content) for path, content in zip(files, contents, strict=True)]
     return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits; InputError where it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
     except OSError as error:
-        raise input_error(path, f"cannot be read: {error.strerror}", "a readable file", "check it") from error
+        raise cannot_open(path, error) from error
     return digest.hexdigest()
 
 
@@ -173,6 +232,7 @@ def _check_file(path: Path, mask: Path | None, expected: _Expected) -> _Report:
         raw.label is not None,
         raw.label is not None and bool(raw.label.any()),
         _has_flat_channel(raw.image),
+        raw.marked,
     )
 
 
@@ -189,7 +249,7 @@ def _size_problems(path: Path, raw: RawSlice, expected: _Expected) -> Iterable[P
 
 def _label_problems(path: Path, mask: Path | None, raw: RawSlice, expected: _Expected) -> Iterable[Problem]:
     if raw.label is None:
-        if expected.need_labels and not labels_folder(path.parent).is_dir():
+        if expected.need_labels:
             yield Problem(
                 str(path),
                 "an image without a mask",
@@ -227,7 +287,13 @@ def _has_flat_channel(image: np.ndarray) -> bool:
     return bool((channels.min(axis=1) == channels.max(axis=1)).any())
 
 
-def _summary(folder: Path, slices: dict[str, Path], reports: list[_Report], expected: _Expected) -> FolderSummary:
+def _summary(
+    folder: Path,
+    listing: Listing,
+    reports: list[_Report],
+    expected: _Expected,
+    patients: Mapping[str, str] | None,
+) -> FolderSummary:
     square = (expected.img_size, expected.img_size)
     return FolderSummary(
         folder=folder,
@@ -238,8 +304,12 @@ def _summary(folder: Path, slices: dict[str, Path], reports: list[_Report], expe
         flat_channel=sum(report.flat_channel for report in reports),
         resized=sum(report.size != square for report in reports),
         distorted=sum(report.size[0] != report.size[1] for report in reports),
-        patients=len(set(map(patient_of, slices))),
+        marked=sum(report.marked for report in reports),
+        patients=len({patient_of(name, patients) for name in listing.slices}),
         minimum=min(report.minimum for report in reports),
         maximum=max(report.maximum for report in reports),
         sizes=Counter(report.size for report in reports),
+        masks_beside=listing.beside,
+        foreign=listing.foreign,
+        subfolders=listing.subfolders,
     )

@@ -4,6 +4,7 @@ NIfTI through nibabel, PNG, JPEG and TIFF through Pillow, NPY through NumPy. Hea
 a claim of a huge image is refused before memory is used.
 """
 
+import errno
 import gzip
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from uad.errors import InputError, input_error
+from uad.errors import InputError, ValueProblem, input_error
 
 NIFTI_EXTENSIONS = (".nii.gz", ".nii")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -69,6 +70,8 @@ def decode(path: Path | str) -> Decoded:
         )
     try:
         decoded = _decode_as(extension, path)
+    except ValueProblem as problem:
+        raise problem.at(path) from problem
     except Exception as error:
         # Damaged bytes surface from nibabel, Pillow, zlib and NumPy as a dozen unrelated exception types
         # (EOFError, zlib.error, SyntaxError, struct.error, OverflowError, ...); here all of them mean that
@@ -83,14 +86,24 @@ def _decode_as(extension: str, path: Path) -> Decoded:
     return _decode_npy(path) if extension == ".npy" else _decode_image(path)
 
 
+def cannot_open(path: Path | str, error: OSError) -> InputError:
+    """What the system says where it does not open a file or list a folder, with what helps."""
+    remedies = {
+        errno.ENOENT: "correct the path; a symbolic link may lead to what is gone",
+        errno.ELOOP: "the symbolic link leads to itself: remove it, or link to the file",
+        errno.EISDIR: "it is a folder: move the file that it holds out of it, or remove it",
+    }
+    remedy = remedies.get(error.errno, "check the disk or the network drive that it lies on")
+    if isinstance(error, PermissionError):
+        remedy = (
+            "give permission to read it, e.g. chmod u+r, and chmod u+rx for the folders above it; or run as its owner"
+        )
+    return input_error(path, f"cannot be opened: {error.strerror}", "a readable file or folder", remedy)
+
+
 def _unreadable(path: Path, extension: str, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.errno is not None:
-        return input_error(
-            path,
-            f"cannot be opened: {error.strerror}",
-            "a readable file",
-            "check the path and the read permission",
-        )
+        return cannot_open(path, error)
     return input_error(
         path,
         f"cannot be decoded ({type(error).__name__}: {error})",
@@ -184,6 +197,14 @@ def _decode_npy(path: Path) -> Decoded:
     return Decoded(values, PLANE_AFFINE.copy(), _full_scale(values), colour=False)
 
 
+def _pages(path: Path, count: int) -> ValueProblem:
+    return ValueProblem(
+        f"a stack of {count} pages",
+        "one page, for a file is one slice",
+        f"save the {count} pages as separate files, e.g. {path.stem}_000.tif to {path.stem}_{count - 1:03d}.tif",
+    )
+
+
 def _decode_image(path: Path) -> Decoded:
     with Image.open(path, formats=_IMAGE_FORMATS) as image:
         if image.format == "PNG":
@@ -191,7 +212,7 @@ def _decode_image(path: Path) -> Decoded:
     with Image.open(path, formats=_IMAGE_FORMATS) as image:  # reads the header only
         _refuse_large((image.height, image.width, len(image.getbands())))
         if getattr(image, "n_frames", 1) > 1 and image.format == "TIFF":
-            raise ValueError(f"{image.n_frames} pages: a stack, not one slice")
+            raise _pages(path, image.n_frames)
         # Some versions of the decoder give 16-bit grey PNG as 32-bit integers.
         sixteen_bits = image.mode == "I" and image.format == "PNG"
         if image.mode in _CONVERTED_MODES:

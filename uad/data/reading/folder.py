@@ -1,6 +1,6 @@
 """A folder of slices as a data set: the same for every method, format and stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,93 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from uad.data.reading.formats import EXTENSIONS, RawSlice, extension_of, read_mask, read_slice, slice_stem
+from uad.data.reading.formats import RawSlice, read_mask, read_slice
+from uad.data.reading.listing import list_folder
 from uad.data.reading.normalise import normalise
 from uad.data.reading.patients import patient_of
-from uad.errors import InputError, Problem, input_error
-
-EXPECTED_TREE = (
-    "a folder of slices, e.g. data/brats/{train_healthy,val_healthy,val_diseased,val_diseased_labels}/"
-    "<patient>_<slice>.nii.gz or data/OCT/{NORMAL,val_NORMAL,DRUSEN}/CLASS-<patient>-<number>.jpeg"
-)
-
-
-def labels_folder(folder: Path | str) -> Path:
-    """Where the masks of a folder of slices lie: `<folder>_labels` beside it."""
-    folder = Path(folder) if Path(folder).name else Path.cwd() / folder
-    return folder.with_name(f"{folder.name}_labels")
-
-
-def find_slices(folder: Path | str) -> tuple[dict[str, Path], list[Problem]]:
-    """The slices of a folder, stem -> path, sorted by stem, and the files that have a stem twice.
-
-    Hidden files and subfolders are left out. Raises InputError when the folder is missing or holds no
-    slice.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "no such folder"
-        raise input_error(folder, found, EXPECTED_TREE, f"create or correct the path; it is resolved from {Path.cwd()}")
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in entries if extension_of(path) and path.is_file()]
-    if not files:
-        raise _nothing_found(folder, entries)
-    slices: dict[str, Path] = {}
-    problems = []
-    for path in sorted(files, key=lambda path: (slice_stem(path), path.name)):
-        first = slices.setdefault(slice_stem(path), path)
-        if first != path:
-            problems.append(
-                Problem(
-                    str(path),
-                    f"the same name as {first.name}",
-                    "one file a slice",
-                    "remove or rename one of the two",
-                )
-            )
-    return slices, problems
-
-
-def _nothing_found(folder: Path, entries: Sequence[Path]) -> InputError:
-    there = ", ".join(path.name + ("/" if path.is_dir() else "") for path in entries[:5]) or "nothing"
-    subfolders = [path.name for path in entries if path.is_dir()]
-    remedy = f"name one of its subfolders, e.g. {subfolders[0]}" if subfolders else "put the slices there"
-    return input_error(
-        folder,
-        f"no slices; it holds {there}{', ...' if len(entries) > 5 else ''}",
-        f"files ending in {', '.join(EXTENSIONS)} directly in this folder",
-        f"{remedy}; raw releases are prepared by scripts/prepare_brats.py and scripts/prepare_oct.py",
-    )
-
-
-def pair_masks(folder: Path | str, slices: dict[str, Path]) -> tuple[dict[str, Path], list[Problem]]:
-    """The masks of the slices, stem -> path, and what does not match; no masks without `<folder>_labels`."""
-    masks_in = labels_folder(folder)
-    if not masks_in.is_dir():
-        return {}, []
-    try:
-        masks, problems = find_slices(masks_in)
-    except InputError as error:
-        return {}, error.problems
-    problems += [
-        Problem(
-            str(masks[stem]),
-            "a mask without an image",
-            f"an image {stem} in {folder}",
-            "add the image or remove the mask",
-        )
-        for stem in masks.keys() - slices.keys()
-    ]
-    problems += [
-        Problem(
-            str(slices[stem]),
-            "an image without a mask",
-            f"a mask {stem} in {masks_in}, which exists",
-            "add the mask (all zero for an image without lesion), or move the image elsewhere",
-        )
-        for stem in slices.keys() - masks.keys()
-    ]
-    return masks, sorted(problems, key=lambda problem: problem.where)
+from uad.errors import InputError, ValueProblem, input_error
 
 
 def read_labelled(path: Path, mask: Path | None, n_channels: int) -> RawSlice:
@@ -127,13 +45,8 @@ def normalised(path: Path, raw: RawSlice, how: str) -> np.ndarray:
     """`normalise` for a slice that was read from `path`; InputError where the values do not allow it."""
     try:
         return normalise(raw.image, how, raw.full_scale)
-    except ValueError as error:
-        raise input_error(
-            path,
-            str(error),
-            "finite intensities, in [0, 1] (or the full range of 8- or 16-bit integers) for --normalise none",
-            "repair or remove the file; for intensities in another range choose another --normalise",
-        ) from error
+    except ValueProblem as error:
+        raise error.at(path) from error
 
 
 def resized_affine(affine: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
@@ -173,10 +86,10 @@ class SliceFolder(Dataset):
     """The slices of a folder in the order of their names, normalised and resized to a square.
 
     Item `i` is a dict: image (C, S, S) float32 in [0, 1]; label (S, S) uint8 where the slice has one (as
-    its last channel or in `<folder>_labels`); name and patient, str; index, int; affine (4, 4) float64 of
+    its last channel or in a mask file, see list_folder); name and patient, str; index, int; affine (4, 4) float64 of
     the resized image.
 
-    limit: keep only so many slices, spread evenly over the folder.
+    limit: keep only so many slices, spread evenly over the folder; patients: see patient_of.
     Raises InputError for an unusable folder at once, and for an unusable file when it is read.
     """
 
@@ -187,19 +100,20 @@ class SliceFolder(Dataset):
         img_size: int,
         normalise: str,
         limit: int | None = None,
+        patients: Mapping[str, str] | None = None,
     ):
         self.folder, self.n_channels, self.img_size = Path(folder), n_channels, img_size
         self.normalise = normalise
-        slices, duplicates = find_slices(folder)
-        self._masks, unmatched = pair_masks(folder, slices)
-        if duplicates or unmatched:
-            raise InputError(duplicates + unmatched)
+        listing = list_folder(folder)
+        if listing.problems:
+            raise InputError(listing.problems)
+        slices, self._masks = listing.slices, listing.masks
         if limit is not None and limit < len(slices):
             chosen = [list(slices)[i * len(slices) // limit] for i in range(limit)]
             slices = {stem: slices[stem] for stem in chosen}
         self.names: list[str] = list(slices)
         self.paths: list[Path] = list(slices.values())
-        self.patients: list[str] = [patient_of(name) for name in self.names]
+        self.patients: list[str] = [patient_of(name, patients) for name in self.names]
 
     def __len__(self) -> int:
         return len(self.names)

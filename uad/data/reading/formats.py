@@ -12,15 +12,20 @@ import nibabel as nib
 import numpy as np
 
 from uad.data.reading.decoding import EXTENSIONS, decode, extension_of
-from uad.errors import input_error
+from uad.data.reading.labels import binary_label
+from uad.errors import ValueProblem, input_error
 from uad.files import written_whole
 
 __all__ = ["EXTENSIONS", "RawSlice", "read_mask", "read_slice", "slice_stem", "write_slice"]
 
 # An axis of at most this many entries is taken for channels when an error explains what was found.
 MAX_CHANNELS = 16
-# BraTS numbers its tumour regions 1, 2, 3 or 4; their union is the whole tumour.
-MAX_REGION = 4
+# Red, green and blue of a grey JPEG may differ by rounding, most by 3 of 255; where they differ by more is colour.
+GREY_TOLERANCE = 4
+# Annotations that a scanner burns in (an arrow, a number) take less of an image than this; a colour image more.
+MAX_MARK_SHARE = 0.01
+# Weights of red, green and blue in grey (ITU-R BT.601), in 1/65536: equal channels give their own value.
+_LUMA = (19595, 38470, 7471)
 
 
 class RawSlice(NamedTuple):
@@ -28,13 +33,15 @@ class RawSlice(NamedTuple):
 
     image: (C, H, W) float32, raw intensities; label: (H, W) uint8, 0 or 1, or None; affine: (4, 4) float64,
     indices (h, w, 0) to millimetres in RAS+; full_scale: the intensity that stands for 1 where a file is
-    declared to be normalised already, 255 and 65535 for unsigned 8- and 16-bit integers, 1 for all others.
+    declared to be normalised already, 255 and 65535 for unsigned 8- and 16-bit integers, 1 for all others; marked:
+    whether it is the grey of a colour file with a small mark, or rounding, in colour.
     """
 
     image: np.ndarray
     label: np.ndarray | None
     affine: np.ndarray
     full_scale: float = 1.0
+    marked: bool = False
 
 
 def slice_stem(path: Path | str) -> str:
@@ -46,48 +53,48 @@ def slice_stem(path: Path | str) -> str:
 def read_slice(path: Path | str, n_channels: int) -> RawSlice:
     """Read one slice with `n_channels` image channels.
 
-    NIfTI and NPY arrays may be (H, W), (H, W, C), (H, W, 1, C) or (C, H, W); with one channel more than
-    `n_channels` the last one is the label. Where the first and the last of three axes could both be the
-    channels (4 x 4 x 4), the last one is taken, which is how this project writes. The affine of a
-    channel-first file cannot describe its axes as they are, so it is taken to describe (H, W).
+    NIfTI and NPY arrays may be (H, W), (H, W, C), (H, W, 1, C) or (C, H, W), with further axes of length 1 where
+    that leaves no doubt; with one channel more than `n_channels` the last one is the label. Where the first and the
+    last of three axes could both be the channels (4 x 4 x 4), the last one is taken, which is how this project
+    writes. The affine of a file with axes in front of H cannot describe them as they are, so it is taken to describe
+    (H, W).
 
-    Image files: grey is one channel, RGB three, RGBA four; RGB with three equal channels is one grey
-    channel where `n_channels` is 1, and an opaque alpha channel is dropped unless it is asked for. The
-    decoder reduces RGB of 16 bits a channel to 8 bits; 16-bit grey is kept.
+    Image files: grey is one channel, RGB three, RGBA four; RGB is one grey channel where `n_channels` is 1 if its
+    channels are equal but for less than MAX_MARK_SHARE of the pixels, and an opaque alpha channel is dropped unless
+    it is asked for. The decoder reduces RGB of 16 bits a channel to 8 bits; 16-bit grey is kept.
 
     Values may be non-finite: that is for the caller to judge. Raises InputError for a file that is missing,
     damaged, too large, a volume, or has another number of channels.
     """
     decoded = decode(path)
-    arrange = _colour_channels if decoded.colour else _array_channels
-    channels = arrange(decoded.values, n_channels, path)
+    values, marked = decoded.values, False
+    if decoded.colour and n_channels == 1:
+        values, marked = _grey(values, path)
+    channels = (_colour_channels if decoded.colour else _array_channels)(values, n_channels, path)
     label = None
     if len(channels) > n_channels:
-        label = _binary(
+        label = _label(
             channels[n_channels],
             path,
             f"the last of {n_channels + 1} channels, taken for the label because n_channels is {n_channels},",
-            f"if all {n_channels + 1} channels are image channels, pass --n_channels {n_channels + 1}",
+            f"; if all {n_channels + 1} channels are image channels, pass --n_channels {n_channels + 1}",
         )
     image = _as_float32(channels[:n_channels])
-    return RawSlice(image, label, decoded.affine, decoded.full_scale)
+    return RawSlice(image, label, decoded.affine, decoded.full_scale, marked)
 
 
 def read_mask(path: Path | str) -> np.ndarray:
     """Read a lesion mask as (H, W) uint8, 1 = lesion.
 
-    The file holds 0 and one positive value (1, 255, a colour on black, ...), or whole-number regions up to
-    4 as in BraTS, whose union is the lesion. Raises InputError for anything else, e.g. the grey fringes of
-    a JPEG.
+    The file holds 0 and one positive value (1, 255, a colour on black, ...), or whole-number regions, whose union is
+    the lesion: see binary_label. Raises InputError for anything else, e.g. the grey fringes of a JPEG.
     """
     decoded = decode(path)
     if decoded.colour and decoded.values.ndim == 3:
         values = _without_alpha(decoded.values, path).max(axis=2)
     else:
         values = _array_channels(decoded.values, 1, path, label_allowed=False)[0]
-    return _binary(
-        values, path, "the mask", "save the mask losslessly (PNG or NIfTI, not JPEG) with the values 0 and 1"
-    )
+    return _label(values, path, "the mask")
 
 
 def write_slice(path: Path | str, array: np.ndarray, affine: np.ndarray) -> None:
@@ -127,26 +134,56 @@ def _array_channels(values: np.ndarray, n_channels: int, path, label_allowed: bo
         return values.transpose(2, 0, 1)
     if values.ndim == 3 and shape[0] in counts:
         return values
+    squeezed = values.squeeze()
+    # What stands before an axis of length 1 at the end may be the slices of a volume: (H, W, 4, 1).
+    if squeezed.ndim < values.ndim and (squeezed.ndim == 2 or (squeezed.ndim == 3 and shape[-1] != 1)):
+        return _array_channels(squeezed, n_channels, path, label_allowed)
+    raise input_error(path, *_shape_problem(shape, counts))
+
+
+def _shape_problem(shape: tuple[int, ...], counts: tuple[int, ...]) -> tuple[str, str, str]:
+    """What was found, expected, and what to do, for an array that is no slice of so many channels."""
     wanted = " or ".join(str(count) for count in counts)
-    raise input_error(
-        path,
-        _describe_shape(shape),
-        f"one slice with {wanted} channel(s): (H, W), (H, W, C), (H, W, 1, C) or (C, H, W)",
-        "cut volumes into axial slices (scripts/prepare_brats.py does it for BraTS); for another number of "
-        "channels pass the right --n_channels",
+    expected = f"one slice with {wanted} channel(s): (H, W), (H, W, C), (H, W, 1, C) or (C, H, W)"
+    cut = (
+        "scripts/prepare_mri.py cuts volumes into slices, scripts/detect.py looks for lesions in whole volumes without "
+        "cutting them"
     )
-
-
-def _describe_shape(shape) -> str:
     if len(shape) == 2:
-        return f"one channel, shape {shape}"
+        return f"one channel, shape {shape}", expected, "pass --n_channels 1, or store all channels in one file"
     if len(shape) == 3 and min(shape[0], shape[2]) <= MAX_CHANNELS:
-        return f"{shape[2] if shape[2] <= MAX_CHANNELS else shape[0]} channels, shape {shape}"
+        found = shape[2] if shape[2] <= MAX_CHANNELS else shape[0]
+        remedy = f"if these are channels pass --n_channels {found}; if they are the slices of a volume, {cut}"
+        return f"{found} channels, shape {shape}", expected, remedy
     if len(shape) == 4 and shape[2] == 1:
-        return f"{shape[3]} channels, shape {shape}"
+        return f"{shape[3]} channels, shape {shape}", expected, f"pass --n_channels {shape[3]}"
     if len(shape) in (3, 4):
-        return f"a {len(shape)}-D volume of shape {shape}"
-    return f"an array with {len(shape)} axes, shape {shape}"
+        return f"a {len(shape)}-D volume of shape {shape}", expected, cut
+    return f"an array with {len(shape)} axes, shape {shape}", expected, "store one slice a file"
+
+
+def _grey(values: np.ndarray, path) -> tuple[np.ndarray, bool]:
+    """Colour values (H, W, 3 or 4) as grey (H, W), and whether a mark in colour was in them; others as they are.
+
+    Raises InputError where more than a small mark is in colour.
+    """
+    if values.ndim == 3 and values.shape[2] == 4:
+        values = _without_alpha(values, path)
+    if values.ndim == 2 or values.shape[2] != 3:
+        return values, False
+    if (values == values[:, :, :1]).all():
+        return values[:, :, 0], False
+    spread = values.max(axis=2).astype(np.int64) - values.min(axis=2)
+    share = (spread > GREY_TOLERANCE).mean()
+    if share >= MAX_MARK_SHARE:
+        raise input_error(
+            path,
+            f"a colour image (red, green and blue differ in {share:.1%} of the pixels)",
+            "a grey image, for n_channels is 1",
+            "convert it to grey, or pass --n_channels 3 if the three channels are modalities",
+        )
+    luma = (values.astype(np.int64) * _LUMA).sum(axis=2)
+    return ((luma + 2**15) >> 16).astype(values.dtype), True
 
 
 def _colour_channels(values: np.ndarray, n_channels: int, path) -> np.ndarray:
@@ -155,15 +192,6 @@ def _colour_channels(values: np.ndarray, n_channels: int, path) -> np.ndarray:
         values = values[:, :, None]
     if values.shape[2] in (2, 4) and values.shape[2] != n_channels:
         values = _without_alpha(values, path)
-    if n_channels == 1 and values.shape[2] == 3:
-        if (values != values[:, :, :1]).any():
-            raise input_error(
-                path,
-                "a colour image (red, green and blue differ)",
-                "a grey image, for n_channels is 1",
-                "convert it to grey, or pass --n_channels 3 if the three channels are modalities",
-            )
-        values = values[:, :, :1]
     if values.shape[2] != n_channels:
         found = values.shape[2]
         raise input_error(
@@ -189,18 +217,12 @@ def _without_alpha(values: np.ndarray, path) -> np.ndarray:
     return values[:, :, :-1]
 
 
-def _binary(values: np.ndarray, path, what: str, remedy: str) -> np.ndarray:
-    levels = np.unique(values)
-    two_levels = len(levels) <= 2 and levels[0] >= 0 and (len(levels) == 1 or levels[0] == 0)
-    regions = levels[0] >= 0 and levels[-1] <= MAX_REGION and (levels == np.round(levels)).all()
-    if not (two_levels or regions):  # NaN fails both
-        raise input_error(
-            path,
-            f"{what} has {len(levels)} different values from {levels[0]:g} to {levels[-1]:g}",
-            f"0 and one positive value, or whole-number regions from 0 to {MAX_REGION}",
-            remedy,
-        )
-    return (values > 0).astype(np.uint8)
+def _label(values: np.ndarray, path, what: str, otherwise: str = "") -> np.ndarray:
+    """`binary_label` of what a file holds; otherwise: what else the remedy may be."""
+    try:
+        return binary_label(values)
+    except ValueProblem as error:
+        raise input_error(path, f"{what} has {error.found}", error.expected, f"{error.remedy}{otherwise}") from error
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:

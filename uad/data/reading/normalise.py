@@ -7,6 +7,7 @@ result is zeros, never NaN.
 import numpy as np
 
 from uad.data.reading.tissue import body_mask, interior
+from uad.errors import ValueProblem
 
 NORMALISATIONS = ("joint", "percentile", "foreground", "tissue", "none")
 
@@ -18,62 +19,83 @@ SPREADS_TO_EDGE = 3.0
 MIN_BACKGROUND_SHARE = 0.2
 # Where `tissue` puts the median of the tissue: what is up to 2.5 times as bright is still below 1.
 TISSUE_MEDIAN = 0.4
+# `tissue` has no meaning for intensities whose 0 is not "no signal". Resampling leaves values below 0 in raw images
+# too, at edges and in noise, a few percent of the brightest tissue deep; standardised images (mean 0) have them in
+# about half of the tissue, and in some 10 % of it where the background was standardised with it.
+MAX_NEGATIVE_SHARE = 0.01
+NEGATIVE_DEPTH = 0.05
 # Interpolation may overshoot [0, 1] by rounding; more than this is another range.
 RANGE_TOLERANCE = 1e-4
 
 
-def foreground_mask(image: np.ndarray) -> np.ndarray:
-    """The tissue of a slice: (H, W) bool for a (C, H, W) image.
+def foreground_of(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tissue of a slice (C, H, W), (H, W) bool, and the intensity of "no signal" in each channel, (C,) float64.
 
-    Background is where all channels are exactly 0, as skull stripping and padding leave it. Where less than
-    MIN_BACKGROUND_SHARE of the slice is so, or all of it, nothing was stripped and every pixel is
-    foreground.
+    Background is where all channels are exactly 0, as skull stripping and padding leave it; in a slice with negative
+    intensities also where all channels have the value that is most frequent along the border, as standardising leaves a
+    background of 0. Where less than MIN_BACKGROUND_SHARE of the slice is so, or all of it, nothing was stripped and
+    every pixel is foreground, with no signal at 0.
     """
-    background = (image == 0).all(axis=0)
-    if background.mean() < MIN_BACKGROUND_SHARE or background.all():
-        return np.ones(background.shape, dtype=bool)
-    return ~background
+    zeros = np.zeros(len(image))
+    for levels in (zeros, _border_levels(image)) if image.min() < 0 else (zeros,):
+        background = (image == levels[:, None, None]).all(axis=0)
+        if background.mean() >= MIN_BACKGROUND_SHARE and not background.all():
+            return ~background, levels
+    return np.ones(image.shape[1:], dtype=bool), zeros
+
+
+def _border_levels(image: np.ndarray) -> np.ndarray:
+    """The most frequent value of each channel along the border of a slice (C, H, W)."""
+    border = np.ones(image.shape[1:], dtype=bool)
+    border[1:-1, 1:-1] = False
+    counted = (np.unique(channel[border], return_counts=True) for channel in image)
+    return np.array([values[counts.argmax()] for values, counts in counted], dtype=np.float64)
 
 
 def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarray:
     """Scale a raw slice (C, H, W) to float32 in [0, 1].
 
     joint: minimum..maximum over all channels together, which keeps the ratio of the modalities;
-    percentile: per channel, from intensity 0 to the 99.5 percentile of the foreground, clipped, background 0;
-    where the foreground has negative values its 0.5 percentile takes the place of 0;
+    percentile: per channel, from the intensity of no signal (0, see foreground_of) to the 99.5 percentile of the
+    foreground, clipped, background 0; where the foreground has lower values its 0.5 percentile takes the place of it;
     foreground: per channel, 0.5 + (x - median) / (6 IQR) of the foreground, clipped, background 0; the range
     takes the place of an IQR of 0;
     tissue: per channel, 0.4 x / median of the body's interior (see uad.data.reading.tissue), clipped; 0 outside the
-    body, and in a channel whose median is not positive. Intensities below 0 count as 0;
+    body, and in a channel whose median is not positive. Intensities below 0 count as 0, where they are few;
     none: the values are in [0, 1] once they are divided by `full_scale` (see RawSlice).
 
-    Raises ValueError for an unknown rule, for non-finite values, and with `none` for values outside [0, 1].
+    Raises ValueError for an unknown rule, and ValueProblem for non-finite values, with `none` for values outside
+    [0, 1], with `tissue` where a notable part of the foreground is negative.
     """
     if how not in NORMALISATIONS:
         raise ValueError(f"unknown normalisation {how!r}; there are {', '.join(NORMALISATIONS)}")
     if not np.isfinite(image).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(image))} values are NaN or infinite")
+        found = f"{np.count_nonzero(~np.isfinite(image))} values are NaN or infinite"
+        raise ValueProblem(found, "finite intensities", "repair or remove the file")
     image = image.astype(np.float64)
     if how == "none":
         return _unit_range(image / full_scale)
     if how == "joint":
         return _stretch(image, image.min(), image.max())
     if how == "tissue":
-        return _tissue(image.clip(0))
-    foreground = foreground_mask(image)
-    rule = _percentile if how == "percentile" else _foreground
+        return _tissue(image)
+    foreground, no_signal = foreground_of(image)
     scaled = np.zeros(image.shape, dtype=np.float32)
-    for channel, out in zip(image, scaled, strict=True):
+    for channel, level, out in zip(image, no_signal, scaled, strict=True):
         tissue = channel[foreground]
         if tissue.max() > tissue.min():
-            out[foreground] = rule(tissue)
+            out[foreground] = _percentile(tissue, level) if how == "percentile" else _foreground(tissue)
     return scaled
 
 
 def _unit_range(image: np.ndarray) -> np.ndarray:
     low, high = image.min(), image.max()
     if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
-        raise ValueError(f"values from {low:.6g} to {high:.6g} are not in [0, 1]")
+        raise ValueProblem(
+            f"values from {low:.6g} to {high:.6g} are not in [0, 1]",
+            "intensities in [0, 1], or the full range of 8- or 16-bit integers, for --normalise none",
+            "choose another --normalise",
+        )
     return image.clip(0, 1).astype(np.float32)
 
 
@@ -83,14 +105,14 @@ def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
 
 
-def _percentile(tissue: np.ndarray) -> np.ndarray:
+def _percentile(tissue: np.ndarray, no_signal: float) -> np.ndarray:
     low, high = np.percentile(tissue, (LOW_PERCENTILE, HIGH_PERCENTILE))
-    if tissue.min() >= 0:
+    if tissue.min() >= no_signal:
         # Intensity 0 means "no signal" in a magnitude image, for every slice alike. The foreground's low
         # percentile moves with the share of fluid or air in the slice: with it the median of brain tissue
         # in FLAIR varied by 24 % between slices of real glioma patients, with 0 by 18 %, and the darkest
         # tissue fell to the background.
-        low = 0.0
+        low = no_signal
     if not high > low:
         low, high = tissue.min(), tissue.max()
     return _stretch(tissue, low, high)
@@ -106,6 +128,9 @@ def _foreground(tissue: np.ndarray) -> np.ndarray:
 
 
 def _tissue(image: np.ndarray) -> np.ndarray:
+    if image.min() < 0:
+        _refuse_negative(image)
+    image = image.clip(0)
     body = body_mask(image)
     inner = interior(body)
     scaled = np.zeros(image.shape, dtype=np.float32)
@@ -114,3 +139,16 @@ def _tissue(image: np.ndarray) -> np.ndarray:
         if median > 0 and channel.max() > channel.min():
             out[body] = (TISSUE_MEDIAN * channel[body] / median).clip(0, 1)
     return scaled
+
+
+def _refuse_negative(image: np.ndarray) -> None:
+    """ValueProblem where the foreground of a channel is negative in more than MAX_NEGATIVE_SHARE of its pixels."""
+    tissue = image[:, foreground_of(image)[0]]
+    tops = np.percentile(tissue, HIGH_PERCENTILE, axis=1, keepdims=True).clip(0)
+    share = (tissue < -NEGATIVE_DEPTH * tops).mean(axis=1).max()
+    if share > MAX_NEGATIVE_SHARE:
+        raise ValueProblem(
+            f"negative intensities in {share:.0%} of the foreground (--normalise tissue), down to {tissue.min():.4g}",
+            "raw intensities, of which 0 means no signal; these were standardised (mean 0) or shifted",
+            "use --normalise foreground, which standardised images are meant for, or store the raw intensities",
+        )

@@ -1,14 +1,18 @@
 """Opening folders of slices: checked first, all problems at once, by one process for all."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from uad.configuration import check_values
-from uad.data.reading.checks import check_disjoint, check_folder
+from uad.data.reading.checks import check_disjoint, check_folder, check_split
 from uad.data.reading.folder import SliceFolder
+from uad.data.reading.listing import list_folder
+from uad.data.reading.patients import read_patients, read_split, scan_of
 from uad.data.reading.settings import Reading
 from uad.distributed import World
-from uad.errors import InputError, Problem, missing_flag
+from uad.errors import InputError, Problem, input_error, missing_flag
 
 
 @dataclass(frozen=True)
@@ -16,13 +20,16 @@ class Folders:
     """The folders of a command.
 
     data_dir: the images; val_dir: healthy ones to validate on; test_dir: its patients must not be in data_dir;
-    num_samples: only so many images of data_dir and val_dir, evenly spread (0: all).
+    num_samples: only so many images of data_dir and val_dir, evenly spread (0: all); patients: table of the patients,
+    see read_patients; split: table of the parts that patients belong to, see read_split.
     """
 
     data_dir: str | None
     val_dir: str | None = None
     test_dir: str | None = None
     num_samples: int = 0
+    patients: str | None = None
+    split: str | None = None
 
     def __post_init__(self):
         """InputError for a number that means nothing."""
@@ -30,20 +37,24 @@ class Folders:
 
     def open(self, reading: Reading) -> SliceFolder:
         """The images of data_dir as a data set."""
-        return open_slices(self.data_dir, reading, self.num_samples)
+        return open_slices(self.data_dir, reading, self.num_samples, self.patients)
 
     def open_validation(self, reading: Reading) -> SliceFolder:
         """Those of val_dir."""
-        return open_slices(self.val_dir, reading, self.num_samples)
+        return open_slices(self.val_dir, reading, self.num_samples, self.patients)
 
 
-def open_slices(folder: Path | str, reading: Reading, num_samples: int = 0) -> SliceFolder:
-    """A folder as a data set, read with the settings given; num_samples: see Folders."""
-    return SliceFolder(folder, reading.n_channels, reading.img_size, reading.normalise, limit=num_samples or None)
+def open_slices(
+    folder: Path | str, reading: Reading, num_samples: int = 0, patients: Path | str | None = None
+) -> SliceFolder:
+    """A folder as a data set, read with the settings given; num_samples, patients: see Folders."""
+    table = read_patients(patients) if patients else None
+    limit = num_samples or None
+    return SliceFolder(folder, reading.n_channels, reading.img_size, reading.normalise, limit, table)
 
 
 def check_folders(folders: Folders, reading: Reading, batch_size: int | None, healthy: bool, workers: int) -> list[str]:
-    """Check all folders; one InputError with all their problems, else a line on each.
+    """Check all folders and tables; one InputError with all their problems, else a line on each folder.
 
     batch_size: at least so many images are needed in data_dir; healthy: lesions there are a problem.
     """
@@ -51,25 +62,53 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
         raise InputError(missing_flag("data_dir"))
     problems: list[Problem] = []
     summaries: list[str] = []
+    patients = split = None
+    with _collecting(problems):
+        patients = read_patients(folders.patients) if folders.patients else None
+    with _collecting(problems):
+        split = read_split(folders.split) if folders.split else None
     how = {"n_channels": reading.n_channels, "img_size": reading.img_size, "normalise": reading.normalise}
+    how |= {"workers": max(1, workers), "patients": patients}
     for folder, needed, is_healthy in ((folders.data_dir, batch_size, healthy), (folders.val_dir, None, True)):
-        if folder is None:
-            continue
-        try:
-            summary = check_folder(folder, **how, batch_size=needed, healthy=is_healthy, workers=max(1, workers))
-            summaries.append(str(summary))
-        except InputError as error:
-            problems += error.problems
-    for other in (folders.val_dir, folders.test_dir):
-        if other is None:
-            continue
-        try:
-            check_disjoint(folders.data_dir, other)
-        except InputError as error:
-            problems += error.problems
+        if folder is not None:
+            with _collecting(problems):
+                summaries.append(str(check_folder(folder, **how, batch_size=needed, healthy=is_healthy)))
+    others = [folder for folder in (folders.val_dir, folders.test_dir) if folder is not None]
+    for other in others:
+        with _collecting(problems):
+            check_disjoint(folders.data_dir, other, patients)
+    if split is not None:
+        for folder, training in ((folders.data_dir, True), *((other, False) for other in others)):
+            with _collecting(problems):
+                check_split(folder, split, training, patients)
+    if patients is not None:
+        with _collecting(problems):
+            _check_table_is_of(folders.patients, patients, (folders.data_dir, *others))
     if problems:
-        raise InputError(problems)
+        raise InputError(list(dict.fromkeys(problems)))
     return summaries
+
+
+@contextmanager
+def _collecting(problems: list[Problem]) -> Iterator[None]:
+    """Add the problems of an InputError in the block, which ends there, to those found already."""
+    try:
+        yield
+    except InputError as error:
+        problems += error.problems
+
+
+def _check_table_is_of(table: Path | str, patients: Mapping[str, str], folders: Iterable[Path | str]) -> None:
+    """InputError for a table of patients in which no slice of any folder stands: it belongs to something else."""
+    names = [name for folder in folders for name in list_folder(folder).slices]
+    if any(name in patients or scan_of(name) in patients for name in names):
+        return
+    raise input_error(
+        table,
+        f"no slice of the folders ({names[0]}, ...) and no scan ({scan_of(names[0])}, ...), but {next(iter(patients))}",
+        "names of slices or scans without extension, as they are in the folders",
+        "correct the table, or leave --patients out",
+    )
 
 
 def check_once(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from uad.errors import InputError, Problem, input_error
 
-PARTS = ("train", "val")
+TRAIN = "train"
+PARTS = (TRAIN, "val")
 # Scans of releases in which a patient has several: what stands in the group is the patient.
 _SCANS = (
     r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+",  # BraTS 2023 and later: BraTS-GLI-00013-001, BraTS-MEN-RT-0001-1

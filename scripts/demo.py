@@ -34,7 +34,7 @@ class Scale:
 SCALES = {
     "brats": Scale(
         patients=36,
-        prepare="prepare_brats.py --img_size 128 --val_patients 10",
+        prepare="prepare_mri.py --img_size 128 --val_patients 10",
         train="train_healthy",
         healthy="val_healthy",
         diseased="val_diseased",
@@ -109,7 +109,7 @@ Done. What there is to see:
   {root / "logs"}   checkpoints, log.jsonl and picture grids of both stages
 These are phantoms, and minutes of training on a small network. With data of your own:
   1. prepare a folder of healthy slices and one of test slices, as data/README.md says
-     (scripts/prepare_brats.py and scripts/prepare_oct.py do it for BraTS and OCT2017);
+     (scripts/prepare_mri.py and scripts/prepare_oct.py do it for BraTS and OCT2017);
   2. run the commands printed above on it, with --size small for a first look; README.md has those of the paper."""
 
 

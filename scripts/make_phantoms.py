@@ -1,7 +1,7 @@
 """Make phantoms in the layout and names of a raw release, for the real preparation to run on.
 
     python scripts/make_phantoms.py --dataset brats --out demo/raw --patients 32 --seed 0 --workers 2
-    python scripts/prepare_brats.py --data_dir demo/raw --out demo/brats --img_size 128
+    python scripts/prepare_mri.py --data_dir demo/raw --out demo/brats --img_size 128
 
 Brain phantoms (--dataset brats) are warped MNI152 brains with tumours of several kinds, written as
 MICCAI_BraTS2020_TrainingData; name_mapping.csv there says which kind each patient has. Retinal phantoms

@@ -1,26 +1,29 @@
-"""Preparation of BraTS releases: names, geometry, split by patient, rerunning, and what bad input is
-answered with.
-"""
+"""Preparation of volumes: slices of a BraTS release, split by patient, rerunning, and answers to bad input."""
 
 import csv
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from uad.data.preparing.brats import CHANNELS, Choice, find_patients, fit_plane, prepare
+from uad.data.preparing.mri import Choice, Task, prepare
+from uad.data.preparing.splitting import split_patients, stated_split
 from uad.data.reading.formats import read_mask, read_slice, slice_stem
-from uad.data.reading.patients import patient_of
+from uad.data.reading.layouts import find_scans
+from uad.data.reading.naming import BRATS_CHANNELS as CHANNELS
+from uad.data.reading.patients import patient_of, patient_of_scan
+from uad.data.reading.planes import Framing, plane_of
 from uad.errors import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SHAPE = (20, 24, 10)
 AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 239], [0, 0, 1.0, 0], [0, 0, 0, 1]])
-CHOICE = Choice(val_patients=2, seed=0, img_size=256, skip_low=2, skip_high=1, min_brain=0.1)
+CHOICE = Choice(CHANNELS, skip_low=2, skip_high=1, min_brain=0.1)
 VOLUMES = (*CHANNELS, "seg")
 NAMES_2020 = {name: f"_{name}.nii.gz" for name in VOLUMES}
 NAMES_2023 = {
@@ -55,8 +58,18 @@ def release(tmp_path) -> Path:
     return root
 
 
-def run(data_dir: Path, out: Path, choice: Choice = CHOICE, workers: int = 1) -> list:
-    return list(prepare(find_patients(data_dir), out, choice, workers))
+def started(
+    data_dir: Path, out: Path, choice: Choice = CHOICE, workers: int = 1, val_patients: float = 2, seed: int = 0
+):
+    found = find_scans(data_dir, labelled=choice.health == "seg")
+    patients = [patient_of_scan(scan.name) for scan in found.scans]
+    validation = split_patients(patients, val_patients, seed)
+    tasks = [Task(scan, patient, patient in validation) for scan, patient in zip(found.scans, patients, strict=True)]
+    return prepare(tasks, out, replace(choice, channels=found.channels), {"seed": seed}, workers)
+
+
+def run(*args, **more) -> list:
+    return list(started(*args, **more))
 
 
 def stems(folder: Path) -> set[str]:
@@ -97,7 +110,7 @@ def test_slices_are_split_by_patient_and_by_tumour(release, tmp_path):
 def test_values_and_affine_follow_the_voxels(release, tmp_path, size, factor):
     """A voxel's value and place in millimetres are found again at the prepared size."""
     out = tmp_path / "out"
-    run(release, out, CHOICE._replace(img_size=size))
+    run(release, out, replace(CHOICE, framing=Framing(1.0, size)))
     name = sorted(stems(out / "val_diseased"))[0]
     number, level = int(patient_of(name)[-3:]), int(name[-3:])
     prepared = read_slice(out / "val_diseased" / f"{name}.nii.gz", 4)
@@ -113,17 +126,18 @@ def test_values_and_affine_follow_the_voxels(release, tmp_path, size, factor):
 
 
 def test_padding_is_eight_pixels_for_the_release():
-    image = np.ones((4, 240, 240), np.float32)
-    padded, _, affine = fit_plane(image, np.zeros((240, 240)), np.eye(4), 80, 256)
+    image = np.ones((4, 240, 240, 1), np.float32)
+    plane = plane_of(image, (1.0, 1.0), Framing())
+    padded = plane.squares(image[..., 0])
     assert padded[:, 8:248, 8:248].all() and padded.sum() == image.sum()
-    assert np.array_equal(affine[:3, 3], [-8, -8, 80])
+    assert np.array_equal(plane.affine(np.eye(4), 80)[:3, 3], [-8, -8, 80])
 
 
 def test_a_block_is_tumour_where_half_of_it_is():
     label = np.zeros((256, 256))
     label[0, 0:2] = 1
-    label[10, 10] = 4
-    reduced = fit_plane(np.zeros((4, 256, 256)), label, np.eye(4), 0, 128)[1]
+    label[10, 10] = 1
+    reduced = plane_of(label[None, ..., None], (1.0, 1.0), Framing(1.0, 128)).mask(label)
     assert reduced[0, 0] == 1 and reduced.sum() == 1
 
 
@@ -133,27 +147,13 @@ def test_slices_that_fit_nowhere_are_counted(tmp_path):
     for number in (1, 2):
         write_patient(tmp_path / "raw", f"BraTS2021_0000{number}", number, seg=speck)
     out = tmp_path / "out"
-    run(tmp_path / "raw", out, CHOICE._replace(val_patients=0.5, img_size=128, skip_low=0))
+    run(tmp_path / "raw", out, replace(CHOICE, framing=Framing(1.0, 128), skip_low=0), val_patients=0.5)
     rows = table(out)
     assert [row["split"] for row in rows if row["slice"] == "0"] == ["unused_little_brain"] * 2
     assert {row["split"] for row in rows if row["slice"] == "4"} == {
         "unused_diseased",
         "unused_tumour_vanishes",
     }
-
-
-def test_names_of_other_releases_are_read(tmp_path):
-    root = tmp_path / "raw"
-    write_patient(root / "deeper", "BraTS-GLI-00005-000", 1, NAMES_2023)
-    write_patient(root, "BraTS20_Training_356", 2, {n: f"_{n}.nii" for n in NAMES_2020})
-    folder = write_patient(root, "BraTS20_Training_355", 3)
-    (folder / "BraTS20_Training_355_seg.nii.gz").rename(folder / "W39_1998.09.19_Segm.nii.gz")
-    patients = find_patients(root)
-    assert [patient.name for patient in patients] == [
-        "BraTS-GLI-00005-000", "BraTS20_Training_355", "BraTS20_Training_356",
-    ]  # fmt: skip
-    assert all(set(patient.files) == {*CHANNELS, "seg"} for patient in patients)
-    assert patients[0].files["flair"].name.endswith("t2f.nii.gz")
 
 
 def test_rerunning_changes_nothing_and_finishes_what_is_missing(release, tmp_path):
@@ -164,7 +164,7 @@ def test_rerunning_changes_nothing_and_finishes_what_is_missing(release, tmp_pat
     run(release, whole)
     assert stamps == {path: path.stat().st_mtime_ns for path in (whole / "train_healthy").iterdir()}
     # Interrupted after three of five patients, then a slice of a complete patient is lost.
-    steps = prepare(find_patients(release), broken, CHOICE)
+    steps = started(release, broken)
     for _ in range(3):
         next(steps)
     steps.close()
@@ -191,10 +191,10 @@ def test_another_configuration_in_the_same_folder_is_refused(release, tmp_path):
     out = tmp_path / "out"
     run(release, out)
     with pytest.raises(InputError) as caught:
-        run(release, out, CHOICE._replace(seed=1, img_size=128))
+        run(release, out, replace(CHOICE, framing=Framing(1.0, 128)), seed=1)
     assert {problem.where for problem in caught.value.problems} == {"--seed", "--img_size"}
     write_patient(release, "BraTS20_Training_009", 9)
-    with pytest.raises(InputError, match="6 patients"):
+    with pytest.raises(InputError, match="6 scans"):
         run(release, out)
 
 
@@ -203,17 +203,6 @@ def test_a_folder_with_other_slices_is_refused(release, tmp_path):
     (tmp_path / "out" / "train_healthy" / "other_001.png").touch()
     with pytest.raises(InputError, match="train_healthy with files"):
         run(release, tmp_path / "out")
-
-
-def test_missing_files_are_listed_together(release, tmp_path):
-    (release / "BraTS20_Training_001" / "BraTS20_Training_001_t2.nii.gz").unlink()
-    (release / "BraTS20_Training_002" / "BraTS20_Training_002_seg.nii.gz").unlink()
-    (release / "BraTS20_Training_007").mkdir()
-    with pytest.raises(InputError) as caught:
-        find_patients(release)
-    found = [(Path(p.where).name[-3:], p.found) for p in caught.value.problems]
-    assert ("001", "no t2 volume") in found and ("002", "no seg volume") in found
-    assert sum(patient == "007" for patient, _ in found) == 5 and len(found) == 7
 
 
 def test_bad_headers_are_listed_before_anything_is_written(release, tmp_path):
@@ -226,16 +215,16 @@ def test_bad_headers_are_listed_before_anything_is_written(release, tmp_path):
     }  # fmt: skip
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="skip_low"):
-        run(release.parent, tmp_path / "out", CHOICE._replace(skip_low=80, skip_high=26))
+        run(release.parent, tmp_path / "out", replace(CHOICE, skip_low=80, skip_high=26))
 
 
 def test_damaged_contents_of_all_patients_are_reported_by_file(release, tmp_path):
     nan = volumes_of(1)["t1"].astype(np.float32)
     nan[5, 5, 5] = np.nan
-    seven = volumes_of(1)["seg"]
-    seven[0, 0, 0] = 7
+    many = volumes_of(1)["seg"]
+    many[0, 0, 0] = 77
     write_patient(release, "BraTS20_Training_011", 1, t1=nan)
-    write_patient(release, "BraTS20_Training_012", 1, seg=seven, flair=np.zeros(SHAPE, np.int16))
+    write_patient(release, "BraTS20_Training_012", 1, seg=many, flair=np.zeros(SHAPE, np.int16))
     cut = release / "BraTS20_Training_004" / "BraTS20_Training_004_flair.nii.gz"
     noise = np.random.default_rng(0).integers(0, 30000, SHAPE).astype(np.int16)
     nib.save(nib.Nifti1Image(noise, AFFINE), cut)
@@ -247,7 +236,7 @@ def test_damaged_contents_of_all_patients_are_reported_by_file(release, tmp_path
         cut.name, "BraTS20_Training_011_t1.nii.gz", "BraTS20_Training_012_seg.nii.gz",
         "BraTS20_Training_012_flair.nii.gz",
     }  # fmt: skip
-    assert found["BraTS20_Training_012_seg.nii.gz"] == "labels 7"
+    assert found["BraTS20_Training_012_seg.nii.gz"] == "4 different values from 0 to 77"
     assert not (tmp_path / "out" / "manifest.csv").exists()
     # Once the files are mended, the same command finishes.
     for number in (4, 11, 12):
@@ -257,14 +246,19 @@ def test_damaged_contents_of_all_patients_are_reported_by_file(release, tmp_path
     assert len(table(tmp_path / "out")) == 7 * 7
 
 
-@pytest.mark.parametrize("count", [0.01, 5, 7])
-def test_both_sides_of_the_split_have_patients(release, tmp_path, count):
-    if count < 1:
-        run(release, tmp_path / "out", CHOICE._replace(val_patients=count))
-        assert len({row["patient"] for row in table(tmp_path / "out") if row["split"] == "val_healthy"}) == 1
-    else:
+def test_a_share_leaves_patients_on_both_sides_and_a_number_is_kept():
+    names = [f"P{number}" for number in range(5)]
+    assert len(split_patients(names, 0.01, 0)) == 1
+    assert split_patients(names, 0, 0) == set() and split_patients(names, 5, 0) == set(names)
+    for few, count in ((names[:1], 0.2), (names, 7)):
         with pytest.raises(InputError, match="val_patients"):
-            run(release, tmp_path / "out", CHOICE._replace(val_patients=count))
+            split_patients(few, count, 0)
+
+
+def test_a_stated_split_must_name_every_patient():
+    assert stated_split(["P1", "P2"], {"P1": "train", "P2": "val", "P3": "val"}) == {"P2"}
+    with pytest.raises(InputError, match=r"(?s)P2.*P4"):
+        stated_split(["P1", "P2", "P4"], {"P1": "train"})
 
 
 def test_commands_end_with_2_and_name_every_wrong_flag(tmp_path):
@@ -274,8 +268,8 @@ def test_commands_end_with_2_and_name_every_wrong_flag(tmp_path):
         return done.stderr
 
     folders = ("--data_dir", tmp_path, "--out", tmp_path / "out")
-    said = stderr_of("prepare_brats.py", *folders, "--img_size", "100", "--every", "0")
+    said = stderr_of("prepare_mri.py", *folders, "--img_size", "100", "--every", "0")
     assert "--img_size" in said and "--every" in said
-    assert "no patient folder" in stderr_of("prepare_brats.py", *folders)
+    assert "no volume" in stderr_of("prepare_mri.py", *folders)
     said = stderr_of("make_phantoms.py", "--dataset", "brats", "--out", tmp_path, "--patients", "0")
     assert "--patients" in said

@@ -1,0 +1,167 @@
+"""Prepare volumes: folders of axial slices, split by patient.
+
+    python scripts/prepare_mri.py --data_dir MICCAI_BraTS2020_TrainingData --out data/brats
+    python scripts/prepare_mri.py --data_dir IXI-FLAIR --out data/ixi --healthy --channels flair
+    python scripts/prepare_mri.py --data_dir RAW --out DIR --img_size 128 --every 2 --workers 8
+
+RAW holds volumes (NIfTI; with the extra `formats` also .mha, .nrrd and folders of DICOM) in any of these layouts, at
+any depth: patient folders or one flat folder of files that end in their contrast (all BraTS releases, IXI, ...), BIDS,
+the Medical Segmentation Decathlon or nnU-Net with dataset.json, and the TIFF folders of kaggle_3m. Each volume is
+turned to one orientation by its header, its slices are brought to --spacing.
+
+Below --out appear train_healthy, val_healthy, val_diseased and val_diseased_labels with slices <scan>_<slice>.nii.gz
+(raw intensities), manifest.csv with a row per slice, volumes.csv with the geometry of every volume before and after,
+contact_sheet.png to look at, and prepare_mri.json with the configuration. Run the same command again to finish what was
+interrupted.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from uad.cli.command import command_of
+from uad.cli.flags import Flags, add, add_switch
+from uad.configuration import check_values
+from uad.data.preparing.mri import LEFT_OUT, SPLITS, Choice, Task, geometry_notices, prepare
+from uad.data.preparing.splitting import split_patients, stated_split
+from uad.data.reading.layouts import Found, find_scans, is_brats
+from uad.data.reading.patients import patient_of_scan, read_patients, read_split
+from uad.data.reading.planes import PLANE, Framing
+
+# Slices that are left out of the 155 of BraTS at the bottom and top, as the authors do.
+BRATS_SKIPS = (80, 26)
+
+
+def get_args_parser() -> Flags:
+    """The flags, apart from main so that they can be tested."""
+    parser = Flags(__doc__)
+    add(parser, "--data_dir", type=Path, required=True, help="the release, or a folder that holds it")
+    add(parser, "--out", type=Path, required=True, help="folder to write to")
+    add(
+        parser,
+        "--channels",
+        nargs="+",
+        help="contrasts in the order in which they are stored, such as flair t1; NAME=ENDING where names of files end "
+        "otherwise",
+        shown="t1 t1ce t2 flair for BraTS, else all that are there",
+    )
+    add_switch(parser, "--healthy", "all scans are of healthy people; no segmentation is looked for")
+    add_switch(parser, "--no_labels", "scans have no segmentation: all slices go to the folder unlabelled")
+    add(
+        parser,
+        "--val_patients",
+        type=float,
+        default=0.2,
+        help="patients for validation: a share of all if below 1, else their number; 0: none",
+    )
+    add(parser, "--seed", type=int, default=0, help="of the choice of patients")
+    add(parser, "--patients", help="CSV of scans and their patients (name, patient)", shown="by the names of the scans")
+    add(parser, "--split", help="CSV of patients and their part (patient, train or val)", shown="by --val_patients")
+    add(parser, "--workers", type=int, default=2, help="processes")
+    add(
+        parser,
+        "--spacing",
+        type=float,
+        default=1.0,
+        help="millimetres of a pixel of the 256 x 256 plane; 0: each volume keeps its own",
+    )
+    add_switch(parser, "--resample", "bring a scan's volumes that lie on other grids onto the first channel's")
+    add(
+        parser,
+        "--img_size",
+        type=int,
+        default=PLANE,
+        help="side of the slices: 256 pads or crops the plane, 128 then takes the mean of 2 x 2 pixels",
+    )
+    add(parser, "--skip_low", type=int, help="lowest slices left out", shown="80 for BraTS, else 0")
+    add(parser, "--skip_high", type=int, help="highest slices left out", shown="26 for BraTS, else 0")
+    add(parser, "--every", type=int, default=1, help="keep each K-th slice of the rest")
+    add(
+        parser,
+        "--min_brain",
+        type=float,
+        default=0.02,
+        help="slices with a smaller share of the patient are left out and counted",
+    )
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing, all at once."""
+    share_or_count = args.val_patients >= 0 and (args.val_patients <= 1 or args.val_patients % 1 == 0)
+    divides = args.img_size >= 16 and PLANE % args.img_size == 0
+    one = not (args.healthy and args.no_labels)
+    check_values(
+        [
+            ("--val_patients", args.val_patients, "a share between 0 and 1, or a whole number", share_or_count),
+            ("--workers", args.workers, "at least 1", args.workers >= 1),
+            ("--spacing", args.spacing, "more than 0, or 0 to keep the volumes' own", args.spacing >= 0),
+            ("--img_size", args.img_size, "256 or 256 divided by a whole number, at least 16", divides),
+            ("--skip_low", args.skip_low, "0 or more", args.skip_low is None or args.skip_low >= 0),
+            ("--skip_high", args.skip_high, "0 or more", args.skip_high is None or args.skip_high >= 0),
+            ("--every", args.every, "at least 1", args.every >= 1),
+            ("--min_brain", args.min_brain, "a share from 0 to 1", 0 <= args.min_brain < 1),
+            ("--seed", args.seed, "0 or more", args.seed >= 0),
+            ("--healthy with --no_labels", "both", "one of them: healthy, or not known", one),
+        ]
+    )
+
+
+def choice_of(args: argparse.Namespace, found: Found) -> Choice:
+    """What the flags say of these scans."""
+    skips = BRATS_SKIPS if any(map(is_brats, found.scans)) else (0, 0)
+    return Choice(
+        channels=found.channels,
+        health="healthy" if args.healthy else "unknown" if args.no_labels else "seg",
+        framing=Framing(args.spacing or None, args.img_size),
+        skip_low=skips[0] if args.skip_low is None else args.skip_low,
+        skip_high=skips[1] if args.skip_high is None else args.skip_high,
+        every=args.every,
+        min_brain=args.min_brain,
+        resampling=args.resample,
+    )
+
+
+def tasks_of(args: argparse.Namespace, found: Found) -> list[Task]:
+    """The scans with their patients and parts."""
+    table = read_patients(args.patients) if args.patients else {}
+    patients = {scan.name: table.get(scan.name) or patient_of_scan(scan.name) for scan in found.scans}
+    names = list(patients.values())
+    if args.no_labels:
+        validation = set()
+    elif args.split:
+        validation = stated_split(names, read_split(args.split))
+    else:
+        validation = split_patients(names, args.val_patients, args.seed)
+    return [Task(scan, patients[scan.name], patients[scan.name] in validation) for scan in found.scans]
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare, then say what was done and how many slices of what there are."""
+    check(args)
+    found = find_scans(args.data_dir, args.channels, labelled=not (args.healthy or args.no_labels))
+    tasks, choice = tasks_of(args, found), choice_of(args, found)
+    people = len({task.patient for task in tasks})
+    print(f"{args.data_dir}: {len(tasks)} scans of {people} patients, channels {' '.join(found.channels)}")
+    if found.foreign:
+        print(f"{found.foreign} other files are left alone")
+    validation = sorted({task.patient for task in tasks if task.validation})
+    split = {"val_patients": args.val_patients, "seed": args.seed, "validation": validation}
+    counts, volumes = Counter(), []
+    for prepared in tqdm(
+        prepare(tasks, args.out, choice, split, args.workers), total=len(tasks), desc="preparing", unit="scan"
+    ):
+        counts.update(row[3] for row in prepared.rows)
+        volumes += prepared.volumes
+    for notice in geometry_notices(volumes):
+        print(notice)
+    print(f"{args.out}: " + ", ".join(f"{name} {counts[name]}" for name in (*SPLITS, *LEFT_OUT) if counts[name]))
+    print(f"Look at {args.out / 'contact_sheet.png'}; the geometry of every volume is in {args.out / 'volumes.csv'}")
+
+
+command = command_of(get_args_parser, main)
+
+if __name__ == "__main__":
+    command()

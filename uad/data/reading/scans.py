@@ -1,0 +1,171 @@
+"""One scan in memory: its volumes in one orientation and on one grid, checked, with what was done to them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from uad.data.reading.decoding import decode
+from uad.data.reading.geometry import OBLIQUE, Grid, by, canonical_grid, resample, same_grid, to_canonical
+from uad.data.reading.labels import binary_label
+from uad.data.reading.layouts import Scan, Source
+from uad.data.reading.naming import LABEL
+from uad.data.reading.volumes import Header, Volume, read_header, read_volume
+from uad.errors import InputError, Problem, ValuesError, input_error
+
+# Images without geometry in a stack: columns run to the patient's left, rows to the back, one millimetre a pixel.
+STACK_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+STACK_NOTICE = "the slices state no voxel size: taken for 1 mm"
+
+
+class VolumeNote(NamedTuple):
+    """What a volume was in its file. shows: a channel or the label; resampled: onto the grid of the first channel."""
+
+    shows: str
+    path: str
+    grid: Grid
+    resampled: bool
+    notices: tuple[str, ...]
+
+
+class LoadedScan(NamedTuple):
+    """A scan in the orientation of uad.data.reading.geometry.
+
+    images: (C, X, Y, Z) float32, raw intensities; label: (X, Y, Z) uint8, 1 = lesion, or None; affine: (4, 4) of this
+    orientation; notes: of every volume, the first is the one whose grid all are on.
+    """
+
+    images: np.ndarray
+    label: np.ndarray | None
+    affine: np.ndarray
+    notes: tuple[VolumeNote, ...]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres of a voxel along X, Y and Z."""
+        return Grid(self.images.shape[1:], self.affine).spacing
+
+
+def header_problems(scan: Scan, resampling: bool) -> list[Problem]:
+    """What the headers tell: unreadable files, files of another number of channels, volumes on different grids."""
+    problems, headers = [], {}
+    for shows, source in scan.files.items():
+        try:
+            headers[shows] = _header(source)
+            _check_component(source, headers[shows].channels)
+        except InputError as error:
+            problems += error.problems
+    if not problems and not resampling:
+        problems += _grid_problems(scan, {shows: header.grid for shows, header in headers.items()})
+    return problems
+
+
+def scan_grid(scan: Scan) -> Grid:
+    """The grid of a scan's first channel, turned; InputError where its header cannot be read."""
+    return canonical_grid(_header(next(iter(scan.files.values()))).grid)
+
+
+def _header(source: Source) -> Header:
+    if len(source.paths) > 1:
+        shape = decode(source.paths[0]).values.shape
+        grid = Grid((shape[1], shape[0], len(source.paths)), STACK_AFFINE)
+        return Header(grid, (*shape, 1)[2], (STACK_NOTICE,))
+    return read_header(source.paths[0])
+
+
+def _check_component(source: Source, channels: int) -> None:
+    path = source.paths[0]
+    if source.component is None and channels > 1:
+        found = f"a file of {channels} channels"
+        raise input_error(path, found, "one channel", "name what its channels show, in order, by --channels")
+    if source.component is not None and source.component >= channels:
+        found = f"{channels} channel{'s' if channels > 1 else ''}"
+        raise input_error(path, found, f"at least {source.component + 1}", "correct --channels, or remove the file")
+
+
+def _grid_problems(scan: Scan, grids: dict[str, Grid]) -> list[Problem]:
+    """Volumes whose voxels are not those of the first, once all are in one orientation."""
+    (first, reference), *others = grids.items()
+    problems = []
+    for shows, grid in others:
+        if not same_grid(canonical_grid(reference), canonical_grid(grid)):
+            where = str(scan.files[shows].paths[0])
+            expected = f"the grid of {first}: {reference}"
+            remedy = "register them, or pass --resample where they differ by their grids alone, not by how the head lay"
+            problems.append(Problem(where, str(grid), expected, remedy))
+    return problems
+
+
+def load_scan(scan: Scan, resampling: bool = False) -> LoadedScan:
+    """Read a scan's channels, in the order of its files, and its label.
+
+    resampling: bring volumes on other grids onto that of the first channel, images linearly, the label to the nearest
+    voxel. Raises InputError with all that is wrong: damaged files, NaN, constant images, a label that is none,
+    different grids.
+    """
+    problems, volumes, read = [], {}, {}
+    for shows, source in scan.files.items():
+        try:
+            volume = _read(source, read)
+            volumes[shows] = volume._replace(values=_checked(source.paths[0], volume.values, shows == LABEL))
+        except InputError as error:
+            problems += error.problems
+    if not problems and not resampling:
+        problems += _grid_problems(scan, {shows: volume.grid for shows, volume in volumes.items()})
+    if problems:
+        raise InputError(problems)
+    grid, placed, notes = None, {}, []
+    for shows, volume in volumes.items():
+        values, affine = to_canonical(volume.values, volume.affine)
+        own = Grid(values.shape, affine)
+        grid = grid or own
+        moved = not same_grid(grid, own)
+        placed[shows] = resample(values, affine, grid, nearest=shows == LABEL) if moved else values
+        path = str(scan.files[shows].paths[0])
+        notes.append(VolumeNote(shows, path, volume.grid, moved, _notices(volume)))
+    label = placed.pop(LABEL, None)
+    return LoadedScan(np.stack(list(placed.values())), label, grid.affine, tuple(notes))
+
+
+def _read(source: Source, read: dict[tuple, Volume]) -> Volume:
+    """One channel, (X, Y, Z); read: what was read before, for files that hold several channels."""
+    if source.paths not in read:
+        read[source.paths] = _stack(source.paths) if len(source.paths) > 1 else read_volume(source.paths[0])
+    volume = read[source.paths]
+    channels = (*volume.values.shape, 1)[3]
+    _check_component(source, channels)
+    if source.component is None or channels == 1:
+        return volume
+    return volume._replace(values=volume.values[..., source.component])
+
+
+def _stack(paths: Sequence) -> Volume:
+    """Slices as a volume (X, Y, Z[, C]); InputError where their sizes differ."""
+    slices = [decode(path).values for path in paths]
+    for path, values in zip(paths, slices, strict=True):
+        if values.shape != slices[0].shape:
+            raise input_error(path, f"a slice of {by(values.shape)}", f"{by(slices[0].shape)} as before", "remove it")
+    return Volume(np.stack([values.swapaxes(0, 1) for values in slices], axis=2), STACK_AFFINE, (STACK_NOTICE,))
+
+
+def _notices(volume: Volume) -> tuple[str, ...]:
+    angle = volume.grid.obliquity
+    oblique = (f"oblique by {angle:.1f} degrees: read along its own axes",) if angle >= OBLIQUE else ()
+    return (*volume.notices, *oblique)
+
+
+def _checked(path: Path, values: np.ndarray, is_label: bool) -> np.ndarray:
+    """Intensities (X, Y, Z) as float32, a segmentation as uint8; InputError for values that are neither."""
+    faulty = values.size - int(np.isfinite(values).sum())
+    remedy = "fetch the file again, or remove the scan"
+    if faulty:
+        raise input_error(path, f"{faulty} voxels are NaN or infinite", "finite values", remedy)
+    if is_label:
+        try:
+            return binary_label(values)
+        except ValuesError as error:
+            raise error.at(path) from error
+    if values.min() == values.max():
+        raise input_error(path, "the same value in every voxel", "an image", remedy)
+    return values.astype(np.float32)

@@ -1,0 +1,223 @@
+"""Volumes as scanners and archives write them: NIfTI, and MetaImage, NRRD and DICOM series through SimpleITK.
+
+Values and affine are those of the file; uad.data.reading.geometry turns them to one orientation.
+"""
+
+import gzip
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+
+from uad.data.reading.decoding import NIFTI_EXTENSIONS, load_nifti, load_nifti_header
+from uad.data.reading.geometry import Grid, affine_fault, displacement
+from uad.errors import input_error
+from uad.files import written_whole
+
+ITK_EXTENSIONS = (".mha", ".mhd", ".nrrd", ".nhdr")
+VOLUME_EXTENSIONS = (*NIFTI_EXTENSIONS, *ITK_EXTENSIONS)
+DICOM_EXTENSIONS = (".dcm", ".ima")
+EXTRA = "pip install 'masked-bernoulli-diffusion[formats]'"
+# 512 x 512 x 1024 voxels; a header that claims more is damaged.
+MAX_VOXELS = 2**28
+# By so much, in voxel sides, qform and sform may place a voxel differently: rounding of the stored quaternion.
+FORMS_AGREE = 0.1
+# ITK places voxels in LPS coordinates, NIfTI in RAS.
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_EXPECTED = "a volume: three axes longer than 1, and maybe a fourth for channels"
+
+
+class Volume(NamedTuple):
+    """A volume in the file's own layout.
+
+    values: (X, Y, Z) or (X, Y, Z, C), real numbers; affine: (4, 4) float64, index to millimetres in RAS+;
+    notices: what a person should know of the header.
+    """
+
+    values: np.ndarray
+    affine: np.ndarray
+    notices: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return Grid(self.values.shape[:3], self.affine)
+
+
+class Header(NamedTuple):
+    """What is known of a volume before its values are read; channels: 1 for three axes; notices: as in Volume."""
+
+    grid: Grid
+    channels: int
+    notices: tuple[str, ...]
+
+
+def volume_stem(name: str) -> str | None:
+    """A file name without its volume extension, None where it has none."""
+    extension = next((each for each in VOLUME_EXTENSIONS if name.lower().endswith(each)), None)
+    return name[: -len(extension)] if extension else None
+
+
+def read_volume(path: Path | str) -> Volume:
+    """Read a volume file or the folder of one DICOM series.
+
+    Axes of length 1 after the third are dropped. Raises InputError for a missing, damaged or huge file, what is no
+    volume, an affine that places nothing, and where SimpleITK is needed and missing.
+    """
+    path = Path(path)
+    if volume_stem(path.name) is None or path.name.lower().endswith(ITK_EXTENSIONS) or path.is_dir():
+        values, affine = _read_by_itk(path)
+        notices: tuple[str, ...] = ()
+    else:
+        image = _guarded(path, lambda: load_nifti(path, MAX_VOXELS))
+        values = _guarded(path, lambda: np.asanyarray(image.dataobj))
+        affine, notices = _placed(path, image.header)
+    values = values.reshape(_volume_shape(path, values.shape))
+    if values.dtype.kind not in "buif":
+        found = f"values of type {values.dtype}"
+        raise input_error(path, found, "real numbers", "convert the intensities to float32")
+    return Volume(values, affine, notices)
+
+
+def read_header(path: Path | str) -> Header:
+    """The header of a volume; InputError as read_volume, as far as the header tells."""
+    path = Path(path)
+    if volume_stem(path.name) is None or path.name.lower().endswith(ITK_EXTENSIONS) or path.is_dir():
+        volume = read_volume(path)
+        return Header(volume.grid, (*volume.values.shape, 1)[3], ())
+    header = _guarded(path, lambda: load_nifti_header(path))
+    shape = _volume_shape(path, header.get_data_shape())
+    affine, notices = _placed(path, header)
+    return Header(Grid(shape[:3], affine), (*shape, 1)[3], notices)
+
+
+def write_volume(path: Path | str, values: np.ndarray, affine: np.ndarray) -> None:
+    """Write (X, Y, Z) or (X, Y, Z, C) as `.nii.gz` with the affine in sform and qform, whole.
+
+    uint8 and bool are stored as uint8, all else as float32; equal content gives equal bytes. ValueError for another
+    extension.
+    """
+    if not str(path).endswith(".nii.gz"):
+        raise ValueError(f"{path}: volumes are written as .nii.gz")
+    stored = values.astype(np.uint8 if values.dtype in (np.uint8, np.bool_) else np.float32)
+    write_nifti(path, nib.Nifti1Image(np.ascontiguousarray(stored), np.asarray(affine, dtype=np.float64)))
+
+
+def write_nifti(path: Path | str, nifti: nib.Nifti1Image) -> None:
+    """Write an image whole, in millimetres, without a time stamp."""
+    nifti.header.set_xyzt_units("mm")
+    with (
+        written_whole(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=4, mtime=0) as stream,
+    ):
+        stream.write(nifti.to_bytes())
+
+
+def _guarded(path: Path, read):
+    """What `read` gives; damaged bytes surface as a dozen unrelated exceptions, which all become an InputError."""
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise input_error(path, "no such file", "a volume", "correct the path") from error
+    except PermissionError as error:
+        remedy = "give yourself the permission to read the file and its folders"
+        raise input_error(path, f"cannot be opened: {error.strerror}", "a readable file", remedy) from error
+    except Exception as error:
+        remedy = "it is damaged, cut off or of another type than its name says: copy or create it again, or remove it"
+        found = f"unreadable ({type(error).__name__}: {error})"
+        raise input_error(path, found, "a complete volume", remedy) from error
+
+
+def _volume_shape(path: Path, shape) -> tuple[int, ...]:
+    """The shape without axes of length 1 after the third; InputError for what is no volume."""
+    kept = [*shape[:3], *(size for size in shape[3:] if size != 1)]
+    if len(kept) not in (3, 4) or min(kept) < 1 or sorted(kept[:3])[1] < 2:
+        remedy = "single slices go into a folder of slices; several time points or directions into files of their own"
+        raise input_error(path, f"an array of shape {tuple(shape)}", _EXPECTED, remedy)
+    return tuple(int(size) for size in kept)
+
+
+def _placed(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The affine of a NIfTI header, and what is doubtful about it."""
+    affine = np.asarray(_guarded(path, header.get_best_affine), dtype=np.float64)
+    fault = affine_fault(affine)
+    if fault:
+        remedy = "write the file again with a valid sform or qform"
+        raise input_error(path, fault, "an affine that places the voxels", remedy)
+    sform, has_sform = header.get_sform(coded=True)
+    qform, has_qform = _guarded(path, lambda: header.get_qform(coded=True))
+    if not has_sform and not has_qform:
+        return affine, ("the header states no orientation (qform and sform codes are 0): taken for LAS, as viewers do",)
+    if has_sform and has_qform:
+        shape = (*header.get_data_shape(), 1, 1, 1)[:3]
+        one, other = Grid(shape, sform), Grid(shape, qform)
+        apart = displacement(one, other)
+        if apart > FORMS_AGREE * min(one.spacing):
+            stated = f"qform ({other.orientation}) and sform ({one.orientation})"
+            return affine, (f"{stated} place a voxel {apart:.3g} mm apart: the sform is used",)
+    return affine, ()
+
+
+def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values (X, Y, Z[, C]) and affine of what SimpleITK reads."""
+    if not path.exists():
+        raise input_error(path, "no such file or folder", "a volume", "correct the path")
+    try:
+        import SimpleITK as sitk  # noqa: N813 (its usual name); an extra that few need
+    except ImportError as error:
+        found = "a format that needs SimpleITK, which is not installed"
+        raise input_error(path, found, f"{', '.join(NIFTI_EXTENSIONS)}, or the extra `formats`", EXTRA) from error
+    source = _dicom_series(path, sitk) if path.is_dir() else str(path)
+    image = _guarded(path, lambda: sitk.ReadImage(source))
+    dimensions = image.GetDimension()
+    if dimensions == 4:  # a fourth axis in space and time: channels
+        parts = [image[..., index] for index in range(image.GetSize()[3])]
+        values = np.stack([sitk.GetArrayFromImage(part).transpose() for part in parts], axis=-1)
+        image = parts[0]
+    elif dimensions == 3:
+        values = sitk.GetArrayFromImage(image).transpose(
+            (2, 1, 0, 3)[: 3 + (image.GetNumberOfComponentsPerPixel() > 1)]
+        )
+    else:
+        remedy = "single slices go into a folder of slices"
+        raise input_error(path, f"an image of {dimensions} dimensions", _EXPECTED, remedy)
+    return values, itk_affine(image)
+
+
+def itk_affine(image) -> np.ndarray:
+    """(4, 4), index to millimetres in RAS+, of a SimpleITK image of three dimensions."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return _LPS_TO_RAS @ affine
+
+
+def _dicom_series(folder: Path, sitk) -> list[str]:
+    """The files of the one DICOM series in a folder; InputError for none or several."""
+    reader = sitk.ImageSeriesReader
+    series = _guarded(folder, lambda: reader.GetGDCMSeriesIDs(str(folder)))
+    if len(series) == 1:
+        return list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    if not series:
+        raise input_error(
+            folder, "no DICOM file", "the files of one DICOM series, or a volume file", "correct the path"
+        )
+    counts = [f"{name} ({len(reader.GetGDCMSeriesFileNames(str(folder), name))} files)" for name in series[:5]]
+    found = f"{len(series)} DICOM series: {', '.join(counts)}"
+    raise input_error(folder, found, "one series", "move each series into a folder of its own")
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether files in a folder are DICOM, by their names or by the mark that follows the preamble."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
+    return any(path.name.lower().endswith(DICOM_EXTENSIONS) for path in files) or any(map(_is_dicom, files[:3]))
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -12,7 +12,7 @@ from uad.data.reading.labels import binary_label
 from uad.data.reading.layouts import Scan, Source
 from uad.data.reading.naming import LABEL
 from uad.data.reading.volumes import Header, Volume, read_header, read_volume
-from uad.errors import InputError, Problem, ValuesError, input_error
+from uad.errors import InputError, Problem, ValueProblem, input_error
 
 # Images without geometry in a stack: columns run to the patient's left, rows to the back, one millimetre a pixel.
 STACK_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -164,7 +164,7 @@ def _checked(path: Path, values: np.ndarray, is_label: bool) -> np.ndarray:
     if is_label:
         try:
             return binary_label(values)
-        except ValuesError as error:
+        except ValueProblem as error:
             raise error.at(path) from error
     if values.min() == values.max():
         raise input_error(path, "the same value in every voxel", "an image", remedy)

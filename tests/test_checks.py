@@ -183,6 +183,35 @@ def test_masks_that_are_grey_or_of_another_size(brains):
     assert "(16, 16)" in size.expected
 
 
+def test_standardised_images_and_the_rule_for_raw_ones(brains):
+    write_slice(brains / "P1_000.nii.gz", image() - 0.5, np.eye(4))
+    problem = only_problem(brains, normalise="tissue")
+    assert "negative intensities" in problem.found
+    assert "--normalise foreground" in problem.remedy
+    check_folder(brains, 2, 16, "foreground")
+
+
+def test_colour_files_taken_as_grey_are_counted(tmp_path):
+    colour = np.repeat((255 * image(0, (40, 40, 1))).astype(np.uint8), 3, axis=2)
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    assert "taken as grey" not in str(check_folder(tmp_path, 1, 16, "joint"))
+    colour[3, :10] = (255, 0, 0)
+    Image.fromarray(colour).save(tmp_path / "b.png")
+    assert "1 colour file taken as grey" in str(check_folder(tmp_path, 1, 16, "joint"))
+
+
+def test_a_file_that_may_not_be_read_asks_for_permission(brains, monkeypatch):
+    """Root may read all, so the system's answer is put in its place."""
+
+    def denied(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("uad.data.reading.decoding.gzip.open", denied)
+    problem = problems_of(brains)[0]
+    assert problem.found == "cannot be opened: Permission denied"
+    assert "chmod" in problem.remedy and "damaged" not in problem.remedy
+
+
 def test_lesions_in_a_healthy_folder(brains, tmp_path):
     problem = only_problem(brains, healthy=True)
     assert problem.where.endswith("brains_labels/P1_001.nii.gz")

@@ -1,5 +1,6 @@
 """Reading and writing slices: layouts, types, geometry, and files that are damaged in every way."""
 
+import errno
 import gzip
 import math
 import time
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uad.data.reading.decoding import PLANE_AFFINE
+from uad.data.reading.decoding import PLANE_AFFINE, cannot_open
 from uad.data.reading.formats import read_mask, read_slice, slice_stem, write_slice
 from uad.errors import InputError
 
@@ -154,6 +155,113 @@ def test_wrong_channel_counts_are_named(tmp_path, rng):
         with pytest.raises(InputError, match=words) as caught:
             read_slice(path, n_channels)
         assert caught.value.problems[0].where == str(path)
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 1), (6, 9, 1, 1), (1, 6, 9), (1, 6, 9, 1), (6, 1, 9), (1, 1, 6, 9)])
+def test_axes_of_length_one_are_left_out(tmp_path, rng, shape):
+    image = rng.random((6, 9)).astype(np.float32)
+    stored = image.reshape(shape)
+    for path in (save_npy(tmp_path / "a.npy", stored), save_nifti(tmp_path / "a.nii", stored)):
+        np.testing.assert_array_equal(read_slice(path, 1).image, image[None])
+    np.testing.assert_array_equal(read_mask(save_npy(tmp_path / "m.npy", stored > 0.5)), image > 0.5)
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 1, 1, 2), (1, 6, 9, 2), (1, 2, 6, 9)])
+def test_axes_of_length_one_are_left_out_beside_channels(tmp_path, rng, shape):
+    image = rng.random((2, 6, 9)).astype(np.float32)
+    stored = image if shape[1] == 2 else image.transpose(1, 2, 0)
+    np.testing.assert_array_equal(read_slice(save_npy(tmp_path / "a.npy", stored.reshape(shape)), 2).image, image)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_channels"), [((20, 21, 22), 1), ((20, 21, 22, 1), 1), ((20, 21, 4, 1), 4), ((20, 21, 12), 4)]
+)
+def test_volumes_are_named_with_what_reads_them(tmp_path, shape, n_channels):
+    for read in (lambda path: read_slice(path, n_channels), read_mask):
+        with pytest.raises(InputError) as caught:
+            read(save_nifti(tmp_path / "a.nii", np.zeros(shape, np.float32)))
+        (problem,) = caught.value.problems
+        assert "scripts/prepare_mri.py" in problem.remedy and "scripts/detect.py" in problem.remedy
+
+
+def test_a_small_coloured_mark_is_taken_as_grey(tmp_path, rng):
+    grey = np.repeat(rng.integers(0, 256, (60, 60, 1)).astype(np.uint8), 3, axis=2)
+    marked = grey.copy()
+    marked[10, 10:45] = (250, 40, 10)  # 35 of 3600 pixels
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(marked).save(tmp_path / "marked.png")
+    read = read_slice(tmp_path / "marked.png", 1)
+    assert read.marked and read.full_scale == 255
+    np.testing.assert_array_equal(read.image[0], np.asarray(Image.fromarray(marked).convert("L")))
+    plain = read_slice(tmp_path / "grey.png", 1)
+    assert not plain.marked
+    np.testing.assert_array_equal(plain.image[0], grey[:, :, 0])
+    marked[10, 45] = (250, 40, 10)  # 1 %
+    Image.fromarray(marked).save(tmp_path / "marked.png")
+    with pytest.raises(InputError, match=r"colour image \(red, green and blue differ in 1.0% of the pixels\)"):
+        read_slice(tmp_path / "marked.png", 1)
+    assert read_slice(tmp_path / "marked.png", 3).image.shape == (3, 60, 60)
+
+
+def test_the_rounding_of_a_jpeg_is_no_colour(tmp_path, rng):
+    smooth = np.add.outer(np.arange(64), np.arange(96)).astype(np.uint8)
+    colour = np.repeat(smooth[:, :, None], 3, axis=2)
+    colour[..., 0] += 1
+    colour[4:8, 4:8] = (200, 30, 30)
+    Image.fromarray(colour).save(tmp_path / "a.jpeg", quality=90)
+    read = read_slice(tmp_path / "a.jpeg", 1)
+    assert read.marked
+    outside = read.image[0, 16:, 16:] - smooth[16:, 16:]
+    assert np.abs(outside).max() < 6
+
+
+def test_pages_of_a_tiff_are_counted_and_one_page_is_read(tmp_path):
+    pages = [Image.new("L", (4, 5), value) for value in (1, 2, 3)]
+    pages[0].save(tmp_path / "one.tif", save_all=True)
+    np.testing.assert_array_equal(read_slice(tmp_path / "one.tif", 1).image, np.ones((1, 5, 4)))
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(InputError) as caught:
+        read_slice(tmp_path / "stack.tif", 1)
+    (problem,) = caught.value.problems
+    assert "3 pages" in problem.found
+    assert "save the 3 pages as separate files, e.g. stack_000.tif to stack_002.tif" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EACCES, "chmod"), (errno.ENOENT, "correct the path"), (errno.ELOOP, "to itself")],
+)
+def test_what_cannot_be_opened_has_a_remedy_for_its_cause(number, remedy):
+    error = cannot_open("a.png", OSError(number, "reason"))
+    assert remedy in error.problems[0].remedy and "damaged" not in str(error)
+
+
+def test_a_folder_and_a_loop_in_place_of_a_file(tmp_path):
+    for name in ("a.png", "a.nii", "a.nii.gz", "a.npy"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(InputError, match="it is a folder: move the file"):
+            read_slice(tmp_path / name, 1)
+        (tmp_path / f"loop_{name}").symlink_to(f"loop_{name}")
+        with pytest.raises(InputError, match="leads to itself"):
+            read_slice(tmp_path / f"loop_{name}", 1)
+
+
+def test_labels_that_a_header_rescales_are_regions(tmp_path):
+    regions = np.array([[0, 1], [2, 4]], np.float32)
+    header = nib.Nifti1Image(np.zeros((2, 2), np.int16), AFFINE)
+    header.header.set_slope_inter(1 / 3000, 0)
+    scaled = nib.Nifti1Image(regions, AFFINE, header.header)
+    scaled.set_data_dtype(np.int16)
+    nib.save(scaled, tmp_path / "a.nii.gz")
+    stored = np.asanyarray(nib.load(tmp_path / "a.nii.gz").dataobj)
+    assert (stored != regions).any(), "else nothing is tested"
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.nii.gz"), regions > 0)
+
+
+def test_the_remedy_of_a_label_channel_names_both_causes(tmp_path, rng):
+    with pytest.raises(InputError) as caught:
+        read_slice(save_npy(tmp_path / "a.npy", rng.random((6, 9, 2))), 1)
+    assert "nearest neighbour" in str(caught.value) and "--n_channels 2" in str(caught.value)
 
 
 def test_transparency_is_not_guessed_at(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from uad.data.reading.normalise import NORMALISATIONS, foreground_of, normalise
+from uad.errors import ValueProblem
 
 
 @pytest.fixture
@@ -160,6 +161,59 @@ def test_background_is_what_is_zero_in_all_channels_of_a_stripped_slice(stripped
     image, brain = stripped
     image[1, 32, 32] = 0  # a dark tissue pixel of one channel
     np.testing.assert_array_equal(foreground_of(image)[0], brain)
+
+
+@pytest.fixture
+def standardised(stripped):
+    """The stripped slice, standardised over the brain with background 0, and over all of the slice."""
+    image, brain = stripped
+    raw = image.astype(np.float64)
+    inside = np.stack([(channel - channel[brain].mean()) / channel[brain].std() * brain for channel in raw])
+    whole = np.stack([(channel - channel.mean()) / channel.std() for channel in raw])
+    return {"inside": inside.astype(np.float32), "whole": whole.astype(np.float32)}
+
+
+@pytest.mark.parametrize("kind", ["inside", "whole"])
+def test_standardised_images_have_the_foreground_of_the_raw_ones(stripped, standardised, kind):
+    image, brain = stripped
+    np.testing.assert_array_equal(foreground_of(standardised[kind])[0], brain)
+    np.testing.assert_allclose(normalise(standardised[kind], "foreground"), normalise(image, "foreground"), atol=1e-5)
+
+
+def test_percentile_starts_where_a_constant_background_lies(stripped, standardised):
+    image, brain = stripped
+    for kind, tolerance in (("whole", 1e-5), ("inside", 1)):
+        result = normalise(standardised[kind], "percentile")
+        np.testing.assert_allclose(result, normalise(image, "percentile"), atol=tolerance)
+        assert (result[:, ~brain] == 0).all()
+        assert (result[:, brain] == 0).mean() < 0.01, "the brain stays"
+
+
+@pytest.mark.parametrize("kind", ["inside", "whole"])
+def test_tissue_refuses_standardised_images(standardised, kind):
+    with pytest.raises(ValueProblem, match=r"negative intensities, down to -\S+, in \d+%") as caught:
+        normalise(standardised[kind], "tissue")
+    assert "--normalise foreground" in caught.value.remedy
+    with pytest.raises(ValueProblem):
+        normalise(standardised[kind] - 100, "tissue")
+
+
+def test_tissue_takes_what_resampling_leaves_below_zero(stripped):
+    image, brain = stripped
+    tops = np.percentile(image[:, brain], 99.5, axis=1)[:, None, None]
+    noise = np.random.default_rng(2).normal(0, 0.01, image.shape)
+    overshoot = np.where(brain, image, noise * tops).astype(np.float32)
+    np.testing.assert_array_equal(normalise(overshoot, "tissue"), normalise(overshoot.clip(0), "tissue"))
+    few = image.copy()
+    few[0, brain.nonzero()[0][:5], brain.nonzero()[1][:5]] = -image[0].max()
+    assert normalise(few, "tissue").max() > 0.3
+
+
+def test_a_value_that_is_frequent_along_the_border_is_no_background_of_raw_images(stripped):
+    image = stripped[0] + 7
+    mask, no_signal = foreground_of(image)
+    assert mask.all()
+    np.testing.assert_array_equal(no_signal, 0)
 
 
 def test_few_zeros_are_tissue():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from uad.data.preparing.oct import CLASSES, Choice, RawImage, assign_folders, prepare
+from uad.data.preparing.oct import CLASSES, FOREIGN, Choice, RawImage, assign_folders, prepare
 from uad.errors import InputError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_oct.py"
@@ -163,6 +163,25 @@ def test_another_release_in_the_same_folder_is_refused_but_not_another_spelling(
 def test_foreign_images_in_the_output_are_refused(raw, tmp_path):
     write_jpeg(tmp_path / "out" / "NORMAL" / "NORMAL-7-1.jpeg", 50)
     with pytest.raises(InputError, match="an image that this command does not make"):
+        prepare(raw, tmp_path / "out", CHOICE, workers=1)
+
+
+def test_foreign_files_are_counted_and_stop_nothing(raw, tmp_path):
+    names = (".DS_Store", "._CNV-1-1.jpeg", "Thumbs.db", "desktop.ini", "MANIFEST.TXT", "list.csv")
+    for name in names:
+        (raw / "OCT2017" / "train" / "CNV" / name).write_bytes(b"\0")
+        (tmp_path / "out" / "CNV").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / "CNV" / name).write_bytes(b"\0")
+    (raw / "OCT2017" / "test" / "DME" / "__MACOSX").mkdir()
+    counts = prepare(raw, tmp_path / "out", CHOICE, workers=1)
+    assert counts == {"NORMAL": 4, "val_NORMAL": 2, "DRUSEN": 6, "CNV": 6, "DME": 6, FOREIGN: 7}
+
+
+@pytest.mark.parametrize("name", ["scan.png", "CNV-1-1.tif", "CNV-201-1.JPEG.jpeg", "CNV-1.bmp", "more"])
+def test_images_of_other_names_and_folders_remain_errors(raw, tmp_path, name):
+    path = raw / "OCT2017" / "train" / "CNV" / name
+    path.mkdir() if name == "more" else path.write_bytes(b"\0")
+    with pytest.raises(InputError, match=name):
         prepare(raw, tmp_path / "out", CHOICE, workers=1)
 
 

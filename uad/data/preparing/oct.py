@@ -31,6 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from uad.configuration import check_configuration
+from uad.data.reading.decoding import EXTENSIONS
 from uad.data.reading.formats import read_mask
 from uad.errors import InputError, Problem, input_error
 from uad.files import write_json, write_text, written_whole
@@ -42,6 +43,9 @@ CLASSES = (HEALTHY, *DISEASED)
 VALIDATION = "val_NORMAL"
 NAME = re.compile(r"(?P<label>[A-Z]+)-(?P<patient>\d+)-\d+")
 SUFFIXES = (".jpeg", ".jpg")
+# Those of images that the release does not have: a file that ends so is a wrong image, any other no image at all.
+OTHER_IMAGES = (*EXTENSIONS, ".bmp", ".gif", ".webp", ".dcm")
+FOREIGN = "foreign files (left out)"
 CONFIGURATION = "prepare_oct.json"
 EXPECTED_LAYOUT = "OCT2017/{train,test,val}/{NORMAL,DRUSEN,CNV,DME}/CLASS-<patient>-<n>.jpeg"
 
@@ -84,22 +88,24 @@ def find_release(data_dir: Path) -> Path:
     raise input_error(data_dir, f"no folder train; it holds {there}", EXPECTED_LAYOUT, "correct --data_dir")
 
 
-def list_release(release: Path) -> tuple[list[RawImage], list[Problem]]:
-    """All images of the release, by split and name, and all that is wrong with its folders and names."""
-    images, problems = [], []
+def list_release(release: Path) -> tuple[list[RawImage], list[Path], list[Problem]]:
+    """All images of the release, by split and name, the files beside them that are none, and all that is wrong with
+    its folders and names.
+    """
+    images, foreign, problems = [], [], []
     for split in SPLITS:
         for label in CLASSES:
             folder = release / split / label
             entries = sorted(folder.iterdir()) if folder.is_dir() else []
             for path in entries:
-                if path.name.startswith("."):
-                    continue
                 match = NAME.fullmatch(path.stem)
                 if match and match["label"] == label and path.suffix.lower() in SUFFIXES and path.is_file():
                     mask = release / f"{split}_labels" / label / f"{path.stem}.png"
                     images.append(
                         RawImage(path, path.stem, match["patient"], label, split, mask if mask.is_file() else None)
                     )
+                elif is_foreign(path):
+                    foreign.append(path)
                 else:
                     expected = f"{label}-<patient number>-<number>.jpeg"
                     problems.append(Problem(str(path), path.name, expected, "rename or remove it"))
@@ -111,7 +117,16 @@ def list_release(release: Path) -> tuple[list[RawImage], list[Problem]]:
         if any(masked) and not all(masked):
             where, found = f"{release}/*_labels/{label}", f"masks for {sum(masked)} of {len(masked)} images"
             problems.append(Problem(where, found, "a mask for all or for none", "complete or remove the masks"))
-    return images, problems
+    return images, foreign, problems
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether an entry of a folder of images is what systems and archives leave (.DS_Store, ._x.jpeg, Thumbs.db,
+    __MACOSX, desktop.ini, lists): no image, and no folder that may hold some.
+    """
+    if path.name.startswith(".") or path.name == "__MACOSX":
+        return True
+    return not path.name.lower().endswith(OTHER_IMAGES) and not path.is_dir()
 
 
 def drop_repeated(images: Sequence[RawImage]) -> tuple[list[RawImage], list[Problem]]:
@@ -223,13 +238,14 @@ def _link_or_copy(source: Path, path: Path) -> None:
 
 
 def prepare(data_dir: Path, out: Path, choice: Choice, workers: int) -> dict[str, int]:
-    """Prepare the release in data_dir into folders below `out`; returns the number of images of each folder.
+    """Prepare the release in data_dir into folders below `out`; returns the number of images of each folder, and of
+    foreign files under FOREIGN where there are some.
 
     What an interrupted run has written is kept. Raises InputError with every problem found. Wrong folders
     or names end it before anything is written; unreadable images alone, after all others have been written.
     """
     release = find_release(data_dir)
-    listed, problems = list_release(release)
+    listed, foreign, problems = list_release(release)
     images, repeated = drop_repeated(listed)
     problems += repeated
     if problems:
@@ -247,7 +263,8 @@ def prepare(data_dir: Path, out: Path, choice: Choice, workers: int) -> dict[str
     if problems:
         raise InputError(problems)
     write_text(out / "manifest.csv", manifest(listed, folders))
-    return {name: len(folders[name]) for name in (HEALTHY, VALIDATION, *DISEASED)}
+    counts = {name: len(folders[name]) for name in (HEALTHY, VALIDATION, *DISEASED)}
+    return counts | ({FOREIGN: len(foreign)} if foreign else {})
 
 
 def _run(task, items: Sequence, workers: int, verb: str) -> list[Problem]:
@@ -263,7 +280,7 @@ def _refuse_strays(out: Path, folders: dict[str, list[RawImage]], img_size: int)
     problems = []
     for name in (HEALTHY, VALIDATION, *DISEASED):
         wanted = {targets(image, out / name, img_size)[0] for image in folders[name]}
-        there = {path for path in (out / name).glob("*") if not path.name.startswith(".")}
+        there = {path for path in (out / name).glob("*") if not is_foreign(path)}
         problems += [
             Problem(str(path), "an image that this command does not make", "only its own", "remove the folder")
             for path in sorted(there - wanted)

@@ -20,8 +20,9 @@ __all__ = ["EXTENSIONS", "RawSlice", "read_mask", "read_slice", "slice_stem", "w
 
 # An axis of at most this many entries is taken for channels when an error explains what was found.
 MAX_CHANNELS = 16
-# Red, green and blue of a grey JPEG may differ by rounding, most by 3 of 255; where they differ by more is colour.
-GREY_TOLERANCE = 4
+# Red, green and blue of a grey JPEG may differ by rounding, and around a coloured mark by ringing, which spreads over
+# blocks of 16 x 16 pixels; where they differ by more than this of 255 is colour.
+GREY_TOLERANCE = 16
 # Annotations that a scanner burns in (an arrow, a number) take less of an image than this; a colour image more.
 MAX_MARK_SHARE = 0.01
 # Weights of red, green and blue in grey (ITU-R BT.601), in 1/65536: equal channels give their own value.

@@ -142,13 +142,15 @@ def _tissue(image: np.ndarray) -> np.ndarray:
 
 
 def _refuse_negative(image: np.ndarray) -> None:
-    """ValueProblem where the foreground of a channel is negative in more than MAX_NEGATIVE_SHARE of its pixels."""
-    tissue = image[:, foreground_of(image)[0]]
-    tops = np.percentile(tissue, HIGH_PERCENTILE, axis=1, keepdims=True).clip(0)
-    share = (tissue < -NEGATIVE_DEPTH * tops).mean(axis=1).max()
-    if share > MAX_NEGATIVE_SHARE:
+    """ValueProblem where the background of a channel is negative, or more than MAX_NEGATIVE_SHARE of its foreground."""
+    foreground, no_signal = foreground_of(image)
+    tissue = image[:, foreground]
+    limits = -NEGATIVE_DEPTH * np.percentile(tissue, HIGH_PERCENTILE, axis=1).clip(0)
+    share = (tissue < limits[:, None]).mean(axis=1).max()
+    if share > MAX_NEGATIVE_SHARE or (no_signal < limits).any():
         raise ValueProblem(
-            f"negative intensities in {share:.0%} of the foreground (--normalise tissue), down to {tissue.min():.4g}",
+            f"negative intensities, down to {image.min():.4g}, in {share:.0%} of the foreground or as its background, "
+            "with --normalise tissue",
             "raw intensities, of which 0 means no signal; these were standardised (mean 0) or shifted",
             "use --normalise foreground, which standardised images are meant for, or store the raw intensities",
         )

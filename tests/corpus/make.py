@@ -65,17 +65,21 @@ def nifti() -> dict[str, bytes]:
         "truncated.nii.gz": gzip.compress(valid.to_bytes(), mtime=0)[:-12],
         "wrong_checksum.nii.gz": _flipped(gzip.compress(valid.to_bytes(), mtime=0), -7),
         "no_bytes.nii.gz": b"",
+        "volume.nii.gz": gzip.compress(nib.Nifti1Image(np.zeros((17, 18, 19), np.uint8), None).to_bytes(), mtime=0),
     }
 
 
 def pictures() -> dict[str, bytes]:
-    """Image files that claim what they do not hold."""
+    """Image files that claim what they do not hold, or hold what is no slice."""
     size = struct.pack(">IIBBBBB", 10**6, 10**6, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", size), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     png = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
     grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    stack = io.BytesIO()
+    grey.save(stack, "TIFF", save_all=True, append_images=[grey, grey])
+    hues = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     jpeg = bytearray(_encoded(grey, "JPEG"))
     sides = jpeg.index(b"\xff\xc0") + 5
     jpeg[sides : sides + 4] = struct.pack(">HH", 65500, 65500)
@@ -84,6 +88,8 @@ def pictures() -> dict[str, bytes]:
         "claims_65500_squared.jpeg": bytes(jpeg),
         "claims_a_million_squared.tif": _tiff(10**6, 10**6),
         "endless_pages.tif": _tiff(8, 8),
+        "stack_of_3_pages.tif": stack.getvalue(),
+        "colours.png": _encoded(Image.fromarray(hues), "PNG"),
         "half.png": _encoded(grey, "PNG")[:60],
         "flipped_bit.png": _flipped(_encoded(grey, "PNG"), 50),
     }
@@ -99,12 +105,15 @@ def _tiff(width: int, height: int) -> bytes:
 
 
 def arrays() -> dict[str, bytes]:
-    """NPY files with code, other contents, or claims."""
+    """NPY files with code, other contents, claims, or a last channel that is no label."""
     archive = io.BytesIO()
     np.savez(archive, a=np.eye(4))
     infinite = io.BytesIO()
     np.save(infinite, np.array([[1, np.nan], [np.inf, 0]], np.complex64))
-    return {
+    grey, levels = np.eye(8, dtype=np.float32), np.arange(64, dtype=np.float32).reshape(8, 8)
+    labels = {"of_nan": levels * np.nan, "below_zero": levels - 1, "of_fractions": levels / 63, "of_64_regions": levels}
+    channels = {f"label_{name}.npy": _saved_array(np.dstack([grey, label])) for name, label in labels.items()}
+    return channels | {
         "pickle.npy": pickle.dumps(Malicious()),
         "object_array.npy": _npy("|O", (4, 4), pickle.dumps(Malicious())),
         "archive.npy": archive.getvalue(),
@@ -114,6 +123,12 @@ def arrays() -> dict[str, bytes]:
         "negative_side.npy": _npy("<f4", (-4, 4), bytes(64)),
         "header_is_an_expression.npy": _npy("<f4", (4, 4), bytes(64)).replace(b"(4, 4)", b"4**9**9"),
     }
+
+
+def _saved_array(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def _npy(descr: str, shape: tuple[int, ...], body: bytes) -> bytes:

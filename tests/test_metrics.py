@@ -29,13 +29,17 @@ def example(kind, size=4000):
         scores = scores * 1e12
     elif kind == "wide":
         scores = np.exp(12 * scores)
+    elif kind == "signed":
+        scores = scores - 0.6
+    elif kind == "negative":
+        scores = -np.exp(-9 * scores)
     return scores.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("kind", ["plain", "ties", "tiny", "huge", "wide"])
+@pytest.mark.parametrize("kind", ["plain", "ties", "tiny", "huge", "wide", "signed", "negative"])
 def test_metrics_equal_scikit_learn_on_rounded_scores(kind):
     scores, labels = example(kind)
-    scale = metrics.float16_scale(float(scores.max()))
+    scale = metrics.float16_scale(float(np.abs(scores).max()))
     rounded = (scores.astype(np.float64) * scale).astype(np.float16).astype(np.float64)
     positives, negatives = histogram(scores, labels, scale)
     assert metrics.auroc(positives, negatives) == pytest.approx(roc_auc_score(labels, rounded), abs=1e-12)
@@ -53,10 +57,12 @@ def test_metrics_equal_scikit_learn_on_rounded_scores(kind):
 
 
 def test_bins_are_the_order_of_float16():
-    values = np.arange(metrics.N_BINS, dtype=np.uint16).view(np.float16).astype(np.float64)
+    positive = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    values = np.concatenate([-positive[:0:-1], positive])
+    assert (np.diff(values) > 0).all() and np.isinf(np.uint16(0x7C00).view(np.float16))
     np.testing.assert_array_equal(metrics.float16_bins(values, 1.0), np.arange(metrics.N_BINS))
     np.testing.assert_array_equal(metrics.bin_values(np.arange(metrics.N_BINS), 1.0), values)
-    assert metrics.float16_bins(np.array([-0.0]), 1.0)[0] == 0
+    assert metrics.float16_bins(np.array([-0.0]), 1.0) == metrics.float16_bins(np.array([0.0]), 1.0)
 
 
 @pytest.mark.parametrize("maximum", [1e-30, 1e-3, 1.0, 0.99999, 7e8])
@@ -66,9 +72,9 @@ def test_scale_is_a_power_of_two_that_fills_the_range(maximum):
     assert 2**14 <= maximum * scale < 2**15
 
 
-@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, 1e6])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e6, -1e6])
 def test_scores_without_a_bin_are_refused(bad):
-    with pytest.raises(ValueError, match="finite, non-negative"), np.errstate(over="ignore"):
+    with pytest.raises(ValueError, match="finite and not above"), np.errstate(over="ignore"):
         metrics.float16_bins(np.array([bad]), 1.0)
 
 

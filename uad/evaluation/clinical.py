@@ -29,7 +29,7 @@ from uad.evaluation.statistics import (
 from uad.evaluation.study import Study
 
 METRICS = (*PIXEL_METRICS, *WITH_HEALTHY.values(), *AT_METRICS, *IMAGE_METRICS, "patient_dice")
-# Resamples that are held at once; each needs a few arrays of up to 31,744 numbers.
+# Resamples that are held at once; each needs a few arrays of up to 63,487 numbers.
 CHUNK = 20
 
 
@@ -80,7 +80,7 @@ def evaluate(
 ) -> Clinical:
     """Score every row of `study`; `healthy` gives the thresholds and the negatives of image-level detection.
 
-    Two passes: the first finds the largest score of each row, which fixes the float16 scale, the second
+    Two passes: the first finds the largest magnitude of each row's scores, which fixes the float16 scale, the second
     measures.
     """
     names = [row.name for row in study.rows]

@@ -40,7 +40,7 @@ class Contender:
         return (scores.EVIDENCE_EXTRA,) if needed else ()
 
     def map(self, result: Result) -> np.ndarray:
-        """The raw anomaly map, (H, W), non-negative."""
+        """The raw anomaly map, (H, W)."""
         if self.score == SAVED:
             return result.anomaly_map
         image = torch.from_numpy(result.image)[None]

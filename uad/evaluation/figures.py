@@ -71,7 +71,8 @@ def _strips(axes: Axes, groups: Sequence[tuple[str, Sequence[float], str]]) -> N
             axes.plot([place - 0.3, place + 0.3], [np.median(scores)] * 2, color="black", lw=1.5)
     axes.set_xticks(range(len(groups)), [f"{label} (n={len(scores)})" for label, scores, _ in groups], fontsize=8)
     axes.set_xlim(-0.6, len(groups) - 0.4)
-    axes.set_ylim(bottom=0)
+    if all(score >= 0 for _, scores, _ in groups for score in scores):
+        axes.set_ylim(bottom=0)
     axes.tick_params(axis="y", labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
 

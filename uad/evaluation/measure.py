@@ -47,9 +47,9 @@ class ImageMeasure:
 
 
 def largest_scores(study: Study, name: str) -> dict[str, float]:
-    """{row name: largest map value} of one image."""
+    """{row name: largest magnitude in the map} of one image."""
     result = study.load(name)
-    return {row.name: float(row.map(result).max()) for row in study.rows}
+    return {row.name: float(np.abs(row.map(result)).max()) for row in study.rows}
 
 
 def measure_image(

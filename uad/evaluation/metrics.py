@@ -1,11 +1,11 @@
 """Detection metrics from histograms of scores: AUROC, average precision, Dice, false-positive rates, AUPRO.
 
-Scores are non-negative and are rounded to float16, whose bit pattern is monotone for such values: it is the
-bin number, 31,744 bins in all. Every metric then comes from two cumulative sums, equals the metric of the
-float16-rounded scores, ties included, and histograms of images or patients can be added. Beforehand scores
-are multiplied by one power of two for the data set, which brings the largest to [2^14, 2^15): this is
-exact, nothing overflows, scores down to 2^-29 of the largest keep float16's 11 significant bits, and those
-below about 2^-39 of the largest become ties.
+Scores are rounded to float16. Counted from zero, its bit pattern is monotone in a value's magnitude: that count, up
+for positive and down for negative scores, is the bin number, 63,487 bins in all. Every metric then comes from two
+cumulative sums, equals the metric of the float16-rounded scores, ties included, and histograms of images or patients
+can be added. Beforehand scores are multiplied by one power of two for the data set, which brings the largest magnitude
+to [2^14, 2^15): this is exact, nothing overflows, scores down to 2^-29 of the largest keep float16's 11 significant
+bits, and those below about 2^-39 of the largest become ties.
 
 Histograms have shape (..., B) with bins in ascending order of score, so that all resamples of a bootstrap
 are one call. Undefined values are NaN; what is shown to people says why.
@@ -16,29 +16,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-N_BINS = 0x7C00  # bit patterns below that of +infinity
+ZERO_BIN = 0x7BFF  # as many finite magnitudes above 0 as float16 has; their bit patterns are 1..ZERO_BIN
+N_BINS = 2 * ZERO_BIN + 1
+_SIGN = 0x8000
 AUPRO_LIMIT = 0.3
 
 
 def float16_scale(maximum: float) -> float:
-    """The power of two that brings the data set's largest score `maximum` to [2^14, 2^15); 1 if it is 0."""
+    """The power of two that brings the data set's largest magnitude `maximum` to [2^14, 2^15); 1 if it is 0."""
     if not math.isfinite(maximum) or maximum < 0:
-        raise ValueError(f"largest score {maximum}: scores must be finite and non-negative")
+        raise ValueError(f"largest magnitude {maximum}: it must be finite and not negative")
     return math.ldexp(1.0, 15 - math.frexp(maximum)[1]) if maximum > 0 else 1.0
 
 
 def float16_bins(scores: np.ndarray, scale: float) -> np.ndarray:
-    """Bin numbers (uint16, same shape, < N_BINS) of non-negative scores. Raises ValueError where none exists."""
-    rounded = (np.asarray(scores, dtype=np.float64) * scale).astype(np.float16)
-    bins = (rounded + np.float16(0)).view(np.uint16)  # adding 0 turns -0 into 0
-    if bins.size and bins.max() >= N_BINS:
-        raise ValueError("scores must be finite, non-negative and not above the maximum that the scale was made for")
-    return bins
+    """Bin numbers (uint16, same shape, < N_BINS) of scores. Raises ValueError where none exists."""
+    bits = (np.asarray(scores, dtype=np.float64) * scale).astype(np.float16).view(np.uint16)
+    magnitudes = bits & ~np.uint16(_SIGN)
+    if magnitudes.size and magnitudes.max() > ZERO_BIN:
+        raise ValueError("scores must be finite and not above the maximum that the scale was made for")
+    return np.where(bits < _SIGN, ZERO_BIN + magnitudes, ZERO_BIN - magnitudes).astype(np.uint16)
 
 
 def bin_values(bins: np.ndarray, scale: float) -> np.ndarray:
     """The score that each bin stands for, in the units of the original scores (float64)."""
-    return np.asarray(bins, dtype=np.uint16).view(np.float16).astype(np.float64) / scale
+    from_zero = np.asarray(bins).astype(np.int64) - ZERO_BIN
+    magnitudes = np.abs(from_zero).astype(np.uint16).view(np.float16).astype(np.float64)
+    return np.where(from_zero < 0, -magnitudes, magnitudes) / scale
 
 
 class Tally(NamedTuple):

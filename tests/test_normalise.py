@@ -180,6 +180,15 @@ def test_standardised_images_have_the_foreground_of_the_raw_ones(stripped, stand
     np.testing.assert_allclose(normalise(standardised[kind], "foreground"), normalise(image, "foreground"), atol=1e-5)
 
 
+def test_padding_with_zeros_hides_no_background_of_another_value(stripped, standardised):
+    image, brain = stripped
+    padded = np.pad(standardised["whole"], ((0, 0), (3, 3), (3, 3)))
+    np.testing.assert_array_equal(foreground_of(padded)[0], np.pad(brain, 3))
+    for how in ("foreground", "percentile"):
+        inside = normalise(padded, how)[:, 3:-3, 3:-3]
+        np.testing.assert_allclose(inside, normalise(image, how), atol=1e-5)
+
+
 def test_percentile_starts_where_a_constant_background_lies(stripped, standardised):
     image, brain = stripped
     for kind, tolerance in (("whole", 1e-5), ("inside", 1)):
@@ -209,7 +218,7 @@ def test_tissue_takes_what_resampling_leaves_below_zero(stripped):
     assert normalise(few, "tissue").max() > 0.3
 
 
-def test_a_value_that_is_frequent_along_the_border_is_no_background_of_raw_images(stripped):
+def test_a_frequent_value_is_no_background_of_raw_images(stripped):
     image = stripped[0] + 7
     mask, no_signal = foreground_of(image)
     assert mask.all()

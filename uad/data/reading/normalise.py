@@ -32,24 +32,23 @@ def foreground_of(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The tissue of a slice (C, H, W), (H, W) bool, and the intensity of "no signal" in each channel, (C,) float64.
 
     Background is where all channels are exactly 0, as skull stripping and padding leave it; in a slice with negative
-    intensities also where all channels have the value that is most frequent along the border, as standardising leaves a
-    background of 0. Where less than MIN_BACKGROUND_SHARE of the slice is so, or all of it, nothing was stripped and
-    every pixel is foreground, with no signal at 0.
+    intensities and too few such zeros also where all channels have their most frequent value, which is what
+    standardising leaves of a background of 0. Where less than MIN_BACKGROUND_SHARE of the slice is so, or all of it,
+    nothing was stripped and every pixel is foreground, with no signal at 0.
     """
-    zeros = np.zeros(len(image))
-    for levels in (zeros, _border_levels(image)) if image.min() < 0 else (zeros,):
-        background = (image == levels[:, None, None]).all(axis=0)
-        if background.mean() >= MIN_BACKGROUND_SHARE and not background.all():
-            return ~background, levels
-    return np.ones(image.shape[1:], dtype=bool), zeros
+    levels = np.zeros(len(image))
+    background = (image == 0).all(axis=0)
+    if image.min() < 0 and background.mean() < MIN_BACKGROUND_SHARE:
+        levels = np.array([_most_frequent(channel) for channel in image])
+        background |= (image == levels[:, None, None]).all(axis=0)
+    if background.mean() < MIN_BACKGROUND_SHARE or background.all():
+        return np.ones(background.shape, dtype=bool), np.zeros(len(image))
+    return ~background, levels
 
 
-def _border_levels(image: np.ndarray) -> np.ndarray:
-    """The most frequent value of each channel along the border of a slice (C, H, W)."""
-    border = np.ones(image.shape[1:], dtype=bool)
-    border[1:-1, 1:-1] = False
-    counted = (np.unique(channel[border], return_counts=True) for channel in image)
-    return np.array([values[counts.argmax()] for values, counts in counted], dtype=np.float64)
+def _most_frequent(values: np.ndarray) -> float:
+    levels, counts = np.unique(values, return_counts=True)
+    return float(levels[counts.argmax()])
 
 
 def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarray:

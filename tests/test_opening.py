@@ -51,11 +51,13 @@ def test_the_data_set_has_the_patients_of_the_table(root):
     assert folders.open_validation(READING).patients == ["Bob"]
 
 
-def test_a_table_of_other_slices_is_refused(root):
-    (root / "patients.csv").write_text("s1_0.png,Ann\n")
+def test_a_table_of_files_instead_of_names_is_refused(root):
+    (root / "patients.csv").write_text("train/s1_0.png,Ann\ns2.nii.gz,Bob\ns9.png,Eve\n")
     (problem,) = problems_of(root, patients=root / "patients.csv")
     assert problem.where == str(root / "patients.csv")
-    assert "s1_0" in problem.found and "without extension" in problem.expected
+    assert "2 names of files, e.g. train/s1_0.png" in problem.found and problem.expected.endswith("e.g. s1_0")
+    (root / "patients.csv").write_text("s9,Eve\n")
+    check(root, patients=root / "patients.csv")
 
 
 def test_every_patient_on_the_wrong_side_of_a_split_is_named(root):

@@ -8,6 +8,7 @@ from pathlib import Path
 from uad.configuration import check_values
 from uad.data.reading.checks import check_disjoint, check_folder, check_split
 from uad.data.reading.folder import SliceFolder
+from uad.data.reading.formats import slice_stem
 from uad.data.reading.listing import list_folder
 from uad.data.reading.patients import read_patients, read_split, scan_of
 from uad.data.reading.settings import Reading
@@ -83,7 +84,7 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
                 check_split(folder, split, training, patients)
     if patients is not None:
         with _collecting(problems):
-            _check_table_is_of(folders.patients, patients, (folders.data_dir, *others))
+            _check_names(folders.patients, patients, (folders.data_dir, *others))
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return summaries
@@ -98,17 +99,18 @@ def _collecting(problems: list[Problem]) -> Iterator[None]:
         problems += error.problems
 
 
-def _check_table_is_of(table: Path | str, patients: Mapping[str, str], folders: Iterable[Path | str]) -> None:
-    """InputError for a table of patients in which no slice of any folder stands: it belongs to something else."""
-    names = [name for folder in folders for name in list_folder(folder).slices]
-    if any(name in patients or scan_of(name) in patients for name in names):
-        return
-    raise input_error(
-        table,
-        f"no slice of the folders ({names[0]}, ...) and no scan ({scan_of(names[0])}, ...), but {next(iter(patients))}",
-        "names of slices or scans without extension, as they are in the folders",
-        "correct the table, or leave --patients out",
-    )
+def _check_names(table: Path | str, patients: Mapping[str, str], folders: Iterable[Path | str]) -> None:
+    """InputError for names in a table of patients that are files here, for they would match no slice."""
+    names = {name for folder in folders for name in list_folder(folder).slices}
+    names |= {scan_of(name) for name in names}
+    files = [name for name in patients if name not in names and slice_stem(name) in names]
+    if files:
+        raise input_error(
+            table,
+            f"{len(files)} names of files, e.g. {files[0]}",
+            f"names of slices or scans, e.g. {slice_stem(files[0])}",
+            "leave out folders and extensions",
+        )
 
 
 def check_once(

@@ -97,12 +97,15 @@ def test_links_to_themselves_are_not_followed(tmp_path):
             read(tmp_path / "loop")
 
 
-@pytest.mark.parametrize("ending", ["_mask.png", "_seg.tif", "-label.png", "_Segmentation.nii.gz", "_gt.png"])
-def test_a_mask_beside_every_image_is_taken(tmp_path, ending):
+@pytest.mark.parametrize(
+    "pattern",
+    ["{}_mask.png", "{}_seg.tif", "{}-label.png", "{}_Segmentation.nii.gz", "{}_ground_truth.png", "mask_{}.png"],
+)
+def test_a_mask_beside_every_image_is_taken(tmp_path, pattern):
     for name in ("a", "b"):
         save(tmp_path / f"{name}.png")
-        mask = tmp_path / f"{name}{ending}"
-        if ending.endswith(".nii.gz"):
+        mask = tmp_path / pattern.format(name)
+        if pattern.endswith(".nii.gz"):
             write_slice(mask, np.eye(16, dtype=np.uint8), np.eye(4))
         else:
             save_masks(mask)
@@ -113,7 +116,7 @@ def test_a_mask_beside_every_image_is_taken(tmp_path, ending):
     assert data.names == ["a", "b"]
     np.testing.assert_array_equal(data[0]["label"], np.eye(16))
     before = data_hash(tmp_path)
-    (tmp_path / f"a{ending}").write_bytes(b"another mask")
+    (tmp_path / pattern.format("a")).write_bytes(b"another mask")
     assert data_hash(tmp_path) != before
 
 

@@ -157,6 +157,18 @@ def test_every_competitor_finds_a_planted_bright_lesion(data, tmp_path):
         run(SAMPLE, f"--method pca {diseased} --img_size 64 --model_path {tmp_path / 'pca.pt'}")
 
 
+def test_results_record_the_patients_of_the_table(data, tmp_path):
+    (tmp_path / "patients.csv").write_text("name,patient\np100,Ann\np101_000,Ann\n")
+    read = f"--n_channels 1 --img_size {SIZE} --workers 0 --device cpu"
+    words = f"--method intensity --data_dir {data / 'val_diseased'} {read}"
+    run(SAMPLE, f"{words} --patients {tmp_path / 'patients.csv'} --out_dir {tmp_path / 'out'}")
+    results = ResultFolder(tmp_path / "out")
+    assert [results.load(name).patient for name in results.names[:3]] == ["Ann", "Ann", "p102"]
+    assert "patients_hash" in results.run
+    with pytest.raises(InputError, match="patients_hash"):
+        run(SAMPLE, f"{words} --out_dir {tmp_path / 'out'}")
+
+
 def test_what_a_competitor_lacks_is_named(data, tmp_path):
     diseased = f"--data_dir {data / 'val_diseased'} --n_channels 1 --img_size {SIZE} --workers 0 --device cpu"
     for words, expected in (

@@ -57,8 +57,8 @@ def add_reading_flags(parser: argparse.ArgumentParser, compared: bool = False) -
         default=None if compared else "tissue",
         help="intensities to [0, 1], per slice. joint: minimum..maximum over all channels together, as the released "
         "code does; percentile: per channel, 99.5th percentile of the foreground to 1; foreground: per channel, "
-        "median and interquartile range; tissue: per channel, median of the tissue's interior to 0.4, air to 0, with "
-        "or without skull; none: already in [0, 1]",
+        "median and interquartile range, also of standardised images; tissue: per channel, median of the tissue's "
+        "interior to 0.4, air to 0, with or without skull; none: already in [0, 1]",
         shown=THE_CHECKPOINTS if compared else None,
     )
 

@@ -14,8 +14,9 @@ EXPECTED_TREE = (
     "a folder of slices, e.g. data/brats/{train_healthy,val_healthy,val_diseased,val_diseased_labels}/"
     "<patient>_<slice>.nii.gz or data/OCT/{NORMAL,val_NORMAL,DRUSEN}/CLASS-<patient>-<number>.jpeg"
 )
-# How releases name a mask that lies beside its image: x_mask.png beside x.png.
-_MASK_NAME = re.compile(r"(.+)[_-](?:masks?|segm?|segmentation|labels?|gt|annotation)", re.IGNORECASE)
+# How releases name a mask that lies beside its image: x_mask.png or mask_x.png beside x.png.
+_MASK = r"(?:masks?|segm?|segmentation|labels?|annotations?|gt|(?:ground_?)?truth)"
+_MASK_NAME = re.compile(rf"(?P<image>.+?)[_-]{_MASK}|{_MASK}[_-](?P<same>.+)", re.IGNORECASE)
 
 
 class Listing(NamedTuple):
@@ -140,7 +141,9 @@ def _apart(files: dict[str, Path]) -> tuple[dict[str, Path], dict[str, Path], li
 
     A folder in which every file is named like a mask holds images.
     """
-    matches = {stem: match[1] for stem in files if (match := _MASK_NAME.fullmatch(stem))}
+    matches = {
+        stem: match["image"] or match["same"] for stem in files if (match := _MASK_NAME.fullmatch(stem)) is not None
+    }
     if len(matches) == len(files):
         return files, {}, []
     slices = {stem: path for stem, path in files.items() if stem not in matches}

@@ -10,6 +10,7 @@ from binary_autoencoder.architecture import Architecture
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
 from uad.configuration import check_given
+from uad.data.reading.facts import TrainingFacts
 from uad.data.reading.settings import Reading
 from uad.errors import input_error
 
@@ -34,14 +35,15 @@ class AutoencoderSource:
 class TrainedAutoencoder:
     """An autoencoder in evaluation mode with where it came from.
 
-    reading: how its images were read; weights_hash: identifies the weights, so that what is built on them can name
-    them; command: that trained it, where it is known.
+    reading: how its images were read; facts: what is known of them beyond that; weights_hash: identifies the weights,
+    so that what is built on them can name them; command: that trained it, where it is known.
     """
 
     network: BinaryAutoEncoder
     path: Path
     step: int
     reading: Reading
+    facts: TrainingFacts
     weights_hash: str
     command: str | None
 
@@ -75,9 +77,9 @@ def load_autoencoder(source: AutoencoderSource) -> TrainedAutoencoder:
     architecture.check_latent_shape(source.given.get("latent_shape"), path)
     network = architecture.build()
     load_weights(network, weights, path)
-    return TrainedAutoencoder(
-        network.eval().requires_grad_(False), path, step, reading, weights_hash(weights), content.get("command")
-    )
+    network.eval().requires_grad_(False)
+    facts = TrainingFacts.stored(content.get("config", {}).get("facts"))
+    return TrainedAutoencoder(network, path, step, reading, facts, weights_hash(weights), content.get("command"))
 
 
 def _stated(given: Mapping, path: Path) -> tuple[Architecture, Reading]:

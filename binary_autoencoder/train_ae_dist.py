@@ -47,6 +47,7 @@ from uad.cli.provenance import command_line
 from uad.cli.runtime import add_runtime_flags
 from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
 from uad.configuration import without_removed
+from uad.data.reading.facts import facts_of
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
 from uad.data.training.loading import CACHE_GIB, TrainingImages, collate_training
@@ -214,7 +215,11 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
         ],
         dataset=TrainingImages(slices, run.variation, 0 if options.workers else CACHE_GIB),
         collate=collate_training,
-        config={"network": asdict(chosen.architecture), "data": asdict(reading)},
+        config={
+            "network": asdict(chosen.architecture),
+            "data": asdict(reading),
+            "facts": asdict(facts_of(slices, reading)),
+        },
         settings=settings_of(chosen, run) | {"images": len(slices)},
         former=lambda saved: without_removed(saved, REMOVED_SETTINGS),
         sample=sample,

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from uad.configuration import check_configuration
 from uad.data.preparing.contact_sheet import write_contact_sheet
+from uad.data.reading.facts import PREPARATION
 from uad.data.reading.formats import write_slice
 from uad.data.reading.geometry import CANONICAL, Grid, by
 from uad.data.reading.layouts import Scan
@@ -35,7 +36,6 @@ VOLUME_COLUMNS = (
     "scan", "patient", "shows", "file", "shape", "axes", "spacing_mm", "oblique_degrees",
     "prepared_shape", "prepared_axes", "prepared_spacing_mm", "notices",
 )  # fmt: skip
-CONFIGURATION = "prepare_mri.json"
 # What is known of health: by a segmentation, by the words of who prepares, or nothing.
 HEALTH = ("seg", "healthy", "unknown")
 
@@ -264,11 +264,11 @@ def _claim(out: Path, tasks: Sequence[Task], choice: Choice, split: Mapping) -> 
     chosen = asdict(choice)
     chosen |= {"channels": list(choice.channels), **chosen.pop("framing")}
     configuration = {"scans": f"{len(tasks)} scans, digest {digest} of their names", **chosen, **split}
-    path = out / CONFIGURATION
+    path = out / PREPARATION
     if not path.is_file():
         used = [folder for folder in SPLITS if (out / folder).is_dir() and any((out / folder).iterdir())]
         if used:
-            found = f"{', '.join(used)} with files, but no {CONFIGURATION}"
+            found = f"{', '.join(used)} with files, but no {PREPARATION}"
             raise input_error(out, found, "a new folder, or one begun by this command", "choose another --out")
         write_json(path, configuration)
     check_configuration(path, configuration)

@@ -71,28 +71,48 @@ def find_scans(data_dir: Path, channels: Sequence[str] | None = None, labelled: 
         entries = [entry for path in decathlon for entry in _decathlon(path, labelled)]
     else:
         entries = [*_tiff_stacks(files), *_named_volumes(files, endings, wanted)]
-    scans, problems = _gather(entries)
-    shown = {channel for scan in scans for channel in scan.files}
-    names = wanted or (BRATS_CHANNELS if any(map(is_brats, scans)) else channel_order(shown))
-    empty = [
-        place
-        for place in _patient_folders(data_dir)
-        if not any(place in scan.where.parents or place == scan.where for scan in scans)
-    ]
-    problems += [
-        Problem(str(place), "no volume", EXPECTED, "fetch the patient again, or remove the folder") for place in empty
-    ]
-    needed = (*names, LABEL) if labelled else names
-    problems += [problem for scan in scans for problem in _missing(scan, needed)]
+    scans, names, problems = _complete(entries, wanted, labelled)
+    places = [scan.where for scan in scans]
+    for folder in _patient_folders(data_dir):
+        if not any(folder == place or folder in place.parents for place in places):
+            problems.append(
+                Problem(str(folder), "no volume", EXPECTED, "fetch the patient again, or remove the folder")
+            )
     if not scans:
         problems.append(_nothing(data_dir, files))
     if problems:
         raise InputError(sorted(problems, key=lambda problem: problem.where))
-    kept = [scan._replace(files={name: scan.files[name] for name in needed}) for scan in scans]
     used = {path for entry in entries for path in entry.source.paths}
-    inside = {folder for path in used if path.is_dir() for folder in (path,)}
-    foreign = sum(path not in used and not inside & set(path.parents) for path in files)
-    return Found(sorted(kept), names, foreign)
+    folders = {path for path in used if path.is_dir()}
+    foreign = sum(path not in used and not folders & set(path.parents) for path in files)
+    return Found(scans, names, foreign)
+
+
+def scans_of_files(files: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
+    """The scans that volumes make, by their names: all are needed of each; InputError as find_scans."""
+    scans, _, problems = _complete(
+        list(_named_volumes(files, endings_of(channels), channels)), channels, labelled=False
+    )
+    if not scans and not problems:
+        expected = f"names that end in their contrast: {', '.join(channels)}"
+        remedy = "state them: --channels NAME=FILE ..."
+        problems = [Problem(str(path), "a volume whose name tells no contrast", expected, remedy) for path in files]
+    if problems:
+        raise InputError(sorted(problems, key=lambda problem: problem.where))
+    return scans
+
+
+def _complete(
+    entries: Sequence["_Entry"], wanted: Sequence[str], labelled: bool
+) -> tuple[list[Scan], tuple[str, ...], list[Problem]]:
+    """Scans with what is needed of them, the channels' names, and what is missing or there twice."""
+    scans, problems = _gather(entries)
+    shown = {channel for scan in scans for channel in scan.files}
+    names = tuple(wanted) or (BRATS_CHANNELS if any(map(is_brats, scans)) else channel_order(shown))
+    needed = (*names, LABEL) if labelled else names
+    problems += [problem for scan in scans for problem in _missing(scan, needed)]
+    kept = [scan._replace(files={name: scan.files[name] for name in needed if name in scan.files}) for scan in scans]
+    return sorted(kept), names, problems
 
 
 class _Entry(NamedTuple):

@@ -35,6 +35,11 @@ class Reading:
         return CHANNEL_NAMES.get(self.dataset, tuple(f"channel {number}" for number in range(self.n_channels)))
 
     @property
+    def names_channels(self) -> bool:
+        """Whether the data set says what the channels show."""
+        return self.dataset in CHANNEL_NAMES
+
+    @property
     def display_channel(self) -> int:
         """The channel that pictures show."""
         return DISPLAY_CHANNEL.get(self.dataset, 0)

@@ -1,0 +1,77 @@
+"""What a model must know of its training images to be applied to volumes: kept in its checkpoint."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from uad.data.reading.folder import SliceFolder, resize_image, resize_mask
+from uad.data.reading.formats import read_slice
+from uad.data.reading.likeness import Likeness, likeness_of
+from uad.data.reading.normalise import foreground_of, normalise
+from uad.data.reading.planes import Framing
+from uad.data.reading.settings import Reading
+from uad.files import read_json
+
+# The configuration that the preparation of volumes leaves beside the folders of slices.
+PREPARATION = "prepare_mri.json"
+# So many images, evenly spread, say what a training set looks like.
+LOOKED_AT = 128
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """channels: what they show, None where nothing says it; framing, min_brain: how volumes became slices, None where
+    they were not made by this project's preparation; likeness: what the normalised images look like, None of models
+    that stored nothing.
+    """
+
+    channels: tuple[str, ...] | None = None
+    framing: Framing | None = None
+    min_brain: float | None = None
+    likeness: Likeness | None = None
+
+    @classmethod
+    def stored(cls, config: Mapping | None) -> "TrainingFacts":
+        """From what `asdict` gave for a checkpoint; None of a model that stored nothing."""
+        if config is None:
+            return cls()
+        framing, likeness = config["framing"], config["likeness"]
+        return cls(
+            config["channels"],
+            Framing(**framing) if framing else None,
+            config["min_brain"],
+            Likeness(**likeness) if likeness else None,
+        )
+
+
+def facts_of(slices: SliceFolder, reading: Reading) -> TrainingFacts:
+    """Of a training folder; a preparation is looked for beside it, also where it is a link."""
+    likeness = likeness_of(_looked_at(slices, reading))
+    places = (slices.folder.absolute().parent, slices.folder.resolve().parent)
+    found = next((place / PREPARATION for place in places if (place / PREPARATION).is_file()), None)
+    if found is None:
+        names = reading.channel_names if reading.names_channels else None
+        return TrainingFacts(channels=names, likeness=likeness)
+    there = read_json(found)
+    framing = Framing(there["spacing"], there["img_size"])
+    return TrainingFacts(tuple(there["channels"]), framing, there["min_brain"], likeness)
+
+
+def _looked_at(slices: SliceFolder, reading: Reading) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Normalised images and their foregrounds, as `likeness_of` takes them."""
+    count = min(LOOKED_AT, len(slices))
+    for number in range(count):
+        raw = read_slice(slices.paths[number * len(slices) // count], reading.n_channels)
+        yield as_seen(raw.image, reading, raw.full_scale)
+
+
+def as_seen(raw: np.ndarray, reading: Reading, full_scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """A raw slice (C, H, W) as the networks see it, (C, S, S) in [0, 1], and its foreground (S, S) bool.
+
+    ValueProblem as normalise.
+    """
+    image = resize_image(torch.from_numpy(normalise(raw, reading.normalise, full_scale)), reading.img_size)
+    foreground = resize_mask(torch.from_numpy(foreground_of(raw)[0]), reading.img_size)
+    return image.numpy(), foreground.numpy()

@@ -169,6 +169,13 @@ def test_histograms_add_in_any_order():
     assert matrices[0].sum() == 1800 and not matrices[0][3].any()
 
 
+def test_a_histogram_of_nothing_comes_before_one_of_something():
+    pooled = PatientHistograms()
+    for bins in (np.array([3, 5]), np.zeros(0, dtype=int), np.array([5])):
+        pooled.add("p0", *sparse_histogram(bins))
+    assert pooled.matrix(["p0"]).toarray()[0, [3, 5]].tolist() == [1, 2]
+
+
 def test_resamples_are_seeded_and_stratified():
     strata = [0] * 5 + [1] * 3
     weights = resample_weights(strata, 200, seed=7)

@@ -26,7 +26,7 @@ class PatientHistograms:
 
     def add(self, patient: str, bins: np.ndarray, counts: np.ndarray) -> None:
         """Add `counts` (K,) at `bins` (K,) to the patient's histogram."""
-        total = np.bincount(bins, weights=counts, minlength=self.n_bins)
+        total = np.bincount(bins, weights=counts, minlength=self.n_bins).astype(np.float64)  # of nothing: integers
         if patient in self._by_patient:
             before, weights = self._by_patient[patient]
             total[before] += weights

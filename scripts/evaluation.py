@@ -1,17 +1,25 @@
-"""Score result folders: tables, curves, pictures and one report page.
+"""Score result folders, or maps that any other software made: tables, curves, pictures and one report page.
 
     python3 scripts/evaluation.py                                 the newest result folder under ./results
     python3 scripts/evaluation.py --results DIR --healthy DIR_OF_HEALTHY_IMAGES
     python3 scripts/evaluation.py --results DIR_A DIR_B           each, and A minus B on the same images
+    python3 scripts/evaluation.py --maps DIR --labels DIR         maps that were made elsewhere
+    python3 scripts/evaluation.py --maps DIR --labels DIR --healthy DIR_OF_MAPS_OF_HEALTHY_IMAGES
+
+Maps and labels made elsewhere: slices (NIfTI, NPY, PNG, TIFF) or volumes (NIfTI, MetaImage, NRRD, NPY), one image a
+file. They belong together by name, p1_anomaly_map.nii.gz and p1_seg.nii.gz for instance. Where both files state where
+their voxels lie, they must lie on one grid, in any orientation; else shapes must be equal. Higher is more anomalous;
+scores may be negative. A volume counts as its axial slices, all of them: every voxel is scored, also outside the body.
 
 Without healthy images the thresholds at 1, 5 and 10 % false positives and the image AUROC are refused, with
 the reason. Everything is written to DIR/evaluation (or --out): per_image.csv, per_patient.csv,
 summary.json, tables.md, roc.png, pr.png, dice_vs_threshold.png, scores.png, panels.png, report.html.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,10 +28,13 @@ from uad.checkpoints import versions
 from uad.cli.command import command_of
 from uad.cli.evaluation import Scoring, add_evaluation_flags, scoring_of
 from uad.cli.flags import Flags, add
+from uad.cli.maps import check_maps_flags
 from uad.cli.provenance import command_line
-from uad.errors import input_error
+from uad.data.reading.patients import read_patients
+from uad.errors import InputError, input_error
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.contenders import SAVED
+from uad.evaluation.foreign_maps import open_maps
 from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
 from uad.evaluation.report import clinical_summary, origin, write_clinical, write_csv, write_report
 from uad.evaluation.study import Study, check_comparable, mapping, open_study
@@ -49,14 +60,28 @@ PROTOCOLS = (*CLINICAL, *VARIANTS)
 def get_args_parser() -> Flags:
     parser = Flags(__doc__)
     add(parser, "--results", nargs="+", help="result folders to score", shown="the newest under ./results")
-    add(parser, "--healthy", help="result folder of healthy images of the same run", shown="none")
-    add(parser, "--protocol", default="all", choices=PROTOCOLS, help="what to compute")
+    add(parser, "--maps", nargs="+", help="instead of --results, folders of maps made elsewhere", shown="none")
+    add(
+        parser,
+        "--healthy",
+        nargs="+",
+        help="result folder of healthy images of the same run; with --maps, as many folders of maps of healthy images, "
+        "in the same order",
+        shown="none",
+    )
+    add(
+        parser,
+        "--patients",
+        help="with --maps, a table of the patients, CSV or TSV: name of a slice or a scan, patient",
+        shown="the names tell",
+    )
+    add(parser, "--protocol", default="all", choices=PROTOCOLS, help="what to compute; with --maps always clinical")
     add(
         parser,
         "--score",
         default=SAVED,
         choices=(SAVED, *SCORES),
-        help="saved: the maps as stored; others: made anew from the stored input and reconstruction",
+        help="saved: the maps as stored; others, not with --maps: made anew from the stored input and reconstruction",
     )
     add(
         parser,
@@ -79,39 +104,68 @@ def get_args_parser() -> Flags:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What to compute: the protocol, the score and the polarity of the maps, and how they are scored."""
+    """What to compute: the protocol, the score and the polarity of the maps, and how they are scored.
+
+    elsewhere: whether the folders hold maps that other software made; patients: a table of theirs, see read_patients.
+    """
 
     protocol: str
     score: str
     polarity: tuple[int, ...] | None
     scoring: Scoring
+    elsewhere: bool = False
+    patients: Mapping[str, str] | None = None
 
-    def open(self, folder: Path | str, labels: str | None = None) -> Study:
-        """A result folder with the maps that were chosen."""
+    def open(self, folder: Path | str, mapper: Callable, labels: str | None = None) -> Study:
+        """A folder with the maps that were chosen."""
+        if self.elsewhere:
+            return open_maps(folder, labels, self.patients, mapper, partial(_progress, "checking"))
         return open_study(folder, self.score, labels, self.polarity, self.scoring.image_score)
 
 
 def main(args) -> None:
-    """Score one result folder or several."""
+    """Score one folder or several."""
+    check_maps_flags(args)
     polarity = tuple(args.polarity) if args.polarity else None
-    chosen = Chosen(args.protocol, args.score, polarity, scoring_of(args))
-    folders = [Path(folder) for folder in args.results or [newest_result_folder(RESULTS_ROOT)]]
-    evaluate_folders(chosen, folders, args.healthy, args.out)
+    patients = read_patients(args.patients) if args.patients else None
+    protocol = "clinical" if args.maps else args.protocol
+    chosen = Chosen(protocol, args.score, polarity, scoring_of(args), bool(args.maps), patients)
+    folders = [Path(folder) for folder in args.maps or args.results or [newest_result_folder(RESULTS_ROOT)]]
+    evaluate_folders(chosen, folders, args.healthy or [], args.out)
 
 
-def evaluate_folders(chosen: Chosen, folders: Sequence[Path], healthy_folder: str | None, out: str | None) -> None:
+def evaluate_folders(chosen: Chosen, folders: Sequence[Path], healthy_folders: Sequence[str], out: str | None) -> None:
     """Score each folder, then compare them where they are several; InputError where a folder does not fit."""
     outputs = _output_folders(folders, out)
-    studies = [chosen.open(folder, chosen.scoring.labels) for folder in folders]
-    healthy = chosen.open(healthy_folder) if healthy_folder else None
-    for study in studies if healthy else []:
-        check_comparable(study, healthy)
     with mapping(chosen.scoring.workers) as mapper:
-        scored = [
-            _score(chosen, study, healthy, output, mapper) for study, output in zip(studies, outputs, strict=True)
-        ]
+        opened = _open_all(chosen, folders, healthy_folders, mapper)
+        scored = [_score(chosen, *pair, output, mapper) for pair, output in zip(opened, outputs, strict=True)]
     if len(folders) > 1 and chosen.protocol in CLINICAL:
-        _compare(folders, studies, scored, Path(out) if out else folders[0] / "evaluation")
+        _compare(folders, [study for study, _ in opened], scored, Path(out) if out else folders[0] / "evaluation")
+
+
+def _open_all(
+    chosen: Chosen, folders: Sequence[Path], healthy_folders: Sequence[str], mapper: Callable
+) -> list[tuple[Study, Study | None]]:
+    """Each folder with its healthy images; InputError with all that is wrong with any of them."""
+    problems, opened = [], {}
+    for folder in dict.fromkeys([*folders, *healthy_folders]):
+        try:
+            labels = chosen.scoring.labels if folder in folders else None
+            opened[folder] = chosen.open(folder, mapper, labels)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    studies, healthy = ([opened[folder] for folder in group] for group in (folders, healthy_folders))
+    if not chosen.elsewhere:  # of maps made elsewhere nothing is stated that could be compared
+        for study, other in product(studies, healthy):
+            check_comparable(study, other)
+        healthy = healthy * len(studies)
+    elif chosen.patients and not any(study.folder.run["patients_from_table"] for study in (*studies, *healthy)):
+        found = f"no image of the folders ({studies[0].names[0]}, ...), but {next(iter(chosen.patients))}"
+        raise input_error("--patients", found, "names of slices or scans, without extension", "correct the table")
+    return list(zip(studies, healthy or [None] * len(studies), strict=True))
 
 
 def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
@@ -121,13 +175,13 @@ def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
         return [Path(out)]
     outputs = [Path(out) / folder.resolve().name for folder in folders]
     if len(set(outputs)) < len(outputs):
-        found = "result folders of the same name"
-        raise input_error("--results", found, "different names, to be kept apart in --out", "omit --out")
+        found = "several folders of the same name"
+        raise input_error("--out", found, "different names, to be kept apart in it", "omit --out")
     return outputs
 
 
 def _score(chosen: Chosen, study: Study, healthy: Study | None, out: Path, mapper: Callable) -> Clinical | None:
-    """Evaluate one result folder, write everything, print the leading tables."""
+    """Evaluate one folder, write everything, print the leading tables."""
     facts = _facts(chosen, study, healthy)
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
     leading, further, pictures, clinical = [], [], [], None
@@ -154,9 +208,10 @@ def _score(chosen: Chosen, study: Study, healthy: Study | None, out: Path, mappe
 
 def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
     """What was evaluated and how, and every count of what was skipped."""
-    scoring = chosen.scoring
+    scoring, run = chosen.scoring, study.folder.run
+    files = {key: run[key] for key in ("files", "paired_by_index")} if chosen.elsewhere else {}
     return {
-        "results": str(study.folder.folder),
+        "maps" if chosen.elsewhere else "results": str(study.folder.folder),
         "healthy": str(healthy.folder.folder) if healthy else None,
         "labels": scoring.labels,
         "protocol": chosen.protocol,
@@ -165,6 +220,7 @@ def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
         "image_score": scoring.image_score,
         "bootstrap": scoring.bootstrap,
         "seed": scoring.seed,
+        **files,
         "images": len(study.names),
         "incomplete_images_skipped": len(study.folder.incomplete),
         "healthy_images": len(healthy.names) if healthy else 0,
@@ -186,8 +242,9 @@ def _paper_rows(study: Study, images: list[dict], variant: str) -> list[dict]:
 
 def _compare(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence[Clinical], out: Path) -> None:
     """The methods of several folders in one table; paired differences where the images are the same."""
+    alike = len({folder.resolve().name for folder in folders}) < len(folders)
     rows = {
-        f"{study.rows[0].name} ({folder.name})": clinical.rows[study.rows[0].name]
+        f"{study.rows[0].name} ({folder if alike else folder.resolve().name})": clinical.rows[study.rows[0].name]
         for folder, study, clinical in zip(folders, studies, scored, strict=True)
     }
     if all(study.names == studies[0].names for study in studies):

@@ -70,7 +70,7 @@ def test_one_table_and_one_figure_of_all_methods(folders, tmp_path):
         expected = values["strong"][metric]["value"] - values["weak"][metric]["value"]
         assert summary["differences"]["strong - weak"][metric]["value"] == pytest.approx(expected)
         assert float(weak[f"difference_{metric}"]) == pytest.approx(expected)
-    assert "Comparison, images of --results (6)" in text and "Comparison, with the healthy images (6 + 6)" in text
+    assert "Comparison, scored images (6)" in text and "Comparison, with the healthy images (6 + 6)" in text
     assert summary["methods"]["weak"]["cost"]["seconds"] == "not recorded"
 
 

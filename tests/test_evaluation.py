@@ -232,7 +232,7 @@ def test_the_command_scores_a_folder_whole(run_evaluation, folders, tmp_path):
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5 and "<img src='http" not in page
     metrics = summary["clinical"]["rows"]["raw intensity"]["metrics"]["ap_with_healthy"]
-    for text in ("images of --results (8)", "with the healthy images (8 + 8)"):
+    for text in ("scored images (8)", "with the healthy images (8 + 8)"):
         assert f"Detection, {text}" in page and f"Difference to the competitors, {text}" in page
     assert f"{metrics['value']:.3f} [{metrics['low']:.3f}, {metrics['high']:.3f}]" in page
     assert summary["clinical"]["prevalence_with_healthy"] == summary["clinical"]["prevalence"] / 2
@@ -245,7 +245,7 @@ def test_the_command_without_arguments_takes_the_newest_folder_and_refuses_what_
     done = run_evaluation("--bootstrap", "5")
     assert done.returncode == 0, done.stderr
     out = tmp_path / "results" / "run" / "evaluation"
-    assert "n/a (no masks)" in done.stdout and "images of --results (0 with a mask of 3)" in done.stdout
+    assert "n/a (no masks)" in done.stdout and "scored images (0 with a mask of 3)" in done.stdout
     assert not (out / "roc.png").exists() and (out / "panels.png").exists()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["incomplete_images_skipped"] == 1

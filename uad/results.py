@@ -129,13 +129,16 @@ class ResultWriter:
 
 
 class Result(NamedTuple):
-    """One image of a result folder; shapes as in the module's head, float32, label uint8 or None."""
+    """One image of a result folder; shapes as in the module's head, float32, label uint8 or None.
+
+    Of a map that other software made there is neither image nor reconstruction.
+    """
 
     name: str
     patient: str
     affine: np.ndarray
-    image: np.ndarray
-    reconstruction: np.ndarray
+    image: np.ndarray | None
+    reconstruction: np.ndarray | None
     anomaly_map: np.ndarray
     label: np.ndarray | None
     extras: dict[str, np.ndarray]

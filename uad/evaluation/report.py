@@ -18,16 +18,16 @@ from uad.files import write_text
 
 CAPTIONS = {
     "panels.png": "Best, median and worst image by average precision; all maps on one colour scale.",
-    "roc.png": "Pixels of the images of --results, pooled: sensitivity against false-positive rate.",
-    "pr.png": "Pixels of the images of --results, pooled: precision against recall.",
-    "dice_vs_threshold.png": "Pixels of the images of --results, pooled: Dice against the share called positive.",
+    "roc.png": "Pixels of the scored images, pooled: sensitivity against false-positive rate.",
+    "pr.png": "Pixels of the scored images, pooled: precision against recall.",
+    "dice_vs_threshold.png": "Pixels of the scored images, pooled: Dice against the share called positive.",
     "scores.png": "Scores of images as a whole; bars are medians.",
 }
 WIDE = ("panels.png", "scores.png")
 DEFINITIONS = {
     "interval": "95 % percentile bootstrap over patients, stratified by folder",
     "difference": "paired: the same resamples for both",
-    "with_healthy": "pixels of the images of --results that have masks, and of all healthy images",
+    "with_healthy": "pixels of the scored images that have masks, and of all healthy images",
     "best_dice": "upper bound: its threshold is chosen on the test labels",
     "at_fpr": "threshold with this false-positive rate over all pixels of the healthy images",
     "aupro": "false-positive rate <= 0.3, normalised, 8-connected regions of slices",

@@ -23,7 +23,10 @@ FREE_KEYS = VOLATILE_KEYS | {"data_dir", "data_hash", "num_samples", "seed", "ou
 
 @dataclass(frozen=True)
 class Study:
-    """A result folder, what to score in it, and masks kept elsewhere (name -> file)."""
+    """A result folder, what to score in it, and masks kept elsewhere (name -> file).
+
+    folder: a ResultFolder, or a folder of maps with its interface, see uad.evaluation.foreign_maps.
+    """
 
     folder: ResultFolder
     rows: tuple[Contender, ...]

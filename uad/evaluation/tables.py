@@ -58,8 +58,8 @@ class Scope:
 
 
 def scopes(clinical: Clinical) -> list[Scope]:
-    """The images of --results and, where healthy images were given, these and the healthy ones together."""
-    found = [Scope(of_results(clinical), HEADLINE, _share(clinical.prevalence))]
+    """The scored images and, where healthy images were given, these and the healthy ones together."""
+    found = [Scope(of_scored(clinical), HEADLINE, _share(clinical.prevalence))]
     if clinical.healthy:
         numbers = f"{_masked(clinical)} + {clinical.counts['healthy_images']}"
         columns = {name: HEADLINE[metric] for metric, name in WITH_HEALTHY.items()}
@@ -72,10 +72,10 @@ def _share(prevalence: float | None) -> str:
     return "n/a (no masks)" if prevalence is None else f"{prevalence:.4f}"
 
 
-def of_results(clinical: Clinical) -> str:
-    """The images of --results in words, with the number of those that have a mask."""
+def of_scored(clinical: Clinical) -> str:
+    """The scored images in words, with the number of those that have a mask."""
     lacking = f" with a mask of {clinical.counts['images']}" if clinical.counts["images_without_mask"] else ""
-    return f"images of --results ({_masked(clinical)}{lacking})"
+    return f"scored images ({_masked(clinical)}{lacking})"
 
 
 def _masked(clinical: Clinical) -> int:
@@ -83,20 +83,17 @@ def _masked(clinical: Clinical) -> int:
 
 
 def detection_tables(clinical: Clinical) -> list[Table]:
-    """What is found, and the differences to the competitors, of each scope."""
+    """What is found, and the differences to the competitors, if there are any, of each scope."""
     found = scopes(clinical)
     headlines = [headline_table(clinical.rows, scope) for scope in found]
-    return headlines + [difference_table(clinical.rows, scope) for scope in found]
+    return headlines + [difference_table(clinical.rows, scope) for scope in found if len(clinical.rows) > 1]
 
 
 def further_tables(clinical: Clinical) -> list[Table]:
-    """Thresholds, lesions and reconstructions of the clinical protocol."""
-    images = of_results(clinical)
-    return [
-        _threshold_table(clinical.rows, images),
-        _lesion_table(clinical.rows, images),
-        _closeness_table(clinical.rows),
-    ]
+    """Thresholds, lesions and, where there are any, reconstructions of the clinical protocol."""
+    images = of_scored(clinical)
+    tables = [_threshold_table(clinical.rows, images), _lesion_table(clinical.rows, images)]
+    return tables + [_closeness_table(clinical.rows)] * any(row.closeness for row in clinical.rows.values())
 
 
 def headline_table(rows: Mapping[str, Row], scope: Scope, title: str = "Detection") -> Table:
@@ -195,7 +192,7 @@ def _closeness_table(rows: Mapping[str, Row]) -> Table:
     cells = [[name, *(mean_and_std(row.closeness[column]) for column in columns)] for name, row in rows.items()]
     header = ["", *(column.replace("_", " ") for column in columns)]
     note = "Mean and standard deviation over images, data range 1, PSNR in dB. Tissue: input above 0 in any channel."
-    return Table("Reconstruction, images of --results", header, cells, note)
+    return Table("Reconstruction, scored images", header, cells, note)
 
 
 def paper_table(variant: str, summary: Mapping[str, Mapping[str, Mapping]]) -> Table:
@@ -206,7 +203,7 @@ def paper_table(variant: str, summary: Mapping[str, Mapping[str, Mapping]]) -> T
         "Each image is normalised by itself, then mean and standard deviation over images. Dice of an empty truth is "
         "left out here; libraries disagree on it."
     )
-    return Table(f"Paper protocol ({variant}), images of --results", ["", *metrics], cells, note)
+    return Table(f"Paper protocol ({variant}), scored images", ["", *metrics], cells, note)
 
 
 def mean_and_std(summary: Mapping) -> str:

@@ -102,6 +102,7 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
     short = "--train_steps 2 --steps_per_save_output 1"
     diseased = f"--data_dir {data / 'val_diseased'} {ALONE}"
     results = f"--results {runs / 'val_diseased'} --healthy {runs / 'val_healthy'} --bootstrap 5"
+    maps = f"--maps {runs / 'val_diseased' / 'anomaly_map'} --labels {runs / 'val_diseased' / 'label'} --bootstrap 5"
     stage1 = f"{SMALL_STAGE1} --n_channels 2 --normalise none {healthy} {looked_at} {short}"
     return {
         STAGE1: [
@@ -128,7 +129,7 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
             f"--train_dir {data / 'train_healthy'} --model_path {out / 'pca.pt'}",
             f"--method autoencoder --ae_load_dir {runs / 'ae'} {diseased} --out_dir {out / 'k'}",
         ],
-        EVALUATE: [f"{results} --out {out / 'l'}"],
+        EVALUATE: [f"{results} --out {out / 'l'}", f"{maps} --out {out / 'q'}"],
         "scripts/compare.py": [f"{results} --out {out / 'm'}"],
         "scripts/prepare_brats.py": [f"--data_dir {data} --out {out / 'n'}"],
         "scripts/prepare_oct.py": [f"--data_dir {data} --out {out / 'o'}"],

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from uad.errors import InputError, Problem, missing_flag
+from uad.errors import InputError, Problem
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.paper_protocol import VARIANTS
 
@@ -29,7 +29,8 @@ def _problems_with_maps(args: Namespace) -> list[Problem]:
         if found
     ]
     if args.labels is None:
-        problems.append(missing_flag("labels"))
+        expected = "the folder of the maps' labels, all zero where there is no lesion"
+        problems.append(Problem("--labels", "not given, with --maps", expected, "pass --labels"))
     healthy = args.healthy or []
     if healthy and len(healthy) != len(args.maps):
         expected = f"{len(args.maps)}, one for each of --maps"

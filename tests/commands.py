@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 STAGE1 = "binary_autoencoder/train_ae_dist.py"
 STAGE2 = "scripts/latent_train.py"
 DETECT = "scripts/latent_sample_anomaly.py"
+ANSWER = "scripts/detect.py"
 EVALUATE = "scripts/evaluation.py"
 BENCHMARK = "benchmark/__main__.py"
 TRAIN_BASELINE, SAMPLE_BASELINE = "scripts/train_baseline.py", "scripts/sample_baseline.py"

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import (
+    ANSWER,
     DETECT,
     EVALUATE,
     ROOT,
@@ -40,6 +41,7 @@ from uad.cli.inference import Output
 from uad.cli.runtime import Runtime
 from uad.cli.training import Run
 from uad.data.reading.formats import write_slice
+from uad.data.reading.layouts import Found
 from uad.data.reading.opening import Folders
 from uad.data.reading.settings import Reading
 from uad.errors import InputError
@@ -103,6 +105,8 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
     diseased = f"--data_dir {data / 'val_diseased'} {ALONE}"
     results = f"--results {runs / 'val_diseased'} --healthy {runs / 'val_healthy'} --bootstrap 5"
     maps = f"--maps {runs / 'val_diseased' / 'anomaly_map'} --labels {runs / 'val_diseased' / 'label'} --bootstrap 5"
+    table = out / "table.csv"
+    table.write_text("p1,train\n")
     stage1 = f"{SMALL_STAGE1} --n_channels 2 --normalise none {healthy} {looked_at} {short}"
     return {
         STAGE1: [
@@ -115,6 +119,9 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
             f"--test_dir {data / 'val_healthy'}"
         ],
         DETECT: [f"{diseased} --ae_load_dir {runs / 'ae'} --out_dir {out / 'e'} {more}" for more in ("", "--dry_run")],
+        ANSWER: [
+            f"{data / 'val_diseased'} --model {runs / 'ae'} --healthy {data / 'val_healthy'} --out {out / 'r'} {ALONE}"
+        ],
         "scripts/make_overview.py": [f"{diseased} --ae_load_dir {runs / 'ae'} --out {out / 'overview.png'}"],
         TRAIN_BASELINE: [
             f"--method anoddpm --size small --img_size {SIZE} --n_channels 2 --normalise none {healthy} {looked_at} "
@@ -131,7 +138,11 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
         ],
         EVALUATE: [f"{results} --out {out / 'l'}", f"{maps} --out {out / 'q'}"],
         "scripts/compare.py": [f"{results} --out {out / 'm'}"],
-        "scripts/prepare_brats.py": [f"--data_dir {data} --out {out / 'n'}"],
+        "scripts/prepare_mri.py": [
+            f"--data_dir {data} --out {out / 'n'} --no_labels",
+            f"--data_dir {data} --out {out / 'n'} --patients {table} --split {table}",
+            f"--data_dir {data} --out {out / 'n'} --val_patients 0",
+        ],
         "scripts/prepare_oct.py": [f"--data_dir {data} --out {out / 'o'}"],
         "scripts/make_phantoms.py": [f"--dataset OCT --out {out / 'p'} --patients 1"],
         "scripts/demo.py": [""],
@@ -186,9 +197,9 @@ def request_classes(loaded) -> Iterator[type]:
 
 
 SCRIPTS = (
-    STAGE1, STAGE2, DETECT, "scripts/make_overview.py", TRAIN_BASELINE, SAMPLE_BASELINE, "scripts/sample_trivial.py",
-    EVALUATE, "scripts/compare.py", "scripts/prepare_brats.py", "scripts/prepare_oct.py", "scripts/make_phantoms.py",
-    "scripts/demo.py", "scripts/compare_demo.py",
+    STAGE1, STAGE2, DETECT, ANSWER, TRAIN_BASELINE, SAMPLE_BASELINE, EVALUATE,
+    "scripts/make_overview.py", "scripts/sample_trivial.py", "scripts/compare.py", "scripts/prepare_mri.py",
+    "scripts/prepare_oct.py", "scripts/make_phantoms.py", "scripts/demo.py", "scripts/compare_demo.py",
 )  # fmt: skip
 
 
@@ -198,7 +209,7 @@ def test_everything_that_a_command_declares_is_read(script, data, trained, tmp_p
     # What takes long and is tested elsewhere.
     stand_ins = {
         "run_step": lambda *_: None,
-        "find_patients": lambda *_: [],
+        "find_scans": lambda *_, **__: Found([], ("t1",), 0),
         "prepare": lambda *_: {} if script.endswith("oct.py") else [],
     }
     for name, stand_in in stand_ins.items():

@@ -9,6 +9,8 @@ from commands import ROOT, module
 from uad.checkpoints import load_checkpoint
 from uad.data.reading.checks import check_folder
 from uad.data.reading.formats import read_mask, read_slice, slice_stem
+from uad.data.reading.layouts import Scan, Source
+from uad.data.reading.scans import load_scan
 from uad.errors import InputError
 from uad.files import read_json
 from uad.results import ResultWriter
@@ -28,6 +30,13 @@ def test_every_file_of_the_corpus_is_refused(path, tmp_path, monkeypatch):
     if path.suffix not in READERS:
         assert FUZZ.verdict(lambda: read_mask(path), allowance_mib=200) == "refused"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if ".nii" in path.name], ids=lambda path: path.name)
+def test_no_file_of_the_corpus_is_a_volume(path):
+    """The same files where volumes are expected."""
+    scan = Scan("scan", path.parent, {"flair": Source((path,))})
+    assert FUZZ.verdict(lambda: load_scan(scan), allowance_mib=400) == "refused"
 
 
 def test_a_folder_of_nothing_else_is_one_list_of_problems(tmp_path):

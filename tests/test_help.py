@@ -31,7 +31,7 @@ def test_every_flag_is_explained_with_its_default(command):
     assert "(default: None)" not in text
     for action in parser._actions:
         if action.help != argparse.SUPPRESS and action.dest != "help":
-            assert f"  {action.option_strings[0]}" in text and "(default: " in action.help
+            assert f"  {(*action.option_strings, action.dest)[0]}" in text and "(default: " in action.help
 
 
 def test_the_two_lists_of_requirements_are_one():

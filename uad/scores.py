@@ -89,6 +89,13 @@ def image_score(values: np.ndarray, kind: str = "map") -> float:
     return float(np.partition(values.ravel().astype(np.float64), -count)[-count:].mean())
 
 
+def image_kind(score: str | None, polarity: Sequence[int] | None) -> str:
+    """What an image is scored by as fits a method's map: its evidence where the map is made with it and without a
+    polarity, of which evidence knows nothing, else the map.
+    """
+    return "evidence" if score in EVIDENCE_SCORES and polarity is None else "map"
+
+
 def residual_score(score: str) -> str:
     """The same score without evidence, for what has none, such as the autoencoder alone."""
     return score.replace("evidence", "smooth")

@@ -27,12 +27,16 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 import torch
 from PIL import Image
 
 from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.configuration import check_configuration
 from uad.data.reading.formats import read_mask, read_slice
+from uad.data.reading.layouts import Scan, Source, find_scans
+from uad.data.reading.scans import load_scan
+from uad.data.reading.volumes import read_header, read_volume
 from uad.errors import InputError
 from uad.files import write_json
 from uad.results import ResultFolder, ResultWriter
@@ -81,7 +85,27 @@ def targets(root: Path) -> dict[str, Target]:
     found["a.npy"] = Target(root / "a.npy", lambda: read_slice(root / "a.npy", 2))
     Image.fromarray((grey > 200).astype(np.uint8)).save(root / "mask.png")
     found["mask.png"] = Target(root / "mask.png", lambda: read_mask(root / "mask.png"), inside_png)
-    return found | checkpoint_targets(root) | folder_targets(root, image[..., 0])
+    return found | volume_targets(root) | checkpoint_targets(root) | folder_targets(root, image[..., 0])
+
+
+def volume_targets(root: Path) -> dict[str, Target]:
+    """Volumes as they are prepared: both readers, and the description of a data set."""
+    values = np.random.default_rng(1).random((6, 5, 4)).astype(np.float32)
+    found = {}
+    for name in ("volume_flair.nii", "packed_flair.nii.gz"):
+        nib.save(nib.Nifti1Image(values, np.diag([-1, 2, 3, 1])), root / name)
+        scan = Scan("scan", root, {"flair": Source((root / name,))})
+        inside = inside_gzip if name.endswith("gz") else None
+        found[name] = Target(root / name, lambda scan=scan: load_scan(scan), inside)
+        found[f"header of {name}"] = Target(root / name, lambda p=root / name: read_header(p), inside)
+    for name in ("volume.mha", "volume.nrrd"):
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(root / name))
+        found[name] = Target(root / name, lambda p=root / name: read_volume(p))
+    folder = root / "decathlon"
+    (folder / "imagesTr").mkdir(parents=True)
+    write_json(folder / "dataset.json", {"modality": {"0": "FLAIR", "1": "T1w"}, "training": [{"image": "a.nii"}]})
+    found["dataset.json"] = Target(folder / "dataset.json", lambda: find_scans(folder, labelled=False))
+    return found
 
 
 def checkpoint_targets(root: Path) -> dict[str, Target]:

@@ -82,8 +82,8 @@ class Flags(argparse.ArgumentParser):
 
 
 def _explained(action: argparse.Action) -> str:
-    names = ", ".join(action.option_strings)
-    value = _value_of(action)
+    names = ", ".join(action.option_strings) or action.dest
+    value = _value_of(action) if action.option_strings else "..."
     text = textwrap.fill(action.help.replace("%%", "%"), WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return f"  {names}{' ' if value else ''}{value}\n{text}"
 

@@ -107,8 +107,8 @@ def contenders(
         )
     scores.check_polarity(polarity, score, run["n_channels"])
     own, known = (run.get("score"), run.get("polarity")) if score == SAVED else (score, polarity)
-    by_evidence = image_score == "method" and own in scores.EVIDENCE_SCORES and known is None
-    kind = "evidence" if by_evidence and scores.EVIDENCE_EXTRA in extras else "map"
+    by_method = image_score == "method" and scores.EVIDENCE_EXTRA in extras
+    kind = scores.image_kind(own, known) if by_method else "map"
     rows = [Contender(str(run["method"]), "method", score, polarity=polarity, image_kind=kind)]
     if AUTOENCODER in extras:
         if own not in scores.SCORES:

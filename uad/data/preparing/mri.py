@@ -217,7 +217,7 @@ def prepare(tasks: Sequence[Task], out: Path, choice: Choice, split: Mapping, wo
     problems = [problem for task in tasks for problem in check_scan(task.scan, choice)]
     if problems:
         raise InputError(problems)
-    _claim(out, tasks, choice, split)
+    _claim(out, tasks, choice, {**split, "volume_slices": _common_slices(tasks)})
     done, waiting = [], []
     for task in tasks:
         finished = _finished(out, task.scan)
@@ -238,6 +238,12 @@ def prepare(tasks: Sequence[Task], out: Path, choice: Choice, split: Mapping, wo
     shown = [(out / row[3] / f"{row[0]}.nii.gz", row[1], row[5]) for row in rows if row[3] in SPLITS]
     if shown:
         write_contact_sheet(out / "contact_sheet.png", shown, choice.channels, out / LABELS)
+
+
+def _common_slices(tasks: Sequence[Task]) -> int | None:
+    """How many axial slices every scan has, None where they differ: only then does a slice's number say where it is."""
+    counts = {scan_grid(task.scan).shape[2] for task in tasks}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Sequence]) -> str:

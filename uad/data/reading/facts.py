@@ -21,14 +21,26 @@ LOOKED_AT = 128
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Which slices of a volume were trained on: all but `low` at the bottom and `high` at the top, of `slices` in every
+    volume, None where they had several numbers of slices.
+    """
+
+    low: int
+    high: int
+    slices: int | None
+
+
+@dataclass(frozen=True)
 class TrainingFacts:
-    """channels: what they show, None where nothing says it; framing, min_brain: how volumes became slices, None where
-    they were not made by this project's preparation; likeness: what the normalised images look like, None of models
-    that stored nothing.
+    """channels: what they show, None where nothing says it; framing, levels, min_brain: how volumes became slices, None
+    where they were not made by this project's preparation; likeness: what the normalised images look like, None of
+    models that stored nothing.
     """
 
     channels: tuple[str, ...] | None = None
     framing: Framing | None = None
+    levels: Levels | None = None
     min_brain: float | None = None
     likeness: Likeness | None = None
 
@@ -37,12 +49,9 @@ class TrainingFacts:
         """From what `asdict` gave for a checkpoint; None of a model that stored nothing."""
         if config is None:
             return cls()
-        framing, likeness = config["framing"], config["likeness"]
+        kinds = {"framing": Framing, "levels": Levels, "likeness": Likeness}
         return cls(
-            config["channels"],
-            Framing(**framing) if framing else None,
-            config["min_brain"],
-            Likeness(**likeness) if likeness else None,
+            **{name: kinds[name](**value) if name in kinds and value else value for name, value in config.items()}
         )
 
 
@@ -56,7 +65,8 @@ def facts_of(slices: SliceFolder, reading: Reading) -> TrainingFacts:
         return TrainingFacts(channels=names, likeness=likeness)
     there = read_json(found)
     framing = Framing(there["spacing"], there["img_size"])
-    return TrainingFacts(tuple(there["channels"]), framing, there["min_brain"], likeness)
+    levels = Levels(there["skip_low"], there["skip_high"], there["volume_slices"])
+    return TrainingFacts(tuple(there["channels"]), framing, levels, there["min_brain"], likeness)
 
 
 def _looked_at(slices: SliceFolder, reading: Reading) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -4,7 +4,6 @@ The spatial axes keep the order of the file: NIfTI and NPY axis 0 -> H, axis 1 -
 -> W.
 """
 
-import gzip
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +11,9 @@ import nibabel as nib
 import numpy as np
 
 from uad.data.reading.decoding import EXTENSIONS, decode, extension_of
+from uad.data.reading.encoding import write_nifti
 from uad.data.reading.labels import binary_label
 from uad.errors import ValueProblem, input_error
-from uad.files import written_whole
 
 __all__ = ["EXTENSIONS", "RawSlice", "read_mask", "read_slice", "slice_stem", "write_slice"]
 
@@ -113,14 +112,7 @@ def write_slice(path: Path | str, array: np.ndarray, affine: np.ndarray) -> None
         array = array.transpose(1, 2, 0)[:, :, None, :]
     elif array.ndim != 2:
         raise ValueError(f"{path}: an array of shape {array.shape} is neither (H, W) nor (C, H, W)")
-    nifti = nib.Nifti1Image(np.ascontiguousarray(array), np.asarray(affine, dtype=np.float64))
-    nifti.header.set_xyzt_units("mm")
-    with (
-        written_whole(path) as temporary,
-        temporary.open("wb") as file,
-        gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=4, mtime=0) as stream,
-    ):
-        stream.write(nifti.to_bytes())
+    write_nifti(path, nib.Nifti1Image(np.ascontiguousarray(array), np.asarray(affine, dtype=np.float64)))
 
 
 def _array_channels(values: np.ndarray, n_channels: int, path, label_allowed: bool = True) -> np.ndarray:

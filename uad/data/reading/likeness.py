@@ -19,7 +19,11 @@ PATTERN = 16
 # better than any other by 0.2 and more, the right order never worse by 0.03; exchanged T1 and T1 with contrast look
 # alike.
 ENOUGH = 16
-POSITION_MARGIN, ORDER_MARGIN = 0.15, 0.05
+POSITION_MARGIN, ORDER_MARGIN = 0.25, 0.05
+# A large lesion changes a channel so much that it fits nothing: something else is said only where it fits as well as
+# channels of two patients do, 0.45 and more.
+LEAST_FIT = 0.35
+ALIKE = 0.25
 # Quantiles of intensities further away than so many standard deviations of the training images, or this much.
 DEVIATIONS, LEAST_DEVIATION = 4.0, 0.1
 MANY, FEW = 0.8, 0.2
@@ -39,13 +43,15 @@ _TURNS = {
 class Likeness:
     """Means over images, plain numbers.
 
-    images: how many; stripped: share with a background of no signal; quantiles, deviations: (C, 5), of the normalised
+    images: how many; stripped: share with a background of no signal; least: the smallest share of an image that is no
+    background, of those that have one, else 1; quantiles, deviations: (C, 5), of the normalised
     intensities in the foreground at QUANTILES, and their standard deviation over images; pattern: (C, P, P), the mean
     intensity of the body, see _pattern.
     """
 
     images: int
     stripped: float
+    least: float
     quantiles: tuple[tuple[float, ...], ...]
     deviations: tuple[tuple[float, ...], ...]
     pattern: tuple[tuple[tuple[float, ...], ...], ...]
@@ -55,16 +61,17 @@ def likeness_of(images: Iterable[tuple[np.ndarray, np.ndarray]]) -> Likeness:
     """Of at least one image: pairs of a normalised one (C, S, S) and its foreground (S, S) bool, all of a slice
     whose background was not removed.
     """
-    stripped, quantiles, total, covered = [], [], 0.0, 0.0
+    shares, quantiles, total, covered = [], [], 0.0, 0.0
     for image, foreground in images:
-        stripped.append(not foreground.all())
-        body = foreground if stripped[-1] else image.max(0) > 0
+        shares.append(float(foreground.mean()))
+        body = image.max(0) > 0 if foreground.all() else foreground
         body = body if body.any() else ~body
         quantiles.append(np.quantile(image[:, body], QUANTILES, axis=1).T)
         total, covered = total + _coarse(image * body), covered + _coarse(body[None])
-    pattern = _pattern(total, covered / len(stripped))
+    pattern = _pattern(total, covered / len(shares))
     rounded = [np.round(values, 4).tolist() for values in (np.mean(quantiles, 0), np.std(quantiles, 0), pattern)]
-    return Likeness(len(stripped), float(np.mean(stripped)), *map(_tuples, rounded))
+    stripped = float(np.mean([share < 1 for share in shares]))
+    return Likeness(len(shares), stripped, min(shares), *map(_tuples, rounded))
 
 
 def differences(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[str]:
@@ -74,15 +81,18 @@ def differences(known: Likeness, other: Likeness, channels: Sequence[str]) -> li
 
 
 def _order(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[str]:
-    """Whether the channels fit better in another order."""
-    fit = _fit(known, other)
+    """Whether the channels fit better in another order; those that look alike in training are not told apart."""
+    fit, apart = _fit(known, other), 1 - _fit(known, known)
+    alike = (apart < ALIKE * apart.max()) & ~np.eye(len(fit), dtype=bool)
+    fit = np.where(alike, -np.abs(fit).sum(), fit)
     rows, columns = linear_sum_assignment(-fit)
-    gain = (fit[rows, columns].sum() - np.trace(fit)) / max(1, (rows != columns).sum())
-    if gain < ORDER_MARGIN:
+    moved = rows != columns
+    gain = (fit[rows, columns].sum() - np.trace(fit)) / max(1, moved.sum())
+    if gain < ORDER_MARGIN or fit[rows, columns][moved].min() < LEAST_FIT:
         return []
     pairs = [(channels[row], channels[column]) for row, column in zip(rows, columns, strict=True) if row != column]
-    moved = ", ".join(f"{here} looks like {there}" for here, there in pairs)
-    return [f"the channels seem to be in another order: {moved}"]
+    said = ", ".join(f"{here} looks like {there}" for here, there in pairs)
+    return [f"the channels seem to be in another order: {said}"]
 
 
 def _fit(known: Likeness, other: Likeness) -> np.ndarray:
@@ -97,7 +107,7 @@ def _position(known: Likeness, other: Likeness) -> list[str]:
     there, here = (np.asarray(each.pattern) for each in (known, other))
     fits = {turn: float((_turned(here, *turn) * there).sum()) / len(there) for turn in _TURNS}
     best = max(fits, key=fits.get)
-    if fits[best] - float((here * there).sum()) / len(there) < POSITION_MARGIN:
+    if fits[best] - float((here * there).sum()) / len(there) < POSITION_MARGIN or fits[best] < LEAST_FIT:
         return []
     return [f"the slices seem to lie otherwise: they fit better {_TURNS[best]}"]
 

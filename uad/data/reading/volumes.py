@@ -3,7 +3,7 @@
 Values and affine are those of the file; uad.data.reading.geometry turns them to one orientation.
 """
 
-import gzip
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,16 +11,16 @@ import nibabel as nib
 import numpy as np
 
 from uad.data.reading.decoding import NIFTI_EXTENSIONS, load_nifti, load_nifti_header
+from uad.data.reading.encoding import write_nifti
 from uad.data.reading.geometry import Grid, affine_fault, displacement
 from uad.errors import input_error
-from uad.files import written_whole
 
 ITK_EXTENSIONS = (".mha", ".mhd", ".nrrd", ".nhdr")
 VOLUME_EXTENSIONS = (*NIFTI_EXTENSIONS, *ITK_EXTENSIONS)
 DICOM_EXTENSIONS = (".dcm", ".ima")
 EXTRA = "pip install 'masked-bernoulli-diffusion[formats]'"
-# 512 x 512 x 1024 voxels; a header that claims more is damaged.
-MAX_VOXELS = 2**28
+# 512 x 512 x 512 voxels; a header that claims more is damaged.
+MAX_VOXELS = 2**27
 # By so much, in voxel sides, qform and sform may place a voxel differently: rounding of the stored quaternion.
 FORMS_AGREE = 0.1
 # ITK places voxels in LPS coordinates, NIfTI in RAS.
@@ -104,17 +104,6 @@ def write_volume(path: Path | str, values: np.ndarray, affine: np.ndarray) -> No
     write_nifti(path, nib.Nifti1Image(np.ascontiguousarray(stored), np.asarray(affine, dtype=np.float64)))
 
 
-def write_nifti(path: Path | str, nifti: nib.Nifti1Image) -> None:
-    """Write an image whole, in millimetres, without a time stamp."""
-    nifti.header.set_xyzt_units("mm")
-    with (
-        written_whole(path) as temporary,
-        temporary.open("wb") as file,
-        gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=4, mtime=0) as stream,
-    ):
-        stream.write(nifti.to_bytes())
-
-
 def _guarded(path: Path, read):
     """What `read` gives; damaged bytes surface as a dozen unrelated exceptions, which all become an InputError."""
     try:
@@ -170,7 +159,7 @@ def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
         found = "a format that needs SimpleITK, which is not installed"
         raise input_error(path, found, f"{', '.join(NIFTI_EXTENSIONS)}, or the extra `formats`", EXTRA) from error
     source = _dicom_series(path, sitk) if path.is_dir() else str(path)
-    image = _guarded(path, lambda: sitk.ReadImage(source))
+    image = _guarded(path, lambda: sitk.ReadImage(source) if path.is_dir() else _read_itk_file(source, sitk))
     dimensions = image.GetDimension()
     if dimensions == 4:  # a fourth axis in space and time: channels
         parts = [image[..., index] for index in range(image.GetSize()[3])]
@@ -183,10 +172,21 @@ def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     else:
         remedy = "single slices go into a folder of slices"
         raise input_error(path, f"an image of {dimensions} dimensions", _EXPECTED, remedy)
-    return values, itk_affine(image)
+    return values, _itk_affine(image)
 
 
-def itk_affine(image) -> np.ndarray:
+def _read_itk_file(source: str, sitk):
+    """One file, whose header is read first: a claim of a huge image is refused before memory is used."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(source)
+    reader.ReadImageInformation()
+    claimed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    if claimed > MAX_VOXELS:
+        raise ValueError(f"its header claims {claimed} values; at most {MAX_VOXELS} are read")
+    return reader.Execute()
+
+
+def _itk_affine(image) -> np.ndarray:
     """(4, 4), index to millimetres in RAS+, of a SimpleITK image of three dimensions."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()

@@ -1,0 +1,328 @@
+"""From scans to an answer: anomaly map, mask and score of volumes or slices, on their own grids.
+
+    python scripts/detect.py FOLDER_OF_PATIENTS --model logs/binaryae_brats --healthy data/brats/val_healthy --out DIR
+    python scripts/detect.py --channels t1=a.nii t1ce=b.nii t2=c.nii flair=d.nii --model DIR --out DIR
+    python scripts/detect.py p1_t1.nii p1_t1ce.nii p1_t2.nii p1_flair.nii slice.png --model DIR --out DIR --amp
+
+INPUT: volumes (3-D, or 4-D with the model's channels in order; several files of one patient by the contrast in their
+names), a folder of patients in any layout of prepare_mri.py, a folder of slices, single slices, a DICOM series. No
+segmentation is needed. The scan is turned, brought to the spacing, cut and normalised in memory as the training slices
+were, which the checkpoint says; DIR is the folder of a stage-1 run with its stage 2 inside.
+
+Written to --out, on the grid and affine of the input: anomaly_map/, reconstruction/, mask/ (at the threshold that
+marks the share --false_positives of healthy pixels) as NIfTI, montage/ as PNG, records/ and summary.csv with score,
+percentile among healthy patients, volume in ml and place of the maximum. Slices that do not show the patient, or that
+the training left out, are zeros.
+Thresholds and percentiles come from --healthy, a folder of healthy slices; they are kept in DIR/calibration and found
+there again. The same command continues what was interrupted.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from bernoulli_diffusion.flags import DETECTION_PRESETS, add_detection_flags, detection_of
+from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion, detector
+from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
+from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
+from uad.application.calibration import RATES, Calibration, calibrate, calibration_path, stored_calibration
+from uad.application.inputs import Item, find_items
+from uad.application.judging import Judged, judge
+from uad.application.opening import Chain, Opened, chain_of, open_item, slice_name
+from uad.application.writing import record_path, write_opened, write_summary
+from uad.cli.command import command_of
+from uad.cli.flags import Flags, add, add_switch
+from uad.cli.provenance import command_line
+from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
+from uad.configuration import check_configuration, check_values
+from uad.data.reading.checks import check_folder, data_hash
+from uad.data.reading.likeness import differences, likeness_of
+from uad.data.reading.opening import open_slices
+from uad.data.reading.scans import header_problems
+from uad.distributed import World, distributed_world
+from uad.errors import InputError, Problem, input_error
+from uad.files import write_json
+from uad.precision import resolve_amp
+from uad.scores import check_polarity, image_kind
+
+# Single slices that are opened and judged together.
+TOGETHER = 64
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that the flags say.
+
+    assigned: channel -> file; healthy: folder of healthy slices, None for what was measured before; rate: share of
+    healthy pixels that may be marked; median: side of the filter over voxels; spacing: None for the model's.
+    """
+
+    inputs: tuple[Path, ...]
+    assigned: dict[str, Path]
+    model: Path
+    out: Path
+    healthy: Path | None
+    rate: float
+    median: int
+    spacing: float | None
+    all_slices: bool
+    resampling: bool
+    batch_size: int
+    detection: Detection
+    runtime: Runtime
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A method with all that its results depend on besides the images."""
+
+    method: MaskedBernoulliDiffusion
+    world: World
+    batch_size: int
+    seed: int
+    kind: str
+
+    def __call__(self, images: np.ndarray, names: Sequence[str], bar: tqdm) -> Judged:
+        """Maps and scores of images (N, C, S, S)."""
+        return judge(self.method, images, names, self.world.device, self.batch_size, self.seed, self.kind, bar.update)
+
+
+def get_args_parser() -> Flags:
+    """The flags, apart from main so that they can be tested."""
+    parser = Flags(__doc__, preset=DETECTION_PRESETS)
+    parser.add_argument("INPUT", nargs="*", type=Path, help="files and folders, see above (default: none)")
+    add(parser, "--channels", nargs="+", help="the files of one patient: CHANNEL=FILE for every channel", shown="none")
+    add(parser, "--model", type=Path, required=True, help="folder of the stage-1 run, with its stage 2 inside")
+    add(parser, "--out", type=Path, required=True, help="folder to write to")
+    add(
+        parser,
+        "--healthy",
+        type=Path,
+        help="folder of healthy slices of other patients than those of the training, from which thresholds and "
+        "percentiles come",
+        shown="those measured before with these settings",
+    )
+    add(
+        parser,
+        "--false_positives",
+        type=float,
+        default=0.01,
+        choices=RATES,
+        help="share of healthy pixels that the mask may mark",
+    )
+    add(
+        parser,
+        "--median",
+        type=int,
+        default=0,
+        choices=(0, 3, 5),
+        help="side of a 3-D median filter of the map; 0: none",
+    )
+    add(
+        parser,
+        "--spacing",
+        type=float,
+        help="millimetres of a pixel of the model's 256 x 256 plane; 0: that of each volume",
+        shown="as in training, or 1",
+    )
+    add_switch(parser, "--resample", "bring a patient's volumes that lie on other grids onto the first channel's")
+    add_switch(
+        parser, "--all_slices", "judge slices that the training left out, too, by their number or for showing little"
+    )
+    add(parser, "--batch_size", type=int, default=8, help="slices at a time")
+    add_detection_flags(parser)
+    add_runtime_flags(parser)
+    return parser
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """What the flags say, as plain values."""
+    unassigned = [word for word in args.channels or () if not all(word.partition("="))]
+    if unassigned:
+        raise input_error(
+            "--channels", " ".join(unassigned), "CHANNEL=FILE, such as flair=p1.nii.gz", "correct the words"
+        )
+    check_values(
+        [
+            ("--batch_size", args.batch_size, "1 or more", args.batch_size >= 1),
+            ("--spacing", args.spacing, "0 or more", args.spacing is None or args.spacing >= 0),
+        ]
+    )
+    return Request(
+        inputs=tuple(args.INPUT),
+        assigned={word.partition("=")[0]: Path(word.partition("=")[2]) for word in args.channels or ()},
+        model=args.model,
+        out=args.out,
+        healthy=args.healthy,
+        rate=args.false_positives,
+        median=args.median,
+        spacing=args.spacing,
+        all_slices=args.all_slices,
+        resampling=args.resample,
+        batch_size=args.batch_size,
+        detection=detection_of(args),
+        runtime=runtime_of(args),
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check the inputs, calibrate where there is something to, judge, and say where the results lie."""
+    request = request_of(args)
+    runtime = request.runtime
+    with distributed_world(runtime.device) as world:
+        autoencoder = load_autoencoder(AutoencoderSource(str(request.model)))
+        model = load_model(
+            ModelSource(None, default_log_dir(request.model)), autoencoder.network.code_shape, autoencoder.weights_hash
+        )
+        reading, detection = autoencoder.reading, request.detection.completed(model)
+        check_polarity(detection.polarity, detection.score, reading.n_channels)
+        chain = chain_of(reading, autoencoder.facts, request.spacing, request.all_slices)
+        items = find_items(request.inputs, request.assigned, chain.channels, reading.n_channels)
+        _check_headers(items, request.resampling)
+        settings = settings_of(request, autoencoder, model, detection)
+        amp = resolve_amp(runtime.amp, world.device)
+        method = detector(autoencoder.network, model, detection, world.device, amp)
+        kind = image_kind(detection.score, detection.polarity)
+        judging = Judge(method, world, request.batch_size, runtime.seed, kind)
+        kept = calibration_path(request.model, settings)
+        world.on_main(lambda: calibrated(request, chain, kept, judging))
+        calibration = stored_calibration(kept)
+        world.on_main(lambda: begin(request, chain, settings, calibration))
+        if calibration is None and world.is_main:
+            print("Nothing was calibrated: no mask and no percentile. Name a folder of healthy slices by --healthy.")
+        problems = judge_items(request, chain, autoencoder, items, judging, calibration)
+        world.barrier()
+        if world.is_main:
+            table = write_summary(request.out, [item.name for item in items])
+            print(f"{len(items) - len(problems)} of {len(items)} inputs are in {request.out}; the table is {table}")
+        if problems:
+            raise InputError(problems)
+
+
+def _check_headers(items: Sequence[Item], resampling: bool) -> None:
+    """InputError with what all headers tell, before anything is computed."""
+    problems = [problem for item in items if item.scan for problem in header_problems(item.scan, resampling)]
+    if problems:
+        raise InputError(problems)
+
+
+def settings_of(
+    request: Request, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, detection: Detection
+) -> dict:
+    """What maps depend on, apart from the images: the key of a calibration."""
+    return {
+        **asdict(detection),
+        "autoencoder": autoencoder.weights_hash,
+        "model": model.weights_hash,
+        "seed": request.runtime.seed,
+    }
+
+
+def calibrated(request: Request, chain: Chain, path: Path, judging: Judge) -> None:
+    """Have a calibration at `path`, unless there is nothing to measure on: measured on --healthy, or before."""
+    known = stored_calibration(path)
+    if request.healthy is None:
+        if known:
+            print(f"Thresholds and percentiles are those of {known.healthy} ({known.images} slices), from {path}")
+        return
+    content = data_hash(request.healthy)
+    if known and known.data_hash == content:
+        return
+    reading = chain.reading
+    print(check_folder(request.healthy, reading.n_channels, reading.img_size, reading.normalise, healthy=True))
+    slices = open_slices(request.healthy, reading)
+
+    def judged(numbers: list[int]) -> tuple[np.ndarray, list[float]]:
+        images = np.stack([slices[number]["image"].numpy() for number in numbers])
+        with tqdm(total=len(numbers), desc="calibrating", unit="slice") as bar:
+            found = judging(images, [slices.names[number] for number in numbers], bar)
+        return found.maps, found.scores
+
+    calibrate(slices, content, judged, path)
+
+
+def begin(request: Request, chain: Chain, settings: dict, calibration: Calibration | None) -> None:
+    """Record what the results depend on; InputError where --out holds those of other settings."""
+    info = {
+        **settings,
+        "method": "masked Bernoulli diffusion",
+        "median": request.median,
+        "false_positives": request.rate,
+        "thresholds": calibration.thresholds if calibration else None,
+        "spacing": chain.framing.spacing,
+        "all_slices": request.all_slices,
+    }
+    info = {key: list(value) if isinstance(value, tuple) else value for key, value in info.items()}
+    path = request.out / RUN
+    check_configuration(path, info)
+    if not path.is_file():
+        write_json(
+            path, info | {"channels": list(chain.names), "model_folder": str(request.model), "command": command_line()}
+        )
+
+
+def judge_items(
+    request: Request,
+    chain: Chain,
+    autoencoder: TrainedAutoencoder,
+    items: Sequence[Item],
+    judging: Judge,
+    calibration: Calibration | None,
+) -> list[Problem]:
+    """Judge this process's share of what is not done; the problems of inputs that could not be used."""
+    world = judging.world
+    waiting = [item for item in items if not record_path(request.out, item.name).is_file()][world.rank :: world.size]
+    problems = []
+    with tqdm(total=0, desc="detecting", unit="slice", disable=not world.is_main) as bar:
+        for group in _groups(waiting):
+            opened = []
+            for item in group:
+                try:
+                    opened.append((item, open_item(item, chain, request.resampling)))
+                except InputError as error:
+                    problems += error.problems
+            if not opened:
+                continue
+            images = np.concatenate([each.images for _, each in opened])
+            names = [slice_name(item, level) for item, each in opened for level in each.levels]
+            bar.total += len(images)
+            bar.refresh()
+            judged = judging(images, names, bar)
+            unlike = _unlike([each for _, each in opened], chain, autoencoder)
+            for notice in unlike:
+                tqdm.write(f"{group[0].name}{' and others' if len(group) > 1 else ''}: {notice}")
+            start = 0
+            for _, each in opened:
+                part = judged.part(start, start + len(each.images))
+                start += len(each.images)
+                channel = chain.reading.display_channel
+                notices = [*each.notices, *unlike]
+                write_opened(request.out, each, part, calibration, request.rate, request.median, channel, notices)
+    return problems
+
+
+def _groups(items: Sequence[Item]) -> list[list[Item]]:
+    """Scans alone, single slices together."""
+    scans = [[item] for item in items if item.scan]
+    slices = [item for item in items if not item.scan]
+    return scans + [slices[start : start + TOGETHER] for start in range(0, len(slices), TOGETHER)]
+
+
+def _unlike(opened: Sequence[Opened], chain: Chain, autoencoder: TrainedAutoencoder) -> list[str]:
+    """What tells the images from those of the training."""
+    known = autoencoder.facts.likeness
+    if known is None:
+        return ["the model stores nothing of its training images: whether these are like them was not looked at"]
+    pairs = [pair for each in opened for pair in zip(each.images, each.foregrounds, strict=True)]
+    return differences(known, likeness_of(pairs), chain.names)
+
+
+command = command_of(get_args_parser, main)
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,288 @@
+"""From volumes to an answer on their own grid: the same maps as over prepared slices, in any orientation."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from commands import ANSWER, DETECT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, maps, run
+from PIL import Image
+
+from uad.application.calibration import RATES, Calibration, thresholds_at
+from uad.application.inputs import find_items
+from uad.data.reading.geometry import to_canonical
+from uad.data.reading.layouts import find_scans
+from uad.data.reading.likeness import differences, likeness_of
+from uad.data.reading.planes import Framing, plane_of
+from uad.data.reading.scans import load_scan
+from uad.errors import InputError
+
+PREPARE = "scripts/prepare_mri.py"
+# 64 x 60 voxels of 4 mm, 8 slices of 6 mm: axes to the left, to the back and to the head.
+SHAPE = (64, 60, 8)
+LPS = np.array([[-4.0, 0, 0, 126], [0, -4.0, 0, 118], [0, 0, 6.0, -20], [0, 0, 0, 1]])
+LESION = (slice(20, 30), slice(34, 44), slice(4, 6))
+BRAIN = range(1, 7)
+
+
+def head(seed: int, lesion: bool = False) -> np.ndarray:
+    """(2, X, Y, Z) float32: an ellipsoid, brighter in front, with a core; its first and last slice are empty."""
+    rng = np.random.default_rng(seed)
+    x, y, _ = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    radius = np.hypot((x - 31.5) / 26, (y - 29.5) / (25 + rng.uniform(-1, 1)))
+    tissue = (radius < 1) * (500 + 200 * (radius < 0.5) - 4.0 * y)
+    images = np.stack([tissue, (radius < 1) * 1000 - tissue]) + (radius < 1) * rng.normal(0, 10, (2, *SHAPE))
+    if lesion:
+        images[(slice(None), *LESION)] += 400
+    images[..., [0, -1]] = 0
+    return images.astype(np.float32)
+
+
+def turned(values: np.ndarray, codes: str) -> tuple[np.ndarray, np.ndarray]:
+    turn = nib.orientations.ornt_transform(nib.io_orientation(LPS), nib.orientations.axcodes2ornt(codes))
+    affine = LPS @ nib.orientations.inv_ornt_aff(turn, SHAPE)
+    return nib.orientations.apply_orientation(values, turn), affine
+
+
+def write_patient(folder: Path, name: str, seed: int, lesion: bool = False, codes: str = "LPS") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for channel, values in zip(("t1", "flair"), head(seed, lesion), strict=True):
+        nib.save(nib.Nifti1Image(*turned(values, codes)), folder / f"{name}_{channel}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """model: both stages, trained for a moment on healthy heads; data: prepared, with val_healthy; raw: a lesion."""
+    root = tmp_path_factory.mktemp("application")
+    for number in range(10):
+        write_patient(root / "raw_healthy", f"h{number}", number)
+    write_patient(root / "raw", "p90", 90, lesion=True)
+    run(PREPARE, f"--data_dir {root / 'raw_healthy'} --out {root / 'data'} --healthy --img_size 32 --val_patients 3")
+    data = f"--dataset custom --n_channels 2 --normalise percentile --data_dir {root / 'data' / 'train_healthy'}"
+    model = root / "model"
+    run(STAGE1, f"{SMALL_STAGE1} {data} --log_dir {model} --train_steps 300 --lr 3e-3 --code_weight 0.02")
+    train = f"--data_dir {root / 'data' / 'train_healthy'} --ae_load_dir {model}"
+    run(STAGE2, f"{SMALL_STAGE2} {train} --train_steps 60 --train_noise_levels 20")
+    answer(root, root / "raw", root / "answer", f"--healthy {root / 'data' / 'val_healthy'}")
+    return root
+
+
+def answer(runs: Path, source, out: Path, more: str = "") -> None:
+    run(ANSWER, f"{source} --model {runs / 'model'} --out {out} --device cpu --workers 0 {more}")
+
+
+def summary(out: Path) -> list[dict]:
+    with (out / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_maps_are_those_of_prepared_slices(runs, tmp_path):
+    """A volume gives what preparation and detection over a folder give, brought back to its voxels."""
+    run(PREPARE, f"--data_dir {runs / 'raw'} --out {tmp_path / 'data'} --no_labels --img_size 32")
+    words = f"--data_dir {tmp_path / 'data' / 'unlabelled'} --ae_load_dir {runs / 'model'} --device cpu --workers 0"
+    run(DETECT, f"{words} --out_dir {tmp_path / 'slices'}")
+    slices = maps(tmp_path / "slices")
+    assert len(slices) == len(BRAIN)
+    loaded = load_scan(find_scans(runs / "raw", labelled=False).scans[0])
+    plane = plane_of(loaded.images, loaded.spacing[:2], Framing(1.0, 32))
+    volume = nib.load(runs / "answer" / "anomaly_map" / "p90.nii.gz")
+    for level, values in zip(BRAIN, slices.values(), strict=True):
+        np.testing.assert_allclose(volume.get_fdata()[..., level], plane.back(values), rtol=1e-3, atol=1e-5)
+
+
+def test_an_answer_lies_on_the_grid_of_the_file(runs):
+    source = nib.load(runs / "raw" / "p90_t1.nii.gz")
+    for kind, name in (("anomaly_map", "p90"), ("reconstruction", "p90"), ("mask", "p90_fpr0.01")):
+        image = nib.load(runs / "answer" / kind / f"{name}.nii.gz")
+        assert image.shape[:3] == SHAPE
+        np.testing.assert_allclose(image.affine, source.affine, atol=1e-5)
+        assert image.header.get_xyzt_units()[0] == "mm" and image.header["sform_code"] > 0
+    assert image.get_data_dtype() == np.uint8
+    values = nib.load(runs / "answer" / "anomaly_map" / "p90.nii.gz").get_fdata()
+    assert not values[..., [0, -1]].any(), "empty end slices are zeros"
+    lesion = np.zeros(SHAPE, bool)
+    lesion[LESION] = True
+    judged = np.isin(np.arange(8), BRAIN)
+    assert values[lesion].mean() > 3 * values[~lesion & judged].mean()
+
+
+def test_the_record_says_what_was_found(runs):
+    (row,) = summary(runs / "answer")
+    mask = nib.load(runs / "answer" / "mask" / "p90_fpr0.01.nii.gz").get_fdata() > 0
+    values = nib.load(runs / "answer" / "anomaly_map" / "p90.nii.gz").get_fdata()
+    assert int(row["anomalous_voxels"]) == mask.sum() > 0
+    assert float(row["anomalous_ml"]) == pytest.approx(mask.sum() * 4 * 4 * 6 / 1000)
+    assert np.array_equal(mask, values >= np.float32(float(row["threshold"])))
+    assert values[tuple(map(int, row["voxel_of_maximum"].split()))] == values.max()
+    assert 4 <= int(row["slice_of_maximum"]) < 6 and row["percentile"] == "100.0"
+    assert (row["slices"], row["judged_slices"], row["false_positive_rate"]) == ("8", "6", "0.01")
+    with Image.open(runs / "answer" / "montage" / "p90.png") as picture:
+        assert min(picture.size) > 300
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PSL", "AIR"])
+def test_maps_follow_the_orientation_of_the_file(runs, tmp_path, codes):
+    write_patient(tmp_path / codes, "p90", 90, lesion=True, codes=codes)
+    answer(runs, tmp_path / codes, tmp_path / "out")
+    for kind in ("anomaly_map", "reconstruction"):
+        image = nib.load(tmp_path / "out" / kind / "p90.nii.gz")
+        assert nib.aff2axcodes(image.affine) == tuple(codes)
+        back, affine = to_canonical(image.get_fdata(), image.affine)
+        expected = nib.load(runs / "answer" / kind / "p90.nii.gz")
+        np.testing.assert_allclose(affine, LPS, atol=1e-5)
+        np.testing.assert_allclose(back, expected.get_fdata(), rtol=1e-3, atol=1e-5)
+    assert f"turned from {codes} to LPS" in summary(tmp_path / "out")[0]["notices"]
+
+
+def test_every_way_to_name_a_scan_gives_the_same_answer(runs, tmp_path):
+    raw = runs / "raw"
+    both = np.stack([nib.load(raw / f"p90_{channel}.nii.gz").get_fdata() for channel in ("t1", "flair")], axis=-1)
+    (tmp_path / "four").mkdir()
+    nib.save(nib.Nifti1Image(both.astype(np.float32), LPS), tmp_path / "four" / "p90.nii")
+    files = [raw / "p90_flair.nii.gz", raw / "p90_t1.nii.gz"]
+    ways = {
+        "files": f"{files[0]} {files[1]}",
+        "flags": f"--channels t1={files[1]} flair={files[0]}",
+        "four": f"{tmp_path / 'four' / 'p90.nii'}",
+    }
+    expected = nib.load(runs / "answer" / "anomaly_map" / "p90.nii.gz").get_fdata()
+    for way, words in ways.items():
+        answer(runs, words, tmp_path / way / "out")
+        found = nib.load(tmp_path / way / "out" / "anomaly_map" / "p90.nii.gz").get_fdata()
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_slices_are_judged_one_by_one_or_by_the_folder(runs, tmp_path):
+    folder = runs / "data" / "val_healthy"
+    answer(runs, folder, tmp_path / "all", "--batch_size 5")
+    assert len(summary(tmp_path / "all")) == len(list(folder.iterdir())) > 1
+    one = sorted(folder.iterdir())[0]
+    answer(runs, one, tmp_path / "one")
+    results = [nib.load(tmp_path / way / "anomaly_map" / one.name) for way in ("all", "one")]
+    np.testing.assert_allclose(*(image.get_fdata() for image in results), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(results[0].affine, nib.load(one).affine, atol=1e-5)
+    assert results[0].shape == (32, 32)
+    rates = [float(np.mean(nib.load(path).get_fdata())) for path in (tmp_path / "all" / "mask").iterdir()]
+    assert np.mean(rates) <= 0.01, "these are the slices that the threshold was taken from"
+
+
+def test_a_median_filter_removes_single_voxels_and_is_recorded(runs, tmp_path):
+    answer(runs, runs / "raw", tmp_path / "out", "--median 3")
+    values, filtered = (
+        nib.load(out / "anomaly_map" / "p90.nii.gz").get_fdata() for out in (runs / "answer", tmp_path / "out")
+    )
+    assert filtered.max() < values.max() and summary(tmp_path / "out")[0]["median"] == "3"
+
+
+def test_the_same_command_continues_and_another_is_refused(runs, tmp_path):
+    out = tmp_path / "out"
+    answer(runs, runs / "raw", out)
+    kept = out / "anomaly_map" / "p90.nii.gz"
+    stamp = kept.stat().st_mtime_ns
+    write_patient(tmp_path / "more", "p91", 91)
+    answer(runs, f"{runs / 'raw'} {tmp_path / 'more'}", out)
+    assert kept.stat().st_mtime_ns == stamp and len(summary(out)) == 2
+    with pytest.raises(InputError, match="median"):
+        answer(runs, runs / "raw", out, "--median 3")
+
+
+def test_without_healthy_slices_there_is_no_mask(runs, tmp_path, capsys):
+    answer(runs, runs / "raw", tmp_path / "out", "--noise_level 3")
+    assert "--healthy" in capsys.readouterr().out
+    (row,) = summary(tmp_path / "out")
+    assert row["percentile"] == row["threshold"] == row["anomalous_ml"] == "" and float(row["score"]) > 0
+    assert not (tmp_path / "out" / "mask").exists()
+
+
+def test_all_that_is_wrong_with_the_inputs_is_named_at_once(runs, tmp_path):
+    write_patient(tmp_path / "one", "p1", 1)
+    (tmp_path / "one" / "p1_t1.nii.gz").unlink()
+    (tmp_path / "notes.docx").touch()
+    (tmp_path / "damaged.nii.gz").write_bytes(b"no gzip")
+    words = " ".join(str(tmp_path / name) for name in ("one", "notes.docx", "damaged.nii.gz", "nowhere"))
+    with pytest.raises(InputError) as caught:
+        answer(runs, words, tmp_path / "out")
+    text = str(caught.value)
+    for found in ("no t1 volume of p1", "unknown type", "unreadable", "no such file or folder"):
+        assert found in text
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=r"(?s)--channels t1.*not given.*--channels t9.*no channel of the model"):
+        answer(
+            runs, f"--channels t9={tmp_path / 'damaged.nii.gz'} flair={tmp_path / 'damaged.nii.gz'}", tmp_path / "out"
+        )
+    with pytest.raises(InputError, match="nothing to judge"):
+        answer(runs, "", tmp_path / "out")
+
+
+def test_a_scan_that_cannot_be_used_does_not_stop_the_others(runs, tmp_path):
+    write_patient(tmp_path / "raw", "good", 3)
+    write_patient(tmp_path / "raw", "nan", 4)
+    values = head(4)[0]
+    values[5, 5, 3] = np.nan
+    nib.save(nib.Nifti1Image(values, LPS), tmp_path / "raw" / "nan_t1.nii.gz")
+    with pytest.raises(InputError, match="1 voxels are NaN"):
+        answer(runs, tmp_path / "raw", tmp_path / "out")
+    assert [row["name"] for row in summary(tmp_path / "out")] == ["good"]
+
+
+def test_only_slices_like_those_of_the_training_are_judged(runs, tmp_path):
+    """A slice that shows less than any of the training is left out, unless all are asked for."""
+    write_patient(tmp_path / "raw", "p1", 5)
+    for channel in ("t1", "flair"):
+        path = tmp_path / "raw" / f"p1_{channel}.nii.gz"
+        values = nib.load(path).get_fdata(dtype=np.float32)
+        values[:20, :, 3] = values[40:, :, 3] = 0
+        nib.save(nib.Nifti1Image(values, LPS), path)
+    for more, count in (("", "5"), ("--all_slices", "6")):
+        answer(runs, tmp_path / "raw", tmp_path / f"out{count}", more)
+        assert summary(tmp_path / f"out{count}")[0]["judged_slices"] == count
+
+
+def test_scans_unlike_the_training_images_are_named():
+    """Heads upside down, with exchanged channels, or with a background that the training images do not have."""
+
+    def images(seed: int, change=lambda image: image) -> list:
+        volume = head(seed)[..., 1:7] / 1000
+        squares = [np.pad(volume[..., z % 6], [(0, 0), (0, 0), (2, 2)]) for z in range(18)]
+        return [(image, (image != 0).any(0)) for image in map(change, squares)]
+
+    known = likeness_of(images(0) + images(1) + images(2))
+
+    def said(change) -> str:
+        return " ".join(differences(known, likeness_of(images(7, change)), ("t1", "flair")))
+
+    assert said(lambda image: image) == ""
+    assert "upside down" in said(lambda image: image[:, :, ::-1].copy())
+    assert "t1 looks like flair" in said(lambda image: image[::-1].copy())
+    assert "background is not 0" in said(lambda image: image + np.float32(0.01))
+    assert "intensities of t1 are unlike" in said(lambda image: image * np.array([0.5, 1])[:, None, None])
+
+
+def test_thresholds_mark_no_more_than_their_share():
+    values = np.random.default_rng(0).gamma(1.0, size=(20, 16, 16)).round(2).astype(np.float32)  # with ties
+    thresholds = thresholds_at(values.ravel())
+    for rate in RATES:
+        threshold = np.float32(thresholds[f"{rate:g}"])
+        assert (values >= threshold).mean() <= rate
+        below = values[values < threshold].max()
+        assert (values >= below).mean() > rate, "a lower threshold would mark more"
+
+
+def test_a_percentile_counts_lower_scores():
+    known = Calibration("healthy", "", 4, {}, [1.0, 2.0, 2.0, 3.0])
+    assert [known.percentile(score) for score in (0.5, 2.0, 2.5, 9.0)] == [0.0, 25.0, 75.0, 100.0]
+
+
+def test_two_inputs_of_one_name_are_refused(runs, tmp_path):
+    write_patient(tmp_path / "a", "p90", 1)
+    with pytest.raises(InputError, match="2 inputs called p90"):
+        find_items([runs / "raw", tmp_path / "a"], {}, ("t1", "flair"), 2)
+
+
+def test_run_json_names_what_the_results_depend_on(runs):
+    info = json.loads((runs / "answer" / "run.json").read_text())
+    assert info["channels"] == ["t1", "flair"] and info["spacing"] == 1.0
+    assert info["thresholds"]["0.01"] > 0 and info["autoencoder"] and info["model"]

@@ -1,0 +1,183 @@
+"""Scans and slices as the images of a model, and maps back on the grid of the file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from uad.application.inputs import Item
+from uad.data.reading.facts import Levels, TrainingFacts, as_seen
+from uad.data.reading.formats import read_slice
+from uad.data.reading.geometry import CANONICAL, by, from_canonical
+from uad.data.reading.planes import PLANE, Framing, brain_of, plane_of
+from uad.data.reading.scans import load_scan
+from uad.data.reading.settings import Reading
+from uad.errors import ValueProblem, input_error
+
+MIN_BRAIN = 0.02
+
+
+@dataclass(frozen=True)
+class Chain:
+    """From files to a model's images, as its training images were made.
+
+    channels: None where they have no names; levels: which slices were trained on, None to judge all; min_brain,
+    least_foreground: a slice that shows less of the patient is not judged, by the share of the volume's plane and of
+    the model's image.
+    """
+
+    reading: Reading
+    channels: tuple[str, ...] | None
+    framing: Framing
+    levels: Levels | None
+    min_brain: float
+    least_foreground: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the channels are called."""
+        return self.channels or tuple(f"channel_{number}" for number in range(self.reading.n_channels))
+
+
+def chain_of(reading: Reading, facts: TrainingFacts, spacing: float | None, all_slices: bool) -> Chain:
+    """What a checkpoint stores; spacing: of a pixel of the plane, goes before it, 0 keeps each volume's own;
+    all_slices: also judge those that are unlike the training's by their place or by how little they show.
+    """
+    size = reading.img_size if PLANE % reading.img_size == 0 else PLANE
+    framing = facts.framing or Framing(1.0, size)
+    if spacing is not None:
+        framing = Framing(spacing or None, framing.img_size)
+    least = facts.likeness.least if facts.likeness and not all_slices else 0.0
+    levels = None if all_slices else facts.levels
+    min_brain = MIN_BRAIN if facts.min_brain is None else facts.min_brain
+    return Chain(reading, facts.channels, framing, levels, min_brain, least)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One input in memory.
+
+    images: (N, C, S, S) float32 in [0, 1], of the slices that show the patient; foregrounds: (N, S, S) bool; levels:
+    their places on the third axis; shape: (X, Y, Z), the volume with its axes turned (of a slice Z = 1); affine: that
+    of the file, on whose grid results are written; plane_affine: of the squares, for display; voxel_ml: what a voxel
+    holds, None of a single slice. back: (..., S, S) to (..., X, Y); to_file: (X, Y, Z, ...) to the axes of the file;
+    notices: what was done to it.
+    """
+
+    name: str
+    images: np.ndarray
+    foregrounds: np.ndarray
+    levels: tuple[int, ...]
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    plane_affine: np.ndarray
+    voxel_ml: float | None
+    back: Callable[[np.ndarray], np.ndarray]
+    to_file: Callable[[np.ndarray], np.ndarray]
+    notices: tuple[str, ...]
+
+    def volume(self, squares: np.ndarray) -> np.ndarray:
+        """(N, ..., S, S) of the slices to (X, Y, Z, ...): zeros where no slice was judged."""
+        placed = np.moveaxis(self.back(squares), (-2, -1), (1, 2))
+        volume = np.zeros((*self.shape, *placed.shape[3:]), dtype=np.float32)
+        volume[:, :, list(self.levels)] = np.moveaxis(placed, 0, 2)
+        return volume
+
+
+def slice_name(item: Item, level: int) -> str:
+    """The name of a slice, which is that of its file where a preparation wrote it: its randomness is keyed by it."""
+    return item.name if item.scan is None else f"{item.name}_{level:03d}"
+
+
+def open_item(item: Item, chain: Chain, resampling: bool = False) -> Opened:
+    """Read one input; InputError where it cannot be used."""
+    return _open_slice(item, chain) if item.scan is None else _open_scan(item, chain, resampling)
+
+
+def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
+    loaded = load_scan(item.scan, resampling)
+    try:
+        plane = plane_of(loaded.images, loaded.spacing[:2], chain.framing)
+    except ValueError as error:
+        expected, remedy = "slices that hold the body", f"pass a larger --spacing, so that {PLANE} pixels hold it"
+        raise input_error(item.where, str(error), expected, remedy) from error
+    first, stop, notice = _trained_levels(chain, loaded.images.shape[3])
+    images, foregrounds, levels = [], [], []
+    for level in range(first, stop):
+        raw = loaded.images[..., level]
+        if raw.max() > raw.min() and brain_of(raw).sum() >= max(1, chain.min_brain * raw[0].size):
+            image, foreground = _seen(plane.squares(raw), chain.reading, f"{item.where}, slice {level}")
+            if foreground.mean() >= chain.least_foreground:
+                images.append(image)
+                foregrounds.append(foreground)
+                levels.append(level)
+    if not levels:
+        expected = (
+            f"slices with the patient in at least {max(chain.min_brain, chain.least_foreground):.0%} of the image"
+        )
+        remedy = "look at the volume; --all_slices judges slices that show less than those of the training"
+        raise input_error(item.where, "no slice that shows enough of the patient", expected, remedy)
+    grid = loaded.notes[0].grid
+    turned = [f"turned from {grid.orientation} to {CANONICAL} for the model"] if grid.orientation != CANONICAL else []
+    if plane.step != (1.0, 1.0):
+        turned.append(f"slices of {by(loaded.spacing[:2])} mm pixels resampled to {chain.framing.spacing:g} mm")
+    notices = dict.fromkeys([*turned, *notice, *(notice for note in loaded.notes for notice in note.notices)])
+    return Opened(
+        item.name,
+        np.stack(images),
+        np.stack(foregrounds),
+        tuple(levels),
+        loaded.images.shape[1:],
+        grid.affine,
+        plane.affine(loaded.affine, 0),
+        float(np.prod(grid.spacing)) / 1000,
+        plane.back,
+        lambda volume: from_canonical(volume, grid.affine),
+        tuple(notices),
+    )
+
+
+def _trained_levels(chain: Chain, count: int) -> tuple[int, int, list[str]]:
+    """First and past-the-last slice to judge of `count`, and what to know of it."""
+    levels = chain.levels
+    if levels is None or not levels.low + levels.high:
+        return 0, count, []
+    if levels.slices == count:
+        kept = f"slices {levels.low} to {count - levels.high - 1} were judged, those of the training's"
+        return levels.low, count - levels.high, [kept]
+    left_out = f"the lowest {levels.low} and the highest {levels.high} of {levels.slices or 'its'} slices"
+    return 0, count, [f"the training left out {left_out}: maps of such slices mean little"]
+
+
+def _open_slice(item: Item, chain: Chain) -> Opened:
+    raw = read_slice(item.slice_file, chain.reading.n_channels)
+    height, width = raw.image.shape[1:]
+    image, foreground = _seen(raw.image, chain.reading, item.where, raw.full_scale)
+
+    def back(squares: np.ndarray) -> np.ndarray:
+        flat = torch.from_numpy(squares.reshape(1, -1, *squares.shape[-2:]).astype(np.float32))
+        fine = F.interpolate(flat, (height, width), mode="bilinear", align_corners=False)
+        return fine.numpy().reshape(*squares.shape[:-2], height, width)
+
+    return Opened(
+        item.name,
+        image[None],
+        foreground[None],
+        (0,),
+        (height, width, 1),
+        raw.affine,
+        raw.affine,
+        None,
+        back,
+        lambda volume: volume,
+        (),
+    )
+
+
+def _seen(raw: np.ndarray, reading: Reading, where: str, full_scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return as_seen(raw, reading, full_scale)
+    except ValueProblem as error:
+        raise error.at(where) from error

@@ -1,0 +1,118 @@
+"""What detection leaves of one input, on the grid of its file, and the table over all of them.
+
+OUT/anomaly_map/NAME.nii.gz      the map, 0 in slices that do not show the patient
+OUT/reconstruction/NAME.nii.gz   the healthy counterpart, normalised as the model sees it; channels on a 4th axis
+OUT/mask/NAME_fpr0.01.nii.gz     what reaches the threshold that marks this share of healthy pixels
+OUT/montage/NAME.png             a look at it
+OUT/records/NAME.json            numbers and notices; written last: an input with a record is complete
+OUT/summary.csv                  the records as a table
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from uad.application.calibration import Calibration
+from uad.application.judging import Judged
+from uad.application.montage import write_montage
+from uad.application.opening import Opened
+from uad.data.reading.formats import write_slice
+from uad.data.reading.volumes import write_volume
+from uad.files import read_json, write_json, write_text
+
+COLUMNS = (
+    "name", "score", "percentile", "anomalous_ml", "anomalous_voxels", "threshold", "false_positive_rate",
+    "slice_of_maximum", "voxel_of_maximum", "slices", "judged_slices", "median", "notices",
+)  # fmt: skip
+
+
+def record_path(out: Path, name: str) -> Path:
+    """Where the record of an input lies."""
+    return out / "records" / f"{name}.json"
+
+
+def write_opened(
+    out: Path,
+    opened: Opened,
+    judged: Judged,
+    calibration: Calibration | None,
+    rate: float,
+    median: int,
+    display_channel: int,
+    notices: Sequence[str],
+) -> None:
+    """Save everything of one input.
+
+    median: side of a median filter over voxels in three dimensions (of a slice in two), 0 for none; rate: one of
+    uad.application.calibration.RATES.
+    """
+    volume = opened.volume(judged.maps)
+    if median:
+        size = [median if length > 1 else 1 for length in volume.shape]
+        volume = ndimage.median_filter(volume, size=size)
+    threshold = calibration.threshold(rate) if calibration else None
+    stored = opened.to_file(volume)
+    _write(out / "anomaly_map" / f"{opened.name}.nii.gz", stored, opened)
+    reconstruction = opened.volume(judged.reconstructions)
+    _write(out / "reconstruction" / f"{opened.name}.nii.gz", opened.to_file(reconstruction), opened)
+    marked = None
+    if threshold is not None:
+        mask = stored >= np.float32(threshold)
+        marked = int(mask.sum())
+        _write(out / "mask" / f"{opened.name}_fpr{rate:g}.nii.gz", mask.astype(np.uint8), opened)
+    write_montage(out / "montage" / f"{opened.name}.png", opened, judged, threshold, display_channel)
+    score = max(judged.scores)
+    place = np.unravel_index(int(stored.argmax()), stored.shape)
+    write_json(
+        record_path(out, opened.name),
+        {
+            "name": opened.name,
+            "score": score,
+            "percentile": calibration.percentile(score) if calibration else None,
+            "anomalous_ml": None if marked is None or opened.voxel_ml is None else marked * opened.voxel_ml,
+            "anomalous_voxels": marked,
+            "threshold": threshold,
+            "false_positive_rate": rate if calibration else None,
+            "slice_of_maximum": int(np.unravel_index(int(volume.argmax()), volume.shape)[2]),
+            "voxel_of_maximum": [int(index) for index in place],
+            "slices": opened.shape[2],
+            "judged_slices": list(opened.levels),
+            "slice_scores": judged.scores,
+            "median": median,
+            "notices": list(notices),
+        },
+    )
+
+
+def _write(path: Path, values: np.ndarray, opened: Opened) -> None:
+    """(X, Y, Z) or (X, Y, Z, C) in the file's axes; a slice as (H, W) or (C, H, W)."""
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if opened.voxel_ml is not None:
+        write_volume(path, values, opened.affine)
+    else:
+        flat = values[:, :, 0]
+        write_slice(path, flat.transpose(2, 0, 1) if flat.ndim == 3 else flat, opened.affine)
+
+
+def write_summary(out: Path, names: Sequence[str]) -> Path:
+    """The table of all inputs that are complete, the highest percentile and score first."""
+    records = [read_json(record_path(out, name)) for name in names if record_path(out, name).is_file()]
+    records.sort(key=lambda record: (-(record["percentile"] or 0), -record["score"], record["name"]))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for record in records:
+        shown = record | {
+            "judged_slices": len(record["judged_slices"]),
+            "voxel_of_maximum": " ".join(map(str, record["voxel_of_maximum"])),
+            "notices": "; ".join(record["notices"]),
+        }
+        table.writerow(["" if shown[column] is None else shown[column] for column in COLUMNS])
+    path = out / "summary.csv"
+    write_text(path, text.getvalue())
+    return path

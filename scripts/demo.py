@@ -21,7 +21,7 @@ STAGE1 = SCRIPTS.parent / "binary_autoencoder" / "train_ae_dist.py"
 
 @dataclass(frozen=True)
 class Scale:
-    """What differs between the data sets: how many phantoms, which folders and test images."""
+    """What differs between the data sets: how many phantoms, which folders and test images, and scans as they are."""
 
     patients: int
     prepare: str
@@ -29,6 +29,7 @@ class Scale:
     healthy: str
     diseased: str
     images: int
+    scan: str
 
 
 SCALES = {
@@ -39,6 +40,7 @@ SCALES = {
         healthy="val_healthy",
         diseased="val_diseased",
         images=100,
+        scan="MICCAI_BraTS2020_TrainingData/BraTS20_Training_002",
     ),
     "OCT": Scale(
         patients=100,
@@ -47,6 +49,7 @@ SCALES = {
         healthy="val_NORMAL",
         diseased="DME",
         images=60,
+        scan="OCT2017/val/DME",
     ),
 }
 # Phantoms come from one scanner: augmentation would only cost training time.
@@ -88,6 +91,12 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
             f"--results {results / scale.diseased} --healthy {results / scale.healthy} --workers 2 --bootstrap 200",
         ),
         Step(
+            "an answer for scans as they are",
+            SCRIPTS / "detect.py",
+            f"{root / 'raw' / scale.scan} --model {run} --healthy {data / scale.healthy} --out {root / 'answers'} "
+            f"{DETECT_FLAGS} --batch_size 20",
+        ),
+        Step(
             "overview",
             SCRIPTS / "make_overview.py",
             f"{detect} --data_dir {data / scale.diseased} --out {root / 'overview.png'}",
@@ -106,6 +115,7 @@ Done. What there is to see:
   {evaluation / "panels.png"}    input, reconstruction, map, prediction, truth
   {evaluation / "tables.md"}     the table, with 95 % intervals over patients
   {root / "results" / scale.diseased}   maps, reconstructions and masks as NIfTI
+  {root / "answers"}   map, mask and montage of scans on their own grid, summary.csv
   {root / "logs"}   checkpoints, log.jsonl and picture grids of both stages
 These are phantoms, and minutes of training on a small network. With data of your own:
   1. prepare a folder of healthy slices and one of test slices, as data/README.md says

@@ -3,6 +3,7 @@
 A lesion planted at known world coordinates must be found there, however the volume is stored.
 """
 
+import locale
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
@@ -18,7 +19,7 @@ from uad.data.reading.geometry import Grid, from_canonical, same_grid, to_canoni
 from uad.data.reading.layouts import Scan, Source, find_scans
 from uad.data.reading.planes import Framing, plane_of
 from uad.data.reading.scans import load_scan
-from uad.data.reading.volumes import read_header, read_volume, write_volume
+from uad.data.reading.volumes import locale_kept, read_header, read_volume, write_volume
 from uad.errors import InputError
 
 SHAPE = (24, 20, 9)
@@ -227,12 +228,15 @@ def test_other_formats_lie_where_simpleitk_says(tmp_path, ending):
     if ending == "dicom":
         path = tmp_path / "series"
         path.mkdir()
-        write_dicom(sitk, image, path)
+        with locale_kept():
+            write_dicom(sitk, image, path)
     else:
         sitk.WriteImage(image, str(path))
+    before = locale.setlocale(locale.LC_ALL)
     values, placed = to_canonical(*read_volume(path)[:2])
     assert np.array_equal(values, head())
     np.testing.assert_allclose(placed, LPS, atol=1e-4)
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def write_dicom(sitk, image, folder: Path) -> None:

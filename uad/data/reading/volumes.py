@@ -3,7 +3,10 @@
 Values and affine are those of the file; uad.data.reading.geometry turns them to one orientation.
 """
 
+import locale
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,6 +152,16 @@ def _placed(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, tuple[str
     return affine, ()
 
 
+@contextmanager
+def locale_kept() -> Iterator[None]:
+    """The process's locale stays as it is: reading and writing DICOM sets it to "C", in which text is ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
 def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Values (X, Y, Z[, C]) and affine of what SimpleITK reads."""
     if not path.exists():
@@ -158,8 +171,9 @@ def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except ImportError as error:
         found = "a format that needs SimpleITK, which is not installed"
         raise input_error(path, found, f"{', '.join(NIFTI_EXTENSIONS)}, or the extra `formats`", EXTRA) from error
-    source = _dicom_series(path, sitk) if path.is_dir() else str(path)
-    image = _guarded(path, lambda: sitk.ReadImage(source) if path.is_dir() else _read_itk_file(source, sitk))
+    with locale_kept():
+        source = _dicom_series(path, sitk) if path.is_dir() else str(path)
+        image = _guarded(path, lambda: sitk.ReadImage(source) if path.is_dir() else _read_itk_file(source, sitk))
     dimensions = image.GetDimension()
     if dimensions == 4:  # a fourth axis in space and time: channels
         parts = [image[..., index] for index in range(image.GetSize()[3])]

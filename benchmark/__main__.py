@@ -28,7 +28,6 @@ from uad.checkpoints import versions
 from uad.cli.command import run_command
 from uad.distributed import choose_device, set_up
 from uad.files import write_json
-from uad.precision import resolve_amp
 
 AGREEMENT_STEPS = 10
 SCALING_BATCHES = (1, 2, 4, 8, 16, 32)
@@ -175,7 +174,7 @@ def main(options: Options) -> None:
     device = choose_device(options.device, 0)
     if options.workload not in RELEASED:
         set_up(device)
-    bench = Workbench.of(options, device, resolve_amp(options.amp, device))
+    bench = Workbench.of(options, device, options.amp)
     if options.workload:
         serve(options.workload, options.clock, bench)
         return

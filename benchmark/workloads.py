@@ -23,7 +23,7 @@ from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.checkpoints import CheckpointFiles
 from uad.distributed import World
 from uad.optimizers import make_optimizer
-from uad.precision import prepare_inference
+from uad.precision import precision_seconds, prepare_inference, resolve_amp
 from uad.randomness import keyed_generator
 from uad.training import Phase, Training, TrainOptions
 
@@ -57,7 +57,10 @@ class Workbench:
 
     @classmethod
     def of(cls, options: Options, device: torch.device, amp: str) -> "Workbench":
-        """Trained networks where checkpoints are named, else random ones of the paper's size (tiny for --quick)."""
+        """Trained networks where checkpoints are named, else random ones of the paper's size (tiny for --quick).
+
+        amp: as asked for; on a CPU `auto` is what detection with these networks is faster in.
+        """
         if options.ae_load_dir:
             autoencoder = load_autoencoder(AutoencoderSource(options.ae_load_dir)).network
             model = load_diffusion(options.model_path)
@@ -70,6 +73,7 @@ class Workbench:
             network, process = FlipUNet(bits, size, **(QUICK_UNET if options.quick else {})), BernoulliDiffusion()
             for parameter in network.parameters():  # not the zeros with which training begins
                 nn.init.normal_(parameter, std=0.02)
+        amp = resolve_amp(amp, device, lambda: precision_seconds((autoencoder, network), training=False))
         names = ("noise_level", "batch_size", "train_batch", "measured_steps", "optimizer", "shifts")
         settings = {name.removesuffix("_size"): getattr(options, name) for name in names}
         settings["steps"] = options.denoise_steps

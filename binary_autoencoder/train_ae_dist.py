@@ -149,7 +149,8 @@ def main(args: argparse.Namespace) -> None:
     """Check the data, then train."""
     chosen = stage1_of(args)
     with distributed_world(chosen.device) as world:
-        run = chosen.run.on(world.device)
+        files = checkpoint_files(chosen.run.log_dir)
+        run = chosen.run.on(world, [chosen.architecture.build()], files, KIND)
         world.share_of(run.options.batch_size)
         if not ready(chosen.opening, chosen.reading, world, run.options.batch_size, healthy=True):
             return

@@ -37,7 +37,7 @@ from uad.application.writing import record_path, write_opened, write_summary
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
 from uad.cli.provenance import command_line
-from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
+from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_configuration, check_values
 from uad.data.reading.checks import check_folder, data_hash
 from uad.data.reading.likeness import differences, likeness_of
@@ -46,7 +46,6 @@ from uad.data.reading.scans import header_problems
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, Problem, input_error
 from uad.files import write_json
-from uad.precision import resolve_amp
 from uad.scores import check_polarity, image_kind
 
 # Single slices that are opened and judged together.
@@ -185,14 +184,15 @@ def main(args: argparse.Namespace) -> None:
         items = find_items(request.inputs, request.assigned, chain.channels, reading.n_channels)
         _check_headers(items, request.resampling)
         settings = settings_of(request, autoencoder, model, detection)
-        amp = resolve_amp(runtime.amp, world.device)
+        networks = (autoencoder.network, model.network)
+        amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(request.out))
         method = detector(autoencoder.network, model, detection, world.device, amp)
         kind = image_kind(detection.score, detection.polarity)
         judging = Judge(method, world, request.batch_size, runtime.seed, kind)
         kept = calibration_path(request.model, settings)
         world.on_main(lambda: calibrated(request, chain, kept, judging))
         calibration = stored_calibration(kept)
-        world.on_main(lambda: begin(request, chain, settings, calibration))
+        world.on_main(lambda: begin(request, chain, settings | {"amp": amp}, calibration))
         if calibration is None and world.is_main:
             print("Nothing was calibrated: no mask and no percentile. Name a folder of healthy slices by --healthy.")
         problems = judge_items(request, chain, autoencoder, items, judging, calibration)

@@ -30,9 +30,8 @@ from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, read
 from uad.cli.flags import Flags
 from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
-from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
+from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.distributed import distributed_world
-from uad.precision import resolve_amp
 from uad.scores import EVIDENCE_SCORES, check_polarity
 
 
@@ -121,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     runtime = request.runtime
     with distributed_world(runtime.device) as world:
-        share, amp = world.share_of(request.output.batch_size), resolve_amp(runtime.amp, world.device)
+        share = world.share_of(request.output.batch_size)
         autoencoder = load_autoencoder(request.autoencoder)
         reading = autoencoder.reading
         check_polarity(request.detection.polarity, request.detection.score, reading.n_channels)
@@ -133,6 +132,8 @@ def main(args: argparse.Namespace) -> None:
             for notice in notices(detection, model):
                 print(notice)
         out_dir = request.output.folder(default_out_dir(request))
+        networks = (autoencoder.network, model.network)
+        amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(out_dir))
         info = run_info(request, detection, autoencoder, model, amp)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return

@@ -149,9 +149,10 @@ def main(args: argparse.Namespace) -> None:
     """Check the data and the autoencoder, then train."""
     chosen = stage2_of(args)
     with distributed_world(chosen.device) as world:
-        run = chosen.run.on(world.device)
         autoencoder = load_autoencoder(chosen.source)
         model = model_for(autoencoder.network.code_shape, chosen.stated)
+        files = checkpoint_files(chosen.run.log_dir, chosen.run.options.ema_beta)
+        run = chosen.run.on(world, [model.build()[0]], files, KIND)
         config = configuration(chosen, autoencoder, model)
         world.share_of(run.options.batch_size)
         check_own_folder(run.log_dir)

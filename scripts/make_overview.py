@@ -31,13 +31,13 @@ from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags, add
-from uad.cli.runtime import add_runtime_flags
+from uad.cli.runtime import add_runtime_flags, precision_of
 from uad.data.reading.folder import SliceFolder
 from uad.distributed import distributed_world
 from uad.errors import input_error
 from uad.evaluation.display import for_display
 from uad.files import written_whole
-from uad.precision import autocast, resolve_amp
+from uad.precision import autocast
 from uad.randomness import keyed_generator, uniform_field
 
 PLANES = 4  # bit planes are shown as a PLANES x PLANES mosaic
@@ -198,7 +198,7 @@ def main(args: argparse.Namespace) -> None:
         if not world.is_main:
             return
         item = chosen_item(request.opening.folders.open(autoencoder.reading), request.image)
-        amp = resolve_amp(request.amp, world.device)
+        amp = precision_of(request.amp, world, (autoencoder.network, model.network))
         shown = stages(item, autoencoder, model, detection, request.seed, world.device, amp)
         channel = autoencoder.reading.display_channel
         figure = draw(shown, channel, detection.noise_level, detection.prob_threshold)

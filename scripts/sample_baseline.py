@@ -22,7 +22,7 @@ from uad.cli.data import Opening, add_folder_flags, add_reading_flags, given_rea
 from uad.cli.flags import Flags, require
 from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
-from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
+from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given
 from uad.data.reading.opening import check_once, open_slices
 from uad.data.reading.settings import Reading
@@ -30,7 +30,6 @@ from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import read_json
 from uad.inference import result_writer
-from uad.precision import resolve_amp
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,9 @@ def main(args: argparse.Namespace) -> None:
         if not ready(request.opening, reading, world):
             return
         check_healthy_folder(request, reading, world)
-        amp = resolve_amp(runtime.amp, world.device)
+        folders = request.opening.folders
+        out_dir = request.output.folder(Path("results") / f"{run_name(trained)}_{Path(folders.data_dir).name}")
+        amp = precision_of(runtime.amp, world, trained.modules.values(), begun=amp_of_results(out_dir))
         options = detection_options(request.method, request.options, trained.config)
         modules = {stage: module.to(world.device) for stage, module in trained.modules.items()}
         if request.compile:
@@ -103,8 +104,6 @@ def main(args: argparse.Namespace) -> None:
                 module.compile()
         detector = method.Detector(trained.config, modules, options, amp, request.score)
         check_healthy_dir(request, detector)
-        folders = request.opening.folders
-        out_dir = request.output.folder(Path("results") / f"{run_name(trained)}_{Path(folders.data_dir).name}")
         info = run_info(request, trained, detector, options, amp)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return

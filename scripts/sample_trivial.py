@@ -25,13 +25,12 @@ from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, read
 from uad.cli.flags import Flags, add, add_switch, require
 from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
-from uad.cli.runtime import Runtime, add_runtime_flags, runtime_of
+from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given, check_values
 from uad.data.reading.opening import Folders, check_folders, open_slices
 from uad.data.reading.settings import IMG_SIZE, Reading
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, input_error, missing_flag
-from uad.precision import resolve_amp
 from uad.scores import RESIDUAL_SCORES
 
 
@@ -160,13 +159,21 @@ def check_training_folder(request: Request, reading: Reading) -> None:
 def autoencoder(request: Request, world: World) -> Competitor:
     """The binarizing autoencoder without diffusion."""
     trained = load_autoencoder(request.source)
-    amp = resolve_amp(request.runtime.amp, world.device)
+    begun = amp_of_results(out_dir_of(request))
+    amp = precision_of(request.runtime.amp, world, [trained.network], begun=begun)
     facts = {
+        "amp": amp,
         "autoencoder": {"step": trained.step, "weights_hash": trained.weights_hash, "command": trained.command},
         "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
     }
     method = AutoencoderAlone(trained.network.to(world.device), amp, request.score)
     return Competitor(method, "binarizing autoencoder", trained.reading, facts)
+
+
+def out_dir_of(request: Request) -> Path:
+    """Where the results go."""
+    folder = Path(request.opening.folders.data_dir or "").name
+    return request.output.folder(Path("results") / f"{request.method}_{folder}")
 
 
 COMPETITORS = {"intensity": intensity, "pca": pca, "autoencoder": autoencoder}
@@ -187,12 +194,12 @@ def main(args: argparse.Namespace) -> None:
             "data_dir": str(folders.data_dir),
             "num_samples": folders.num_samples,
             "seed": runtime.seed,
-            "amp": resolve_amp(runtime.amp, world.device),
+            "amp": "off",
             "score": request.score,
             **chosen.facts,
             **provenance(chosen.reading, folders.data_dir, folders.patients),
         }
-        out_dir = request.output.folder(Path("results") / f"{request.method}_{Path(folders.data_dir).name}")
+        out_dir = out_dir_of(request)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
         detect(chosen.method, folders.open(chosen.reading), out_dir, info, share, runtime, world)

@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
     method = load_method(request.method)
     config = chosen_configuration(request, method)
     with distributed_world(request.device) as world:
-        runs = {stage: run_of_stage(request, config, stage).on(world.device) for stage in method.STAGES}
+        runs = runs_of(request, config, method, world)
         batches = [run.options.batch_size for run in runs.values()]
         for batch_size in batches:
             world.share_of(batch_size)
@@ -135,6 +135,20 @@ def main(args: argparse.Namespace) -> None:
             return
         with exclusive(request.run.log_dir, world) as lock:
             train(request, runs, world, method, config, lock.check)
+
+
+def runs_of(request: Request, config: dict, method: ModuleType, world: World) -> dict[str, Run]:
+    """The run of each stage, in the precision that its own network is faster in."""
+    modules = method.build(config)
+    return {
+        stage: run_of_stage(request, config, stage).on(
+            world,
+            [modules[stage]],
+            checkpoint_files(request.run.log_dir, method.NAME, stage),
+            kind(method.NAME, stage),
+        )
+        for stage in method.STAGES
+    }
 
 
 def chosen_configuration(request: Request, method: ModuleType) -> dict:

@@ -1,5 +1,8 @@
 """Mixed precision: networks in bfloat16 or float16 under autocast, losses and weights in float32."""
 
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,6 +12,9 @@ from uad.errors import input_error
 
 AMP_MODES = ("auto", "bf16", "fp16", "off")
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "asimdbf16"}
+# What `precision_seconds` times: so many kinds of convolutions, those with most of the work, on feature maps of this
+# side, and how long each precision is tried on one, in seconds.
+TIMED_LAYERS, TIMED_SIDE, TIMED_BATCH, TIMED_SECONDS = 4, 32, 8, 0.04
 
 
 def cpu_has_bfloat16() -> bool:
@@ -25,15 +31,68 @@ def keep_float32_exact() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def resolve_amp(mode: str, device: torch.device) -> str:
-    """`auto` -> bf16 where the device has it; otherwise fp16 on CUDA and off on a CPU. Others are kept as they are."""
+def resolve_amp(mode: str, device: torch.device, seconds: Callable[[], Mapping[str, float]]) -> str:
+    """`auto` -> on CUDA bf16 where the device has it, else fp16; on a CPU with bfloat16 what takes fewer `seconds` (see
+    precision_seconds), on others off. Other modes are kept as they are.
+    """
     if mode not in AMP_MODES:
         raise input_error("--amp", mode, f"one of {', '.join(AMP_MODES)}", "choose one of these")
     if mode != "auto":
         return mode
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if cpu_has_bfloat16() else "off"
+    if not cpu_has_bfloat16():
+        return "off"
+    measured = seconds()
+    return min(measured, key=measured.get)
+
+
+def precision_seconds(modules: Iterable[nn.Module], training: bool) -> dict[str, float]:
+    """How long the networks' own convolutions take on this CPU in bf16 and in float32 (`off`), in seconds.
+
+    Not every processor that has bfloat16 is faster in it: with AVX-512 but no AMX, float32 is up to twice as fast. The
+    kinds of convolutions with most of the work are run on random feature maps, in training forwards and backwards.
+    """
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    shape = {layer: (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride) for layer in layers}
+    counts = Counter(shape.values())
+    work = {
+        layer: layer.weight.numel() * counts[shape[layer]] for layer in {shape[each]: each for each in layers}.values()
+    }
+    timed = sorted(work, key=work.get, reverse=True)[:TIMED_LAYERS]
+    with torch.random.fork_rng(devices=[]):  # random weights and features; what is drawn later stays as it is
+        return {
+            amp: sum(counts[shape[layer]] * _seconds_of(layer, amp, training) for layer in timed)
+            for amp in ("off", "bf16")
+        }
+
+
+def _seconds_of(layer: nn.Conv2d, amp: str, training: bool) -> float:
+    """The shortest of several passes through a copy of a convolution, in channels-last layout."""
+    kind = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
+    copy = nn.Conv2d(layer.in_channels, layer.out_channels, groups=layer.groups, **kind)
+    features = torch.rand(TIMED_BATCH, layer.in_channels, TIMED_SIDE, TIMED_SIDE).contiguous(
+        memory_format=torch.channels_last
+    )
+    if training:
+        copy = copy.to(memory_format=torch.channels_last)
+        features.requires_grad_(True)
+    else:
+        copy = prepare_inference(nn.Sequential(copy), amp)
+
+    def one_pass() -> float:
+        begin = time.perf_counter()
+        with torch.set_grad_enabled(training), autocast(amp, torch.device("cpu")):
+            out = copy(features)
+        if training:
+            out.float().mean().backward()
+        return time.perf_counter() - begin
+
+    one_pass()  # in which memory is taken and kernels are chosen
+    passes, end = [one_pass()], time.perf_counter() + TIMED_SECONDS
+    while time.perf_counter() < end:
+        passes.append(one_pass())
+    return min(passes)
 
 
 def autocast(amp: str, device: torch.device) -> torch.autocast:

@@ -1,16 +1,19 @@
 """Flags of a training run, and what they become: Run."""
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
+from torch import nn
 
+from uad.checkpoints import CheckpointFiles, newest_state
 from uad.cli.flags import add, add_switch, number_or_all
+from uad.cli.runtime import precision_of
 from uad.configuration import check_values
 from uad.data.training.loading import Variation
+from uad.distributed import World
 from uad.optimizers import OPTIMIZERS
-from uad.precision import resolve_amp
 from uad.training import TrainOptions
 
 
@@ -29,9 +32,14 @@ class Run:
     weight_decay: float
     variation: Variation
 
-    def on(self, device: torch.device) -> "Run":
-        """The same run with its precision resolved for a device."""
-        return replace(self, options=replace(self.options, amp=resolve_amp(self.options.amp, device)))
+    def on(self, world: World, modules: Iterable[nn.Module], files: CheckpointFiles, kind: str) -> "Run":
+        """The same run with its precision resolved for these networks, as the run began where `files` holds one."""
+        begun = None
+        if self.options.amp == "auto" and world.device.type == "cpu":
+            state, _ = newest_state(files, world, kind)
+            begun = state and state["settings"]["amp"]
+        amp = precision_of(self.options.amp, world, modules, training=True, begun=begun)
+        return replace(self, options=replace(self.options, amp=amp))
 
     def named(self, log_dir: str, lr: float) -> "Run":
         """The same run with what the flags leave to the stage: its folder and learning rate."""

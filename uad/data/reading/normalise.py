@@ -72,13 +72,13 @@ def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarra
     if not np.isfinite(image).all():
         found = f"{np.count_nonzero(~np.isfinite(image))} values are NaN or infinite"
         raise ValueProblem(found, "finite intensities", "repair or remove the file")
+    if how == "tissue":
+        return _tissue(image)
     image = image.astype(np.float64)
     if how == "none":
         return _unit_range(image / full_scale)
     if how == "joint":
         return _stretch(image, image.min(), image.max())
-    if how == "tissue":
-        return _tissue(image)
     foreground, no_signal = foreground_of(image)
     scaled = np.zeros(image.shape, dtype=np.float32)
     for channel, level, out in zip(image, no_signal, scaled, strict=True):
@@ -129,15 +129,16 @@ def _foreground(tissue: np.ndarray) -> np.ndarray:
 
 def _tissue(image: np.ndarray) -> np.ndarray:
     if image.min() < 0:
-        _refuse_negative(image)
+        _refuse_negative(image.astype(np.float64))
     image = image.clip(0)
     body = body_mask(image)
     inner = interior(body)
     scaled = np.zeros(image.shape, dtype=np.float32)
+    # Floating point numbers of 64 bits only where they are needed: copies of whole images take a third of the time.
     for channel, out in zip(image, scaled, strict=True):
-        median = np.median(channel[inner])
+        median = np.median(channel[inner].astype(np.float64))
         if median > 0 and channel.max() > channel.min():
-            out[body] = (TISSUE_MEDIAN * channel[body] / median).clip(0, 1)
+            out[body] = (TISSUE_MEDIAN * channel[body].astype(np.float64) / median).clip(0, 1)
     return scaled
 
 

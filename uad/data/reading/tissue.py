@@ -25,28 +25,88 @@ def body_mask(image: np.ndarray) -> np.ndarray:
     typical = ndimage.uniform_filter(_typical(image), 3)
     if not typical.max() > 0:
         return np.ones(typical.shape, dtype=bool)
-    bright = ndimage.binary_opening(typical > SHARE_OF_THRESHOLD * otsu(typical[typical > 0]))
-    regions, count = ndimage.label(bright)
+    regions, count = ndimage.label(_opened(typical > SHARE_OF_THRESHOLD * otsu(typical[typical > 0])))
     if count == 0:
         return np.ones(typical.shape, dtype=bool)
     sizes = np.bincount(regions.ravel())
     sizes[0] = 0
     large = (sizes >= LEAST_REGION * sizes.max())[regions]
     reach = max(1, round(CLOSING * max(large.shape)))
-    # Padding lets the closing reach beyond the border and come back.
-    closed = ndimage.binary_closing(np.pad(large, reach), iterations=reach)[reach:-reach, reach:-reach]
-    return ndimage.binary_fill_holes(closed | large)
+    body = np.zeros_like(large)
+    box = _bounding_box(large)
+    # Neither closing nor filling leaves the bounding box.
+    body[box] = _filled(_closed(large[box], reach))
+    return body
 
 
 def _typical(image: np.ndarray) -> np.ndarray:
     """Median over the channels that are not constant, each scaled to its 98th percentile and clipped to [0, 1]."""
     scaled = []
-    for channel in image.astype(np.float64):
-        top = np.percentile(channel, BRIGHT_PERCENTILE)
-        top = top if top > 0 else channel.max()
-        if top > 0 and channel.max() > channel.min():
-            scaled.append((channel / top).clip(0, 1))
-    return np.median(scaled, axis=0) if scaled else np.zeros(image.shape[1:])
+    for channel in image:
+        highest = channel.max()
+        if highest > 0 and highest > channel.min():
+            top = _percentile(channel, BRIGHT_PERCENTILE)
+            scaled.append(np.minimum(channel.astype(np.float64) / (top if top > 0 else highest), 1))
+    return _median(scaled) if scaled else np.zeros(image.shape[1:])
+
+
+def _percentile(values: np.ndarray, percent: float) -> float:
+    """np.percentile of non-negative values in float64, in a third of its time, which also looks for the least and the
+    greatest value. Many equal values, such as zeros, make np.partition twenty times slower.
+    """
+    place = (values.size - 1) * (percent / 100)
+    positive = values[values > 0]
+    below = int(place) - (values.size - positive.size)
+    if not 0 <= below < positive.size - 1:
+        return float(np.percentile(values.astype(np.float64), percent))
+    parted, share = np.partition(positive, below), place - int(place)
+    low, high = float(parted[below]), float(parted[below + 1 :].min())
+    return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
+
+
+def _median(images: list[np.ndarray]) -> np.ndarray:
+    """The median over some images, pixel by pixel: np.median sorts every pixel on its own, ten times slower."""
+    ordered, middle = list(images), len(images) // 2
+    for place in range(middle + 1):
+        for other in range(place + 1, len(ordered)):
+            lesser = np.minimum(ordered[place], ordered[other])
+            ordered[other] = np.maximum(ordered[place], ordered[other])
+            ordered[place] = lesser
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) without what is too thin for a cross of 3 x 3 pixels; nothing lies beyond the border."""
+    eroded = np.logical_and.reduce(_cross(mask))
+    return np.logical_or.reduce(_cross(eroded))
+
+
+def _cross(mask: np.ndarray) -> list[np.ndarray]:
+    """The mask and its four neighbours in every pixel's place, False beyond the border."""
+    padded = np.pad(mask, 1)
+    return [padded[1:-1, 1:-1], padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
+
+
+def _closed(mask: np.ndarray, reach: int) -> np.ndarray:
+    """A mask (H, W), not empty, closed with the cross of 3 x 3 pixels, `reach` times dilated and as often eroded.
+
+    So many crosses reach as far as the city-block distance. Padding lets the closing go beyond the border and back.
+    """
+    padded = np.pad(mask, reach)
+    dilated = ndimage.distance_transform_cdt(~padded, "taxicab") <= reach
+    return (ndimage.distance_transform_cdt(dilated, "taxicab") > reach)[reach:-reach, reach:-reach]
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) with its holes: with all that is not connected to what lies around it."""
+    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return (outside != outside[0, 0])[1:-1, 1:-1]
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    """The rows and columns that a mask (H, W), not empty, extends over."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def otsu(values: np.ndarray, bins: int = 128) -> float:
@@ -66,6 +126,9 @@ def otsu(values: np.ndarray, bins: int = 128) -> float:
 
 
 def interior(mask: np.ndarray) -> np.ndarray:
-    """The inner part of a body mask (H, W): what lies deeper than INTERIOR_DEPTH of its greatest depth."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    return depth > INTERIOR_DEPTH * depth.max()
+    """The inner part of a body mask (H, W), not empty: what lies deeper than INTERIOR_DEPTH of its greatest depth."""
+    inner = np.zeros_like(mask)
+    box = _bounding_box(mask)
+    depth = ndimage.distance_transform_edt(np.pad(mask[box], 1))[1:-1, 1:-1]
+    inner[box] = depth > INTERIOR_DEPTH * depth.max()
+    return inner

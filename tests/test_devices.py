@@ -20,6 +20,7 @@ from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import PREDICTIONS
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
+from uad.averaging import MovingAverage
 from uad.distributed import World
 from uad.optimizers import OPTIMIZERS, make_optimizer
 from uad.precision import autocast
@@ -139,6 +140,15 @@ def test_stage_2(optimizer, prediction):
     values = [error, logged["loss"], *(v for f in fractions for v in (f.numerator, f.denominator, f.sums()))]
     assert {value.device for value in values} == {CUDA}
     update(network, optimizer)
+
+
+def test_the_moving_average_follows_without_asking_the_device():
+    network = unet()
+    average = MovingAverage(network, 0.9)
+    for _ in range(3):
+        average.update()
+    assert average.updates == 3
+    assert {parameter.device for parameter in average.module.parameters()} == {CUDA}
 
 
 @pytest.mark.parametrize("options", [{"noise_level": 3}, {"shifts": 4, "score": "balanced_evidence", "polarity": (1,)}])

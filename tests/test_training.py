@@ -16,7 +16,7 @@ from commands import ROOT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run, run_
 
 from bernoulli_diffusion.model import load_diffusion
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
-from uad.averaging import moving_average
+from uad.averaging import MovingAverage
 from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.data.training.loading import StepBatches
 from uad.errors import InputError
@@ -172,14 +172,14 @@ def test_batches_depend_on_seed_and_step_only(size):
 
 def test_ema_of_a_constant_is_the_constant():
     module = torch.nn.Linear(3, 3)
-    ema = moving_average(module, 0.9)
+    ema = MovingAverage(module, 0.9)
     for _ in range(5):
-        ema.update_parameters(module)
+        ema.update()
     torch.testing.assert_close(ema.module.weight, module.weight)
     before = module.weight.detach().clone()
     with torch.no_grad():
         module.weight += 1
-    ema.update_parameters(module)
+    ema.update()
     # The sixth update counts five before it: decay (1 + 5) / (10 + 5).
     torch.testing.assert_close(ema.module.weight, before + (1 - 6 / 15))
 

@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from uad.averaging import moving_average
+from uad.averaging import MovingAverage
 from uad.checkpoints import (
     CheckpointFiles,
     check_same_configuration,
@@ -88,12 +87,12 @@ class Training:
     former: Callable[[dict], dict] = dict
     check: Callable[[], None] = lambda: None
     command: str | None = None
-    ema: AveragedModel = field(init=False)
+    ema: MovingAverage = field(init=False)
     scaler: torch.amp.GradScaler = field(init=False)
     skipped_steps: int = field(init=False, default=0)
 
     def __post_init__(self):
-        self.ema = moving_average(self.modules[self.averaged], self.options.ema_beta)
+        self.ema = MovingAverage(self.modules[self.averaged], self.options.ema_beta)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.options.amp == "fp16")
         if self.options.compile:
             # In place, so that the names of the weights stay. The EMA above was copied before and is not compiled.
@@ -163,7 +162,7 @@ class Training:
                 self._report_divergence(phase, batch, step, float(loss))
             self._update(phase, step)
         if (step + 1) % self.options.ema_every == 0:
-            self.ema.update_parameters(self.modules[self.averaged])
+            self.ema.update()
         return sums
 
     def _chunks(self, batch: dict) -> list[dict]:
@@ -273,7 +272,7 @@ class Training:
             "settings": self.settings,
             "models": {name: module.state_dict() for name, module in self.modules.items()},
             "ema": ema_weights,
-            "ema_updates": int(self.ema.n_averaged),
+            "ema_updates": self.ema.updates,
             "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
             "scaler": self.scaler.state_dict(),
             "skipped_steps": self.skipped_steps,
@@ -301,7 +300,7 @@ class Training:
         for name, module in self.modules.items():
             load_weights(module, state["models"][name], source)
         load_weights(self.ema.module, state["ema"], source)
-        self.ema.n_averaged.fill_(state["ema_updates"])
+        self.ema.updates = int(state["ema_updates"])
         if with_optimizers:
             for phase in self.phases:
                 load_optimizer(phase.optimizer, state["optimizers"][phase.name], source)

@@ -33,6 +33,7 @@ from uad.cli.provenance import command_line
 from uad.data.reading.patients import read_patients
 from uad.errors import InputError, input_error
 from uad.evaluation.clinical import Clinical, evaluate
+from uad.evaluation.comparison import method_alone
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.foreign_maps import open_maps
 from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
@@ -55,6 +56,9 @@ from uad.scores import SCORES
 RESULTS_ROOT = "results"
 CLINICAL = ("all", "clinical")
 PROTOCOLS = (*CLINICAL, *VARIANTS)
+ONLY_MAPS = (
+    "only maps were kept (run.json: save), so the paper's protocol, PSNR, SSIM and the raw intensity are left out"
+)
 
 
 def get_args_parser() -> Flags:
@@ -117,10 +121,14 @@ class Chosen:
     patients: Mapping[str, str] | None = None
 
     def open(self, folder: Path | str, mapper: Callable, labels: str | None = None) -> Study:
-        """A folder with the maps that were chosen."""
+        """A folder with the maps that were chosen; InputError where the paper's protocol lacks the inputs."""
         if self.elsewhere:
             return open_maps(folder, labels, self.patients, mapper, partial(_progress, "checking"))
-        return open_study(folder, self.score, labels, self.polarity, self.scoring.image_score)
+        study = open_study(folder, self.score, labels, self.polarity, self.scoring.image_score)
+        if self.protocol in VARIANTS and not study.folder.has_inputs:
+            remedy = "choose --protocol clinical, or run the inference with --save all into another folder"
+            raise input_error(folder, ONLY_MAPS, f"stored inputs for --protocol {self.protocol}", remedy)
+        return study
 
 
 def main(args) -> None:
@@ -157,6 +165,9 @@ def _open_all(
             problems += error.problems
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
+    if not all(study.folder.has_inputs for study in opened.values()):
+        # Where one folder kept only maps, the others are scored by theirs, too: tables have the same rows everywhere.
+        opened = {folder: method_alone(study, study.rows[0].name) for folder, study in opened.items()}
     studies, healthy = ([opened[folder] for folder in group] for group in (folders, healthy_folders))
     if not chosen.elsewhere:  # of maps made elsewhere nothing is stated that could be compared
         for study, other in product(studies, healthy):
@@ -191,7 +202,7 @@ def _score(chosen: Chosen, study: Study, healthy: Study | None, out: Path, mappe
         summary["clinical"] = clinical_summary(clinical)
         leading, further = detection_tables(clinical), further_tables(clinical)
         pictures = write_clinical(out, study, clinical)
-    if chosen.protocol != "clinical":
+    if chosen.protocol != "clinical" and study.folder.has_inputs:
         images = list(study.each(measure_image, mapper, partial(_progress, "paper")))
         for variant in VARIANTS if chosen.protocol == "all" else (chosen.protocol,):
             summary[variant] = paper_summary(images, variant)
@@ -209,7 +220,9 @@ def _score(chosen: Chosen, study: Study, healthy: Study | None, out: Path, mappe
 def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
     """What was evaluated and how, and every count of what was skipped."""
     scoring, run = chosen.scoring, study.folder.run
-    files = {key: run[key] for key in ("files", "paired_by_index")} if chosen.elsewhere else {}
+    further = {key: run[key] for key in ("files", "paired_by_index")} if chosen.elsewhere else {}
+    if not chosen.elsewhere and not study.folder.has_inputs:
+        further["left_out"] = ONLY_MAPS
     return {
         "maps" if chosen.elsewhere else "results": str(study.folder.folder),
         "healthy": str(healthy.folder.folder) if healthy else None,
@@ -220,7 +233,7 @@ def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
         "image_score": scoring.image_score,
         "bootstrap": scoring.bootstrap,
         "seed": scoring.seed,
-        **files,
+        **further,
         "images": len(study.names),
         "incomplete_images_skipped": len(study.folder.incomplete),
         "healthy_images": len(healthy.names) if healthy else 0,

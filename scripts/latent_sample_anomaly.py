@@ -134,11 +134,12 @@ def main(args: argparse.Namespace) -> None:
         out_dir = request.output.folder(default_out_dir(request))
         networks = (autoencoder.network, model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(out_dir))
-        info = run_info(request, detection, autoencoder, model, amp)
+        slices = request.opening.folders.open(reading)
+        info = run_info(request, detection, autoencoder, model, amp) | request.output.facts(out_dir, slices)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
         method = detector(autoencoder.network, model, detection, world.device, amp, request.compile)
-        detect(method, request.opening.folders.open(reading), out_dir, info, share, runtime, world)
+        detect(method, slices, out_dir, info, share, runtime, world)
 
 
 def default_out_dir(request: Request) -> Path:

@@ -104,7 +104,8 @@ def main(args: argparse.Namespace) -> None:
                 module.compile()
         detector = method.Detector(trained.config, modules, options, amp, request.score)
         check_healthy_dir(request, detector)
-        info = run_info(request, trained, detector, options, amp)
+        slices = folders.open(reading)
+        info = run_info(request, trained, detector, options, amp) | request.output.facts(out_dir, slices)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
         if request.healthy_dir:
@@ -113,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
             calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, share, runtime.workers)
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, request.score)
-        detect(detector, folders.open(reading), out_dir, info, share, runtime, world)
+        detect(detector, slices, out_dir, info, share, runtime, world)
 
 
 def checkpoint_of(request: Request, method) -> Path:

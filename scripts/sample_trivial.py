@@ -184,10 +184,11 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     runtime, folders = request.runtime, request.opening.folders
     with distributed_world(runtime.device) as world:
-        share = world.share_of(request.output.batch_size)
+        share, out_dir = world.share_of(request.output.batch_size), out_dir_of(request)
         chosen = COMPETITORS[request.method](request, world)
         if not ready(request.opening, chosen.reading, world):
             return
+        slices = folders.open(chosen.reading)
         info = {
             "method": chosen.name,
             **asdict(chosen.reading),
@@ -198,11 +199,11 @@ def main(args: argparse.Namespace) -> None:
             "score": request.score,
             **chosen.facts,
             **provenance(chosen.reading, folders.data_dir, folders.patients),
+            **request.output.facts(out_dir, slices),
         }
-        out_dir = out_dir_of(request)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
-        detect(chosen.method, folders.open(chosen.reading), out_dir, info, share, runtime, world)
+        detect(chosen.method, slices, out_dir, info, share, runtime, world)
 
 
 command = command_of(get_args_parser, main)

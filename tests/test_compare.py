@@ -154,3 +154,12 @@ def test_help_names_every_flag_with_its_default(script, capsys):
     for action in module(script).get_args_parser()._actions:
         if action.option_strings and action.help != "==SUPPRESS==" and "--help" not in action.option_strings:
             assert "(default:" in action.help, action.option_strings
+
+
+def test_methods_of_which_only_maps_were_kept_are_compared(folders, tmp_path):
+    """Names, sizes and masks have to be alike there; the picture takes the inputs from a folder that holds them."""
+    maps, more = (write_method(tmp_path / name, name, 0.2, save="maps") for name in ("maps", "more"))
+    for other in (folders["strong"], more):
+        out = tmp_path / f"with_{other.name}"
+        run(COMPARE, f"--results {maps} {other} --out {out} --bootstrap 20")
+        assert (out / "comparison.png").is_file()

@@ -337,3 +337,24 @@ def test_unknown_flags_end_with_code_2():
     command = [sys.executable, str(SCRIPT), "--reslts", "x"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "--reslts" in done.stderr
+
+
+def test_results_of_which_only_maps_were_kept_are_scored_by_these(folders, tmp_path, run_evaluation):
+    """The numbers of the maps are those of the whole results; what inputs are needed for is left out, with the reason.
+    Where the healthy images were kept whole, they are scored alike.
+    """
+    maps = write_folder(tmp_path / "maps", evidence=True, save="maps", score="balanced_evidence")
+    whole = write_folder(tmp_path / "whole", evidence=True, score="balanced_evidence")
+    healthy = write_folder(tmp_path / "healthy", evidence=True, lesion=False, score="balanced_evidence")
+    for folder in (maps, whole):
+        done = run_evaluation("--results", folder, "--healthy", healthy, "--bootstrap", 20)
+        assert done.returncode == 0, done.stderr
+    of_maps, of_whole = (json.loads((folder / "evaluation" / "summary.json").read_text()) for folder in (maps, whole))
+    assert list(of_maps["clinical"]["rows"]) == ["planted"] and "only maps were kept" in of_maps["left_out"]
+    assert "paper_ours" in of_whole and "paper_ours" not in of_maps and "left_out" not in of_whole
+    metrics = [each["clinical"]["rows"]["planted"]["metrics"] for each in (of_maps, of_whole)]
+    assert metrics[0] == metrics[1], "image scores, too: evidence is kept"
+    assert (maps / "evaluation" / "panels.png").is_file()
+    for words in (("--score", "smooth"), ("--protocol", "paper_ours")):
+        done = run_evaluation("--results", maps, *words)
+        assert done.returncode == 2 and "only maps were kept" in done.stderr and "--save all" in done.stderr

@@ -320,9 +320,9 @@ class CountingWriter(ResultWriter):
 
     saved: list[str]
 
-    def save(self, name, *args, **kwargs):
-        self.saved.append(name)
-        super().save(name, *args, **kwargs)
+    def save_all(self, images, spread=map):  # noqa: F811
+        self.saved += [image.name for image in images]
+        super().save_all(images, spread)
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from uad.errors import InputError, input_error
@@ -26,7 +27,7 @@ def written_whole(path: Path | str) -> Iterator[Path]:
     temporary file is removed and an older `path` stays as it was. InputError where the system refuses to write.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     with refusals_named(path):
         _make_folder(path.parent)
         try:
@@ -43,6 +44,63 @@ def put_in_place(temporary: Path, path: Path) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     _flush_folder(path.parent)
+
+
+def write_together(stages: Sequence[Mapping[Path, Callable[[], bytes]]], spread: Callable = map) -> None:
+    """Write many files, each whole; those of a stage get their names once all of the stages before are durable.
+
+    stages: path -> what gives the file's bytes, made and flushed side by side where `spread`, a map, runs its calls in
+    several threads. All files are flushed before the first gets its name, and each folder once a stage: flushing waits
+    for the disk, which serves many requests in about the time of one. On any error no temporary file is left, and what
+    has its name already is whole. InputError where the system refuses to write.
+    """
+    contents = {path: content for stage in stages for path, content in stage.items()}
+    try:
+        for folder in {path.parent for path in contents}:
+            with refusals_named(folder):
+                _make_folder(folder)
+        _all_of(spread, _write_flushed, contents.items())
+        for stage in stages:
+            for path in stage:
+                with refusals_named(path):
+                    _temporary(path).replace(path)
+            _all_of(spread, _flush_named, {path.parent for path in stage})
+    finally:
+        for path in contents:
+            with suppress(OSError):
+                _temporary(path).unlink()
+
+
+def _all_of(spread: Callable, function: Callable, items) -> None:
+    """Call the function with every item and wait for all, then raise the first error: no call goes on unseen."""
+    for error in list(spread(partial(_error_of, function), list(items))):
+        if error is not None:
+            raise error
+
+
+def _error_of(function: Callable, item) -> Exception | None:
+    try:
+        function(item)
+    except Exception as error:
+        return error
+    return None
+
+
+def _write_flushed(item: tuple[Path, Callable[[], bytes]]) -> None:
+    path, content = item
+    with refusals_named(path), _temporary(path).open("wb") as file:
+        file.write(content())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_named(folder: Path) -> None:
+    with refusals_named(folder):
+        _flush_folder(folder)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
 
 
 @contextmanager
@@ -111,7 +169,12 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value) -> None:
     """Write a JSON file whole; NaN and infinity are refused, for they are not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value) -> str:
+    """A value as the text of a JSON file; ValueError for NaN and infinity."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path | str) -> dict:

@@ -20,11 +20,18 @@ from tqdm import tqdm
 
 from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.distributed import World
+from uad.files import read_json
 from uad.randomness import keyed_generator
-from uad.results import ResultWriter
+from uad.results import ALL, MAPS, ImageResult, ResultWriter
 
 # Batches whose writing may lag behind the computation; more would only hold memory.
 LAG = 2
+# Threads that write. They compress, which takes two cores about as long as a GPU takes for the images, and wait for the
+# disk, which serves four at a time as fast as more.
+WRITERS = 4
+# From this many images on, only maps are kept by default: everything takes half a gigabyte per thousand images of
+# 4 x 128 x 128.
+MANY_IMAGES = 2000
 PROCESS_STATUS = Path("/proc/self/status")
 
 
@@ -60,12 +67,12 @@ def detect_folder(
 ) -> int:
     """Run a method on this process's share of a folder and save every image; returns how many were left to do.
 
-    Worker processes decode the images to come, and a thread writes those that are done, while the method computes.
+    Worker processes decode the images to come, and threads write those that are done, while the method computes.
     """
     own = [i for i in range(world.rank, len(slices), world.size) if not writer.is_done(slices.names[i])]
     loader = DataLoader(Subset(slices, own), batch_size, num_workers=workers, collate_fn=collate_slices)
     bar = tqdm(total=len(own), unit="image", desc="detecting", disable=not world.is_main)
-    with _background(LAG) as save:
+    with ThreadPoolExecutor(WRITERS) as writers, _background(LAG) as save:
         for batch in loader:
             images = batch["image"].to(world.device)
             generators = [keyed_generator(seed, name, device=world.device) for name in batch["name"]]
@@ -75,11 +82,21 @@ def detect_folder(
                 torch.cuda.synchronize(world.device)
             seconds = (time.perf_counter() - start) / len(images)
             cost = {"seconds": seconds, "peak_memory_mib": peak_memory_mib(world.device)}
-            save(_save, writer, batch, result, cost)
+            save(_save, writer, batch, result, cost, writers.map)
             bar.update(len(images))
     bar.close()
     world.barrier()
     return len(own)
+
+
+def what_to_keep(out_dir: Path, chosen: str | None, images: int) -> str:
+    """What a result folder keeps, one of uad.results.KEPT: as chosen, else as the folder was begun, else all of few
+    images and the maps of many.
+    """
+    path = out_dir / "run.json"
+    if chosen is None and path.exists():
+        return read_json(path).get("save", ALL)
+    return chosen or (ALL if images < MANY_IMAGES else MAPS)
 
 
 def result_writer(out_dir: Path, info: dict, world: World) -> ResultWriter:
@@ -119,13 +136,13 @@ def peak_memory_mib(device: torch.device) -> float:
     return int(status["VmHWM"].removesuffix("kB")) / 2**10
 
 
-def _save(writer: ResultWriter, batch: dict, result: Reconstruction, cost: dict[str, float]) -> None:
+def _save(writer: ResultWriter, batch: dict, result: Reconstruction, cost: dict[str, float], spread: Callable) -> None:
     image, reconstruction = batch["image"].numpy(), result.image.float().cpu().numpy()
     maps = result.anomaly_map.float().cpu().numpy()
     extras = {name: value.cpu().numpy() for name, value in result.extras.items()}
     numbers = {name: value.float().cpu().tolist() for name, value in result.numbers.items()}
-    for i, name in enumerate(batch["name"]):
-        writer.save(
+    images = [
+        ImageResult(
             name,
             batch["patient"][i],
             batch["affine"][i].numpy(),
@@ -136,3 +153,6 @@ def _save(writer: ResultWriter, batch: dict, result: Reconstruction, cost: dict[
             extras={kind: value[i] for kind, value in extras.items()},
             record={kind: value[i] for kind, value in numbers.items()} | cost,
         )
+        for i, name in enumerate(batch["name"])
+    ]
+    writer.save_all(images, spread)

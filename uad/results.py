@@ -1,27 +1,33 @@
 """The folder that an inference run leaves: what is saved per image, and how it is read back.
 
-DIR/run.json                    what was run, on what, with which settings
+DIR/run.json                    what was run, on what, with which settings; `save`: what is kept, one of KEPT
 DIR/input/NAME.nii.gz           normalised input, (C, H, W)
 DIR/reconstruction/NAME.nii.gz  (C, H, W)
 DIR/anomaly_map/NAME.nii.gz     (H, W), non-negative, one scale for the whole data set
 DIR/label/NAME.nii.gz           (H, W) of 0/1, where the image has a mask
 DIR/EXTRA/NAME.nii.gz           anything else that the method gives, also on a coarser grid
 DIR/records/NAME.json           name, patient, has_label, extras and numbers; written last
+
+Where only maps are kept there is no input, and of the extras there are those on coarser grids than the map. Such a
+folder is scored by its maps: what is made from inputs (the raw intensity, PSNR and SSIM, other scores) is left out.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from uad.data.reading.decoding import decode
-from uad.data.reading.formats import write_slice
+from uad.data.reading.formats import slice_bytes
 from uad.errors import InputError, Problem, input_error
-from uad.files import read_json, remove_leftovers, write_json
+from uad.files import json_text, read_json, remove_leftovers, write_json, write_together
 
 FORMAT = 1
+ALL, MAPS = KEPT = ("all", "maps")
 # Keys of run.json, at any depth, that may differ when a run is continued: none of them changes a result.
 VOLATILE_KEYS = frozenset(
     {
@@ -56,8 +62,48 @@ def coarse_affine(affine: np.ndarray, factor: float | Sequence[float]) -> np.nda
     return scaled
 
 
+@dataclass(frozen=True)
+class ImageResult:
+    """What there is to save of one image.
+
+    affine: (4, 4); image, reconstruction: (C, H, W) float; anomaly_map: (H, W), finite and non-negative; label: (H, W)
+    of 0/1; extras: name -> (H', W') or (C', H', W') on a grid that covers the same field (H' <= H); record: further
+    finite numbers. Raises ValueError where a shape or a value is not so, or a name would lead out of the folder.
+    """
+
+    name: str
+    patient: str
+    affine: np.ndarray
+    image: np.ndarray
+    reconstruction: np.ndarray
+    anomaly_map: np.ndarray
+    label: np.ndarray | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    record: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Check names, shapes and values."""
+        for word in (self.name, *self.extras):
+            if not word or Path(word).name != word or word.startswith("."):
+                raise ValueError(f"{word!r} is no plain file name")
+        expected = {"reconstruction": self.image.shape, "anomaly_map": self.image.shape[1:]}
+        if self.label is not None:
+            expected["label"] = self.image.shape[1:]
+        for kind, shape in expected.items():
+            if getattr(self, kind).shape != shape:
+                raise ValueError(f"{self.name}: {kind} has shape {getattr(self, kind).shape}, expected {shape}")
+        if not np.isfinite(self.anomaly_map).all() or self.anomaly_map.min() < 0:
+            raise ValueError(f"{self.name}: anomaly_map must be finite and non-negative")
+
+    def kept(self, what: str) -> dict[str, np.ndarray]:
+        """The arrays to save but for the label, by kind; what: one of KEPT."""
+        coarse = {kind: array for kind, array in self.extras.items() if array.shape[-1] < self.anomaly_map.shape[-1]}
+        arrays = {"reconstruction": self.reconstruction, "anomaly_map": self.anomaly_map}
+        return arrays | (coarse if what == MAPS else {"input": self.image, **self.extras})
+
+
 class ResultWriter:
-    """Saves results image by image; several processes may write different images into one folder."""
+    """Saves results; several processes may write different images into one folder."""
 
     def __init__(self, folder: Path | str, run_info: Mapping, volatile: frozenset[str] = VOLATILE_KEYS):
         """Create the folder and its run.json, or continue a folder whose run.json agrees.
@@ -66,13 +112,15 @@ class ResultWriter:
         files of processes that died are removed.
         """
         self.folder = Path(folder)
-        run = json.loads(json.dumps({"format": FORMAT, **run_info}))
+        run = json.loads(json.dumps({"format": FORMAT, "save": ALL, **run_info}))
         missing = [key for key in REQUIRED_RUN_KEYS if key not in run]
         if missing:
             raise ValueError(f"run_info lacks {', '.join(missing)}")
+        self._kept = run["save"]
         path = self.folder / "run.json"
         if path.exists():
-            _check_same_run(path, read_json(path), run, volatile)
+            # Folders of earlier versions do not say what they keep: all.
+            _check_same_run(path, {"save": ALL, **read_json(path)}, run, volatile)
             for kind in filter(Path.is_dir, self.folder.iterdir()):
                 remove_leftovers(kind, LEFTOVER_SECONDS)
         else:
@@ -80,49 +128,42 @@ class ResultWriter:
 
     def is_done(self, name: str) -> bool:
         """Whether image `name` is saved completely."""
-        return (self.folder / "records" / f"{name}.json").exists()
+        return self._record_path(name).exists()
 
-    def save(
-        self,
-        name: str,
-        patient: str,
-        affine: np.ndarray,
-        image: np.ndarray,
-        reconstruction: np.ndarray,
-        anomaly_map: np.ndarray,
-        label: np.ndarray | None = None,
-        extras: Mapping[str, np.ndarray] | None = None,
-        record: Mapping[str, float] | None = None,
-    ) -> None:
-        """Save one image; its record is written last and marks it complete.
+    def save(self, *args, **kwargs) -> None:
+        """Save one image, given as the fields of ImageResult, as `save_all` does."""
+        self.save_all([ImageResult(*args, **kwargs)])
 
-        image, reconstruction: (C, H, W) float; anomaly_map: (H, W), finite and non-negative; label: (H, W)
-        of 0/1;
-        extras: name -> (H', W') or (C', H', W') on a grid that covers the same field (H' <= H);
-        record: further finite numbers of this image. Raises ValueError where a shape or a value is not so, or a name
-        would lead out of the folder; InputError where the disk is full or read-only.
+    def save_all(self, images: Sequence[ImageResult], spread: Callable = map) -> None:
+        """Save images together; their records come last and mark them complete.
+
+        spread: a map, or that of a pool of threads, see uad.files.write_together. InputError where the disk is full or
+        read-only.
         """
-        extras, record = dict(extras or {}), dict(record or {})
-        for word in (name, *extras):
-            if not word or Path(word).name != word or word.startswith("."):
-                raise ValueError(f"{word!r} is no plain file name")
-        _check_arrays(name, image, reconstruction, anomaly_map, label)
-        size = np.array(anomaly_map.shape)
-        arrays = {"input": image, "reconstruction": reconstruction, "anomaly_map": anomaly_map, **extras}
-        for kind, array in arrays.items():
-            factor = size / np.array(array.shape[-2:])
-            stored = array if array.dtype == np.uint8 else np.asarray(array, dtype=np.float32)
-            write_slice(self._path(kind, name), stored, coarse_affine(affine, factor))
-        if label is not None:
-            write_slice(self._path("label", name), np.asarray(label, dtype=np.uint8), affine)
+        arrays, records = {}, {}
+        for image in images:
+            for kind, array in image.kept(self._kept).items():
+                stored = array if array.dtype == np.uint8 else np.asarray(array, dtype=np.float32)
+                affine = coarse_affine(image.affine, np.array(image.anomaly_map.shape) / np.array(array.shape[-2:]))
+                arrays[self._path(kind, image.name)] = partial(slice_bytes, stored, affine)
+            if image.label is not None:
+                label = np.asarray(image.label, dtype=np.uint8)
+                arrays[self._path("label", image.name)] = partial(slice_bytes, label, image.affine)
+            records[self._record_path(image.name)] = json_text(self._record(image)).encode
+        write_together((arrays, records), spread)
+
+    def _record(self, image: ImageResult) -> dict:
+        extras = sorted(image.kept(self._kept).keys() & image.extras.keys())
         head = {
-            "name": name,
-            "patient": patient,
-            "has_label": label is not None,
-            "extras": sorted(extras),
+            "name": image.name,
+            "patient": image.patient,
+            "has_label": image.label is not None,
+            "extras": extras,
         }
-        numbers = {key: float(value) for key, value in record.items()}
-        write_json(self.folder / "records" / f"{name}.json", {**head, **numbers})
+        return head | {key: float(value) for key, value in image.record.items()}
+
+    def _record_path(self, name: str) -> Path:
+        return self.folder / "records" / f"{name}.json"
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name}.nii.gz"
@@ -131,7 +172,7 @@ class ResultWriter:
 class Result(NamedTuple):
     """One image of a result folder; shapes as in the module's head, float32, label uint8 or None.
 
-    Of a map that other software made there is neither image nor reconstruction.
+    Of a map that other software made, and where only maps were kept, there is neither image nor reconstruction.
     """
 
     name: str
@@ -149,7 +190,7 @@ class ResultFolder:
     """Reads a result folder.
 
     .run: contents of run.json; .names: complete images, sorted; .incomplete: images that were begun but
-    have no record.
+    have no record; .has_inputs: whether images and reconstructions can be loaded.
     Raises InputError when the folder is missing, is no result folder, or holds no complete image.
     """
 
@@ -166,8 +207,9 @@ class ResultFolder:
             raise input_error(run_path, f"no {', '.join(missing)}", "a run.json with these keys", remedy)
         if self.run["format"] != FORMAT:
             raise input_error(run_path, f"format {self.run['format']}", f"format {FORMAT}", "run the inference again")
+        self.has_inputs = self.run.get("save", ALL) == ALL
         self.names = sorted(path.stem for path in (self.folder / "records").glob("*.json") if path.name[0] != ".")
-        begun = {path.name.removesuffix(".nii.gz") for path in (self.folder / "input").glob("[!.]*.nii.gz")}
+        begun = {path.name.removesuffix(".nii.gz") for path in (self.folder / "anomaly_map").glob("[!.]*.nii.gz")}
         self.incomplete = sorted(begun - set(self.names))
         if not self.names:
             raise input_error(
@@ -193,21 +235,19 @@ class ResultFolder:
         misshapen.
         """
         record = self.record(name)
-        n_channels = self.run["n_channels"]
-        image, affine = self._read("input", name)
-        image = image.reshape(-1, *image.shape[-2:])
-        shape = (n_channels, *image.shape[-2:])
-        reconstruction = self._read("reconstruction", name)[0].reshape(-1, *image.shape[-2:])
-        anomaly_map = self._read("anomaly_map", name)[0]
+        anomaly_map, affine = self._read("anomaly_map", name)
+        images = dict.fromkeys(("input", "reconstruction"))
+        if self.has_inputs:
+            images = {kind: self._channels(kind, name) for kind in images}
         label = self._read("label", name)[0].astype(np.uint8) if record["has_label"] else None
-        for kind, found, expected in (
-            ("input", image.shape, shape),
-            ("reconstruction", reconstruction.shape, shape),
-            ("anomaly_map", anomaly_map.shape, shape[1:]),
-            ("label", None if label is None else label.shape, None if label is None else shape[1:]),
+        whole = (self.run["n_channels"], *(anomaly_map if images["input"] is None else images["input"]).shape[-2:])
+        for kind, array, expected in (
+            *((kind, array, whole) for kind, array in images.items()),
+            ("anomaly_map", anomaly_map, whole[1:]),
+            ("label", label, whole[1:]),
         ):
-            if found != expected:
-                raise self._damaged(kind, name, f"shape {found}", f"shape {expected}")
+            if array is not None and array.shape != expected:
+                raise self._damaged(kind, name, f"shape {array.shape}", f"shape {expected}")
         if anomaly_map.min() < 0:
             raise self._damaged("anomaly_map", name, f"minimum {anomaly_map.min():.4g}", "values >= 0")
         further = {}
@@ -215,7 +255,12 @@ class ResultFolder:
             if extra not in record["extras"]:
                 raise self._damaged(extra, name, "not stored for this image", f"{extra} for every image")
             further[extra] = self._read(extra, name)[0]
-        return Result(name, record["patient"], affine, image, reconstruction, anomaly_map, label, further, record)
+        return Result(name, record["patient"], affine, *images.values(), anomaly_map, label, further, record)
+
+    def _channels(self, kind: str, name: str) -> np.ndarray:
+        """An array as (C, H, W); one channel is stored without its axis."""
+        array = self._read(kind, name)[0]
+        return array.reshape(-1, *array.shape[-2:])
 
     def _path(self, kind: str, name: str) -> Path:
         return self.folder / kind / f"{name}.nii.gz"
@@ -253,20 +298,6 @@ def newest_result_folder(root: Path | str) -> Path:
         remedy = "run scripts/latent_sample_anomaly.py first, or name a result folder with --results"
         raise input_error(root, found, "a result folder below it", remedy)
     return max(runs, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
-
-
-def _check_arrays(name: str, image, reconstruction, anomaly_map, label) -> None:
-    expected = {
-        "reconstruction": (reconstruction, image.shape),
-        "anomaly_map": (anomaly_map, image.shape[1:]),
-    }
-    if label is not None:
-        expected["label"] = (label, image.shape[1:])
-    for kind, (array, shape) in expected.items():
-        if array.shape != shape:
-            raise ValueError(f"{name}: {kind} has shape {array.shape}, expected {shape}")
-    if not np.isfinite(anomaly_map).all() or anomaly_map.min() < 0:
-        raise ValueError(f"{name}: anomaly_map must be finite and non-negative")
 
 
 def _check_same_run(path: Path, old: dict, new: dict, volatile: frozenset[str]) -> None:

@@ -9,15 +9,19 @@ from uad.cli.runtime import Runtime
 from uad.configuration import check_values
 from uad.data.reading.folder import SliceFolder
 from uad.distributed import World
-from uad.inference import Method, detect_folder, result_writer
+from uad.inference import MANY_IMAGES, Method, detect_folder, result_writer, what_to_keep
+from uad.results import KEPT
 
 
 @dataclass(frozen=True)
 class Output:
-    """batch_size: images at a time, over all processes; out_dir: the result folder, None for the command's default."""
+    """batch_size: images at a time, over all processes; out_dir: the result folder, None for the command's default;
+    save: what is kept, one of uad.results.KEPT, None for what the number of images says.
+    """
 
     batch_size: int
     out_dir: str | None
+    save: str | None
 
     def __post_init__(self):
         """InputError for a number that means nothing."""
@@ -27,17 +31,29 @@ class Output:
         """The result folder."""
         return Path(self.out_dir) if self.out_dir else default
 
+    def facts(self, out_dir: Path, slices: SliceFolder) -> dict:
+        """What run.json says of the result folder itself."""
+        return {"save": what_to_keep(out_dir, self.save, len(slices))}
+
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """--batch_size and --out_dir."""
+    """--batch_size, --out_dir and --save."""
     group = parser.add_argument_group("output")
     add(group, "--batch_size", type=int, default=8, help="images at a time, over all processes together")
     add(group, "--out_dir", help="result folder", shown="see the description")
+    add(
+        group,
+        "--save",
+        choices=KEPT,
+        help="what is kept of an image. all: everything; maps: anomaly map, reconstruction, label and what is coarser "
+        "than the map, which evaluation scores without PSNR, raw intensity and other scores",
+        shown=f"all below {MANY_IMAGES:,} images, else maps; in a folder that was begun, as begun",
+    )
 
 
 def output_of(args: argparse.Namespace) -> Output:
     """What the flags say."""
-    return Output(args.batch_size, args.out_dir)
+    return Output(args.batch_size, args.out_dir, args.save)
 
 
 def detect(

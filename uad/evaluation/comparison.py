@@ -1,6 +1,6 @@
 """Several methods on the same images: one table with intervals, paired differences and costs, and one figure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,7 +90,8 @@ def _other_image(first: Study, other: Study, name: str) -> list[Problem]:
     a, b = first.load(name), other.load(name)
     where, remedy = f"{other.folder.folder}, {name}", "run every method on the same folder"
     expected = f"that of {first.folder.folder}"
-    if a.image.shape != b.image.shape or np.abs(a.image - b.image).max() > SAME_INPUT:
+    both = a.image is not None and b.image is not None  # else names, sizes and masks have to do
+    if a.anomaly_map.shape != b.anomaly_map.shape or (both and np.abs(a.image - b.image).max() > SAME_INPUT):
         return [Problem(where, "another image", expected, remedy)]
     if (a.label is None) != (b.label is None) or (a.label is not None and not np.array_equal(a.label, b.label)):
         return [Problem(where, "another mask", expected, remedy)]
@@ -183,7 +184,7 @@ def comparison_figure(studies: Mapping[str, Study], clinical: Mapping[str, Clini
     figure = Figure(figsize=(max(6.0, width * columns), height), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.75 * len(cases) + 0.5, 0.34 * len(studies) + 0.9])
     grid = top.subplots(len(cases), columns, squeeze=False)
-    _draw_inputs(grid[:, :2], next(iter(studies.values())), cases)
+    _draw_inputs(grid[:, :2], _with_inputs(studies.values()), cases)
     for column, (name, study) in zip(grid[:, 2:].T, studies.items(), strict=True):
         results = [study.load(case.name) for case in cases]
         maps = [study.rows[0].map(result) for result in results]
@@ -198,13 +199,20 @@ def comparison_figure(studies: Mapping[str, Study], clinical: Mapping[str, Clini
     return figure
 
 
+def _with_inputs(studies: Iterable[Study]) -> Study:
+    """The first study with stored inputs, the first one where there is none."""
+    studies = list(studies)
+    return next((study for study in studies if study.folder.has_inputs), studies[0])
+
+
 def _draw_inputs(columns: np.ndarray, study: Study, cases: Sequence[Case]) -> None:
-    """The first two columns of axes (K, 2): the image, and the image with its mask."""
+    """The first two columns of axes (K, 2): the image, and the image with its mask; black where no inputs are."""
     run = study.folder.run
     channel = run.get("display_channel", run["n_channels"] - 1)
     for (plain, marked), case in zip(columns, cases, strict=True):
         result = study.load(case.name)
-        image = for_display(result.image[channel], result.affine)
+        shown = np.zeros_like(result.anomaly_map) if result.image is None else result.image[channel]
+        image = for_display(shown, result.affine)
         for axes in (plain, marked):
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)
         if result.label is not None and result.label.any():

@@ -87,9 +87,10 @@ def contenders(
     score: str,
     polarity: tuple[int, ...] | None = None,
     image_score: str = "method",
+    has_inputs: bool = True,
 ) -> tuple[Contender, ...]:
     """The rows to score for a run: the method first, then the autoencoder where it is stored, then
-    intensities.
+    intensities. Without inputs there is the method alone, by its maps; InputError for another score.
 
     run: contents of run.json; extras: what every image of the folder has stored; score: "saved" or a score's name;
     polarity: for scores made anew; image_score: what scores an image as a whole: "method", the evidence where the map
@@ -105,11 +106,20 @@ def contenders(
             "results of a method that gives evidence",
             "choose another --score",
         )
+    if score != SAVED and not has_inputs:
+        raise input_error(
+            f"--score {score}",
+            "results of which only maps were kept (run.json: save)",
+            "stored inputs, from which maps are made anew",
+            "choose --score saved, or run the inference with --save all into another folder",
+        )
     scores.check_polarity(polarity, score, run["n_channels"])
     own, known = (run.get("score"), run.get("polarity")) if score == SAVED else (score, polarity)
     by_method = image_score == "method" and scores.EVIDENCE_EXTRA in extras
     kind = scores.image_kind(own, known) if by_method else "map"
     rows = [Contender(str(run["method"]), "method", score, polarity=polarity, image_kind=kind)]
+    if not has_inputs:
+        return tuple(rows)
     if AUTOENCODER in extras:
         if own not in scores.SCORES:
             raise input_error(

@@ -29,11 +29,13 @@ class Contents:
 
 
 class MapFolder:
-    """A folder of maps, with the interface of uad.results.ResultFolder.
+    """A folder of maps, with the interface of uad.results.ResultFolder; there are no inputs.
 
     .run: where the maps and the labels lie, how many files there are, how many of them were paired by index, and of how
     many the table names the patient; .names: of slices, and `<volume>_<slice>` of volumes; .incomplete: empty.
     """
+
+    has_inputs = False
 
     def __init__(
         self,

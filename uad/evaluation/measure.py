@@ -117,7 +117,7 @@ def _closeness(row: Contender, result: Result) -> dict[str, float]:
     reconstruction.
     """
     reconstruction = row.reconstruction(result)
-    if reconstruction is None:
+    if reconstruction is None:  # of an intensity, or where no inputs are stored
         return {}
     everywhere = np.ones(result.anomaly_map.shape, dtype=bool)
     regions = {"": everywhere}

@@ -18,7 +18,7 @@ from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened
 from uad.scores import EVIDENCE_EXTRA
 
 # What may differ between the runs on diseased and on healthy images: their maps are on one scale all the same.
-FREE_KEYS = VOLATILE_KEYS | {"data_dir", "data_hash", "num_samples", "seed", "out_dir"}
+FREE_KEYS = VOLATILE_KEYS | {"data_dir", "data_hash", "num_samples", "seed", "out_dir", "save"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def open_study(
     results = ResultFolder(folder)
     records = [results.record(name) for name in results.names]
     everywhere = tuple(extra for extra in (AUTOENCODER, EVIDENCE_EXTRA) if _stored(extra, results, records))
-    rows = contenders(results.run, everywhere, score, polarity, image_score)
+    rows = contenders(results.run, everywhere, score, polarity, image_score, results.has_inputs)
     return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
 
 

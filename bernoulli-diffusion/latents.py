@@ -1,7 +1,5 @@
 """The codes of the training images: encoded once, packed to one bit a bit, memory-mapped."""
 
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from uad.data.reading.folder import SliceFolder, collate_slices
+from uad.data.training.cache import CachedSlices, allocated, digest_of
 from uad.data.training.corruption import corrupt
 from uad.data.training.loading import Variation, flip_axis
 from uad.distributed import World
 from uad.errors import input_error
-from uad.files import put_in_place, refusals_named
+from uad.files import put_in_place
 from uad.randomness import derive_seed
 
 # Raised with every change of what a view shows (reading, augmentation, lesions), so that older caches are not used.
@@ -79,7 +78,7 @@ class ViewPlan:
         return Views(variation, self.count or default, self.lesion_share, self.lesions)
 
 
-def donor_of(slices: SliceFolder, index: int) -> Tensor:
+def donor_of(slices: SliceFolder | CachedSlices, index: int) -> Tensor:
     """Another image, from which slice `index` may get tissue: half a folder away it belongs to another patient, unless
     the folder holds one patient only.
     """
@@ -97,7 +96,7 @@ class CodeCache(Dataset):
         self.slices, self.code_shape, self.views = slices, code_shape, views
         try:
             self.packed = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             found = f"unreadable ({error})"
             raise input_error(path, found, "packed codes", "delete it: the same command makes it anew") from error
 
@@ -128,7 +127,7 @@ class LiveViews(Dataset):
     without; name, index and position.
     """
 
-    def __init__(self, slices: SliceFolder, views: Views):
+    def __init__(self, slices: SliceFolder | CachedSlices, views: Views):
         self.slices, self.views = slices, views
 
     def __len__(self) -> int:
@@ -157,16 +156,12 @@ def cache_path(folder: Path, slices: SliceFolder, autoencoder_hash: str, views: 
         views.count,
         views.lesions if views.lesion_share else None,
     )
-    digest = hashlib.sha256(repr(made_by).encode())
-    for path in slices.paths:
-        status = path.stat()
-        digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
-    return folder / f"codes-{digest.hexdigest()[:16]}.npy"
+    return folder / f"codes-{digest_of(made_by, slices.paths)}.npy"
 
 
 def build_cache(
     path: Path,
-    slices: SliceFolder,
+    slices: SliceFolder | CachedSlices,
     encode: Callable[[Tensor], Tensor],
     code_shape: tuple[int, int, int],
     views: Views,
@@ -184,7 +179,7 @@ def build_cache(
         return
     temporary = path.with_name(f".tmp-{path.name}")
     width = (int(np.prod(code_shape)) + 7) // 8
-    world.on_main(lambda: _allocate(temporary, (len(slices), views.codes, width)))
+    world.on_main(lambda: allocated(temporary, np.uint8, (len(slices), views.codes, width)))
     packed = np.lib.format.open_memmap(temporary, "r+")
     own = Subset(ViewedSlices(slices, views), range(world.rank, len(slices), world.size))
     loader = DataLoader(own, max(1, batch_size // views.codes), num_workers=workers, collate_fn=collate_slices)
@@ -196,18 +191,10 @@ def build_cache(
     world.on_main(lambda: put_in_place(temporary, path))
 
 
-def _allocate(path: Path, shape: tuple[int, ...]) -> None:
-    """A file for a memory-mapped array, with all its space: a disk that fills up later would kill the writers."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
-    with refusals_named(path), path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
 class ViewedSlices(Dataset):
     """The slices of a folder with `image` (codes, C, S, S): every view, and every view with lesions."""
 
-    def __init__(self, slices: SliceFolder, views: Views):
+    def __init__(self, slices: SliceFolder | CachedSlices, views: Views):
         self.slices, self.views = slices, views
 
     def __len__(self) -> int:

@@ -13,7 +13,8 @@ In minutes on a CPU: --size small.
 
 --batch_size is the global one. Running the same command again continues from the newest checkpoint. Written to
 --log_dir (default logs/binaryae_<dataset>): saved_models/binaryae_<step>.th (all that resuming needs),
-binaryae_ema_<step>.th (weights for the later stages), log.jsonl, images/.
+binaryae_ema_<step>.th (weights for the later stages), log.jsonl, images/,
+slices-<hash>/ (decoded training images, see --cache_dir; may be deleted when no run uses them).
 """
 
 import argparse
@@ -50,7 +51,7 @@ from uad.configuration import without_removed
 from uad.data.reading.facts import facts_of
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
-from uad.data.training.loading import CACHE_GIB, TrainingImages, collate_training
+from uad.data.training.loading import TrainingImages, collate_training
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
 from uad.optimizers import MATRIX_LR, make_optimizer
@@ -173,7 +174,8 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
     losses = AutoencoderLosses(chosen.terms, options.seed, world, network, discriminator, perceptual)
     folders = chosen.opening.folders
     slices = folders.open(reading)
-    pictured = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))])
+    images = run.images(slices, world)
+    pictured = torch.stack([images[i]["image"] for i in range(min(PICTURES, len(images)))])
 
     def shown_network(ema: nn.Module) -> BinaryAutoEncoder:
         return ema if chosen.shows_ema else network
@@ -214,7 +216,7 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
                 first_step=chosen.terms.disc_start_step,
             ),
         ],
-        dataset=TrainingImages(slices, run.variation, 0 if options.workers else CACHE_GIB),
+        dataset=TrainingImages(images, run.variation),
         collate=collate_training,
         config={
             "network": asdict(chosen.architecture),

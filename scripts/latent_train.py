@@ -9,7 +9,8 @@ CPU: --size small.
 The autoencoder's architecture and the way images are read come from its checkpoint. --batch_size is the global one.
 Running the same command again continues from the newest checkpoint. Written to --log_dir (default
 <ae_load_dir>/bernoulli_diffusion, where inference looks for it): bld<step>.pt (all that resuming needs),
-emabld<rate>_<step>.pt (weights for inference), log.jsonl, images/, codes-*.npy.
+emabld<rate>_<step>.pt (weights for inference), log.jsonl, images/, codes-*.npy. Decoded images are read
+from the cache of stage 1, see --cache_dir, where there is one.
 
 log.jsonl's `ratio` is the loss over the entropy of the noise: 1 means that nothing was learned; ratio_q1..q4 are the
 same for the quarters of the noise levels, weakest noise first.
@@ -250,12 +251,14 @@ def training_codes(
 ):
     """The data set of the run: cached codes, or, where bits are sampled, images for every step to encode."""
     views = codes.plan.views(run.variation, len(slices))
-    if codes.code_bits == "sample":
-        return LiveViews(slices, views)
+    sampled = codes.code_bits == "sample"
+    images = run.images(slices, world, earlier=autoencoder.path.parent.parent, once=not sampled)
+    if sampled:
+        return LiveViews(images, views)
     code_shape = autoencoder.network.code_shape
     path = cache_path(run.log_dir, slices, autoencoder.weights_hash, views)
     share = world.share_of(run.options.batch_size)
-    build_cache(path, slices, encode, code_shape, views, world, share, run.options.workers)
+    build_cache(path, images, encode, code_shape, views, world, share, run.options.workers)
     return CodeCache(path, slices, code_shape, views)
 
 

@@ -6,7 +6,8 @@ Several GPUs: with torchrun, as for the main method. On a CPU: --size small.
 --batch_size, --train_steps, --lr, --weight_decay and --clip_norm are by default those of the method. Running the same
 command again continues within a stage or with the next one. Written to --log_dir (default logs/<method>_<dataset>), a
 folder per stage: <method>_<stage>_<step>.pt (all that resuming needs), ema_<method>_<stage>_<step>.pt (weights for
-detection), log.jsonl, and, for the last stage, images/ with input, reconstruction and anomaly map in a row.
+detection), log.jsonl, and, for the last stage, images/ with input, reconstruction and anomaly map in a row;
+slices-<hash>/ holds the decoded training images, see --cache_dir, and may be deleted when no run uses it.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.utils import save_image
 
 from baselines.checkpoints import checkpoint_files, default_log_dir, kind
@@ -33,7 +34,7 @@ from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
 from uad.configuration import check_values, without_removed
 from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.data.reading.settings import Reading
-from uad.data.training.loading import CACHE_GIB, TrainingImages, collate_training
+from uad.data.training.loading import TrainingImages, collate_training
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
 from uad.optimizers import MATRIX_LR, make_optimizer
@@ -228,7 +229,7 @@ def stage_training(
     """The run of one stage; what is calibrated before it is taken from its checkpoint where it has begun already."""
     files = checkpoint_files(run.log_dir, method.NAME, stage)
     options, folders = run.options, request.opening.folders
-    slices = folders.open(request.reading)
+    slices = run.images(folders.open(request.reading), world)
     settings = settings_of(request, run, config, earlier) | {"images": len(slices)}
     begun, _ = newest_state(files, world, kind(method.NAME, stage))
     if begun is None:
@@ -257,7 +258,7 @@ def stage_training(
                 loss,
             )
         ],
-        dataset=TrainingImages(slices, run.variation, 0 if options.workers else CACHE_GIB),
+        dataset=TrainingImages(slices, run.variation),
         collate=collate_training,
         config={"method": config, "data": asdict(request.reading), "earlier": dict(earlier)},
         settings=settings,
@@ -291,7 +292,7 @@ def former_settings(saved: dict) -> dict:
     return {name: value for name, value in saved.items() if name != "preset"} | {"size": size}
 
 
-def shuffled_images(run: Run, slices: SliceFolder, world: World) -> Iterator[Tensor]:
+def shuffled_images(run: Run, slices: Dataset, world: World) -> Iterator[Tensor]:
     """All images once, in an order that depends on the seed alone, as batches on the device."""
     order = torch.randperm(len(slices), generator=keyed_generator(run.options.seed, "calibration")).tolist()
     share = world.share_of(run.options.batch_size)
@@ -319,7 +320,7 @@ def evaluator(run: Run, loss: StageLoss, slices: SliceFolder):
     return evaluate
 
 
-def picture_maker(method: ModuleType, config, modules, slices: SliceFolder, world: World, amp, folder: Path, channel):
+def picture_maker(method: ModuleType, config, modules, slices: Dataset, world: World, amp, folder: Path, channel):
     """Saves a grid: input, reconstruction and anomaly map of some training images, one image channel."""
 
     def sample(step: int, ema: nn.Module) -> None:

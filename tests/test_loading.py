@@ -1,4 +1,4 @@
-"""Training batches: mirroring, its axis, and the cache of decoded images."""
+"""Training batches: mirroring and its axis."""
 
 import numpy as np
 import pytest
@@ -31,31 +31,20 @@ def test_mirroring_is_a_fair_coin_keyed_by_seed_and_position():
 
 def test_mirroring_runs_along_the_patients_left_right_axis(brains, tmp_path):
     position = next(p for p in range(50) if mirrored(1, p))
-    item = TrainingImages(brains, Variation(True, 0, 1), 0)[2, position]
+    item = TrainingImages(brains, Variation(True, 0, 1))[2, position]
     assert torch.equal(item["image"], brains[2]["image"].flip(1))
     assert (item["index"], item["position"]) == (2, position)
-    assert torch.equal(TrainingImages(brains, Variation(False, 0, 1), 0)[2, position]["image"], brains[2]["image"])
+    assert torch.equal(TrainingImages(brains, Variation(False, 0, 1))[2, position]["image"], brains[2]["image"])
     (tmp_path / "oct").mkdir()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16), dtype=np.uint8)).save(
         tmp_path / "oct" / "a.png"
     )
     png = SliceFolder(tmp_path / "oct", 1, 16, "joint")
-    assert torch.equal(TrainingImages(png, Variation(True, 0, 1), 0)[0, position]["image"], png[0]["image"].flip(2))
+    assert torch.equal(TrainingImages(png, Variation(True, 0, 1))[0, position]["image"], png[0]["image"].flip(2))
 
 
 def test_a_sagittal_slice_is_not_mirrored_silently(tmp_path):
     write_slice(tmp_path / "a.nii.gz", np.eye(8), np.eye(4)[[2, 1, 0, 3]])
-    images = TrainingImages(SliceFolder(tmp_path, 1, 8, "joint"), Variation(True, 0, 1), 0)
+    images = TrainingImages(SliceFolder(tmp_path, 1, 8, "joint"), Variation(True, 0, 1))
     with pytest.raises(InputError, match="left-right"):
         images[0, next(p for p in range(50) if mirrored(1, p))]
-
-
-def test_cache_changes_nothing_and_respects_its_size(brains, monkeypatch):
-    keys = [(i % 4, i) for i in range(20)]
-    two_images = 2 * brains[0]["image"].nbytes / 2**30
-    plain, cached = (
-        TrainingImages(brains, Variation(True, 0, 1), 0),
-        TrainingImages(brains, Variation(True, 0, 1), two_images),
-    )
-    assert all(torch.equal(plain[key]["image"], cached[key]["image"]) for key in keys)
-    assert len(plain.kept) == 0 and len(cached.kept) == 2

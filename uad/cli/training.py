@@ -11,21 +11,28 @@ from uad.checkpoints import CheckpointFiles, newest_state
 from uad.cli.flags import add, add_switch, number_or_all
 from uad.cli.runtime import precision_of
 from uad.configuration import check_values
+from uad.data.reading.folder import SliceFolder
+from uad.data.training.cache import CachedSlices, cached_slices, found_cache
 from uad.data.training.loading import Variation
 from uad.distributed import World
 from uad.optimizers import OPTIMIZERS
 from uad.training import TrainOptions
+
+# What --cache_dir is where there is to be no cache.
+NO_CACHE = "none"
 
 
 @dataclass(frozen=True)
 class Run:
     """A training run, whatever it trains.
 
-    log_dir: its folder, None for the command's default; options: see TrainOptions, amp as asked for; optimizer, lr,
-    weight_decay: of every network (lr None: the stage's own); variation: of the training images.
+    log_dir: its folder, None for the command's default; cache_dir: that of decoded images, which other runs may use,
+    None for log_dir, NO_CACHE for none; options: see TrainOptions, amp as asked for; optimizer, lr, weight_decay: of
+    every network (lr None: the stage's own); variation: of the training images.
     """
 
     log_dir: Path | None
+    cache_dir: str | None
     options: TrainOptions
     optimizer: str
     lr: float | None
@@ -44,6 +51,22 @@ class Run:
     def named(self, log_dir: str, lr: float) -> "Run":
         """The same run with what the flags leave to the stage: its folder and learning rate."""
         return replace(self, log_dir=self.log_dir or Path(log_dir), lr=lr if self.lr is None else self.lr)
+
+    def images(
+        self, slices: SliceFolder, world: World, earlier: Path | None = None, once: bool = False
+    ) -> SliceFolder | CachedSlices:
+        """The slices from a cache, which is made where it is not there.
+
+        earlier: an earlier stage's folder, whose cache is used where it has one; once: every slice is read but once or
+        twice, for which no cache is made.
+        """
+        if self.cache_dir == NO_CACHE:
+            return slices
+        place = Path(self.cache_dir or self.log_dir)
+        found = found_cache(slices, [place, *([earlier] if earlier else [])], world)
+        if found or once:
+            return found or slices
+        return cached_slices(slices, place, self.cache_dir is not None, world, self.options.workers)
 
     def shown(self) -> dict:
         """Folder and options of the loop, as plain values."""
@@ -105,6 +128,13 @@ def add_run_flags(
 
     group = parser.add_argument_group("training")
     add(group, "--log_dir", help="folder of the run: checkpoints, log, pictures", shown=log_dir)
+    add(
+        group,
+        "--cache_dir",
+        help="folder for the decoded training images, 4 bytes a value, which runs on the same images may share; "
+        f"{NO_CACHE}: the files are read again in every epoch, with the same result",
+        shown="that of the run",
+    )
     add(group, "--batch_size", type=int, **own(8), help="images per step, over all processes together")
     add(
         group,
@@ -198,6 +228,7 @@ def run_of(args: argparse.Namespace, ema_beta: float, ema_every: int) -> Run:
     )
     return Run(
         log_dir=Path(args.log_dir) if args.log_dir else None,
+        cache_dir=args.cache_dir,
         options=options,
         optimizer=args.optimizer,
         lr=args.lr,

@@ -9,11 +9,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from uad.data.reading.folder import SliceFolder, left_right_axis
 from uad.data.training.augmentation import augment
+from uad.data.training.cache import CachedSlices
 from uad.errors import input_error
 from uad.randomness import derive_seed, keyed_generator
-
-# What decoded images may take in memory where the training process reads them itself.
-CACHE_GIB = 2.0
 
 
 class StepBatches:
@@ -70,33 +68,20 @@ class Variation:
 class TrainingImages(Dataset):
     """Images of a folder for training; a key (index, position) gives a dict of image, name, index and position.
 
-    An image is varied by (seed, position). Decoded images are kept in memory while they fit into `cache_gib`; that pays
-    where the images are read by the training process itself (0 workers).
+    An image is varied by (seed, position).
     """
 
-    def __init__(self, slices: SliceFolder, variation: Variation, cache_gib: float):
+    def __init__(self, slices: SliceFolder | CachedSlices, variation: Variation):
         self.slices, self.variation = slices, variation
-        self.bytes_left = cache_gib * 2**30
-        self.kept: dict[int, dict] = {}
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         index, position = key
-        item = self._read(index)
+        item = self.slices[index]
         image = self.variation.apply(item, position)
         return {"image": image, "name": item["name"], "index": index, "position": position}
-
-    def _read(self, index: int) -> dict:
-        if index in self.kept:
-            return self.kept[index]
-        item = self.slices[index]
-        size = item["image"].nbytes
-        if size <= self.bytes_left:
-            self.bytes_left -= size
-            self.kept[index] = item
-        return item
 
 
 def mirrored(seed: int, *key: int | str) -> bool:

@@ -1,0 +1,149 @@
+"""How many training images a second the loader delivers, from the files and from the cache of decoded images.
+
+    python -m benchmark.loading
+    python -m benchmark.loading --img_sizes 256 --workers 2 --augment 1 --seconds 10
+
+The slices are those of one phantom patient, with 4 channels, NIfTI, normalised by `tissue`; nothing is computed with
+them. All files are in the system's memory: of a set that does not fit there, the disk decides. What augmentation and
+synthetic lesions cost an image is measured in this process, with one thread.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from benchmark.tables import markdown
+from uad.cli.command import command_of
+from uad.cli.flags import Flags, add
+from uad.data.phantoms.brain import make_patient
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.formats import write_slice
+from uad.data.training.augmentation import augment
+from uad.data.training.cache import cached_slices
+from uad.data.training.corruption import corrupt
+from uad.data.training.loading import StepBatches, TrainingImages, Variation, collate_training, training_loader
+from uad.distributed import World
+
+CHANNELS, FULL_SIZE = 4, 256
+LEVELS = range(40, 104)
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """img_sizes: 256 or a part of it; workers: numbers of them; augment: strength; seconds: for each rate; threads: of
+    the process that receives the batches.
+    """
+
+    img_sizes: tuple[int, ...]
+    workers: tuple[int, ...]
+    batch_size: int
+    augment: float
+    seconds: float
+    repeats: int
+    threads: int
+
+
+def get_args_parser() -> Flags:
+    """The flags."""
+    parser = Flags(__doc__)
+    add(parser, "--img_sizes", type=int, nargs="+", default=(128, 256), help="pixels a side; they divide 256")
+    add(parser, "--workers", type=int, nargs="+", default=(0, 2), help="numbers of worker processes")
+    add(parser, "--batch_size", type=int, default=24, help="images a batch")
+    add(parser, "--augment", type=float, default=0.0, help="strength of augmentation")
+    add(parser, "--seconds", type=float, default=4.0, help="for how long every rate is measured")
+    add(parser, "--repeats", type=int, default=3, help="interleaved repeats, of which the median is shown")
+    add(parser, "--threads", type=int, default=1, help="threads of the process that receives the batches")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measure and print tables."""
+    request = Request(**{name: getattr(args, name) for name in Request.__dataclass_fields__})
+    torch.set_num_threads(request.threads)
+    volumes = np.pad(make_patient(seed=0, number=1).images[..., LEVELS], ((0, 0), (8, 8), (8, 8), (0, 0)))
+    rows, costs = [], []
+    with tempfile.TemporaryDirectory() as place:
+        for size in request.img_sizes:
+            slices = written(Path(place) / str(size), volumes, size)
+            cached = cached_slices(slices, Path(place), True, ALONE, workers=2)
+            rows += [row_of(request, size, workers, slices, cached) for workers in request.workers]
+            costs.append(costs_of(size, slices, cached, request.seconds / 4))
+    print("Images a second, median of interleaved repeats:")
+    print(markdown(("pixels", "workers", "from the files", "from the cache", "times as many"), rows))
+    print("\nMilliseconds an image, one thread:")
+    print(markdown(("pixels", "read a file", "read the cache", "augmentation", "synthetic lesions"), costs))
+
+
+def written(folder: Path, volumes: np.ndarray, size: int) -> SliceFolder:
+    """The slices of volumes (C, 256, 256, D), averaged to `size` pixels a side, as a data set."""
+    step = FULL_SIZE // size
+    blocks = volumes.reshape(CHANNELS, size, step, size, step, -1).mean((2, 4))
+    for level, image in enumerate(np.moveaxis(blocks, -1, 0)):
+        write_slice(folder / f"P_{level:03d}.nii.gz", image, np.diag([step, step, 1, 1]))
+    return SliceFolder(folder, CHANNELS, size, "tissue")
+
+
+def row_of(request: Request, size: int, workers: int, slices: Dataset, cached: Dataset) -> tuple:
+    """A row of the first table."""
+    variation = Variation(horizontal_flip=True, augment=request.augment, seed=0)
+    pairs = [
+        [rate(TrainingImages(d, variation), workers, request) for d in (slices, cached)] for _ in range(request.repeats)
+    ]
+    plain, fast = np.median(pairs, axis=0)
+    return size, workers, float(plain), float(fast), float(np.median([b / a for a, b in pairs]))
+
+
+def rate(dataset: Dataset, workers: int, request: Request) -> float:
+    """Images a second, after what the workers have prepared while they started."""
+    batches = StepBatches(len(dataset), request.batch_size, rank=0, size=1, seed=0, start=0, stop=10**6)
+    loader = training_loader(dataset, collate_training, batches, workers, pin_memory=False)
+    started, delivered, prepared = 0.0, 0, 2 * workers + 1
+    for number, batch in enumerate(loader, 1):
+        now = time.perf_counter()
+        if number <= prepared:
+            started = now
+            continue
+        delivered += len(batch["position"])
+        if now - started > request.seconds:
+            break
+    return delivered / (now - started)
+
+
+def costs_of(size: int, slices: Dataset, cached: Dataset, seconds: float) -> tuple:
+    """A row of the second table."""
+    images = [cached[index]["image"] for index in range(len(cached))]
+    rng = np.random.default_rng(0)
+    calls: tuple[Callable[[int], object], ...] = (
+        slices.__getitem__,
+        cached.__getitem__,
+        lambda i: augment(images[i], 1.0, rng),
+        lambda i: corrupt(images[i], images[i - 1], rng, "intensity"),
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    costs = [milliseconds(call, len(images), seconds) for call in calls]
+    torch.set_num_threads(threads)
+    return size, *costs
+
+
+def milliseconds(call: Callable[[int], object], count: int, seconds: float) -> float:
+    """CPU milliseconds of a call, the mean over numbers below `count`, in turn."""
+    done, started, clock = 0, time.process_time(), time.perf_counter()
+    while time.perf_counter() - clock < seconds:
+        call(done % count)
+        done += 1
+    return 1000 * (time.process_time() - started) / done
+
+
+command = command_of(get_args_parser, main)
+
+if __name__ == "__main__":
+    command()

@@ -45,6 +45,14 @@ def test_every_kind_of_lesion_changes_a_textured_image(kind, monkeypatch):
     assert 0.0005 < changed < 0.7
 
 
+@pytest.mark.parametrize("size", [16, 64, 100])
+def test_blurring_is_the_mean_of_what_lies_in_a_square(size):
+    image = torch.rand(3, size, size, generator=torch.Generator().manual_seed(0))
+    reach = max(1, size // 32)
+    pooled = torch.nn.functional.avg_pool2d(image[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
+    torch.testing.assert_close(corruption.blurred(image), pooled, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("swelling", [-0.5, 0.0, 0.4])
 def test_swelling_magnifies_around_the_centre(swelling):
     size, centre = 32, (12.0, 20.0)

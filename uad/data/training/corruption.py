@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 MAX_BLOBS = 3
 # Radii in units of the image size: from a focus of a few pixels to a large tumour.
@@ -77,7 +78,7 @@ def corrupt(image: torch.Tensor, donor: torch.Tensor, rng: np.random.Generator, 
             noise = rng.normal(0, rng.uniform(0, MAX_NOISE), image.shape).astype(np.float32)
             change = _per_channel(rng.uniform(0, 1, len(image))) + torch.from_numpy(noise)
         elif kind == "blurred":
-            change = _blurred(corrupted)
+            change = blurred(corrupted)
         else:
             shift = tuple(int(d) for d in rng.integers(image.shape[-1] // 8, image.shape[-1] * 7 // 8, 2))
             change = (image, donor)[rng.integers(2)].roll(shift, (1, 2))
@@ -96,10 +97,13 @@ def _per_channel(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))[:, None, None]
 
 
-def _blurred(image: torch.Tensor) -> torch.Tensor:
-    """The mean over squares of a sixteenth of the image size."""
-    reach = max(1, image.shape[-1] // 32)
-    return F.avg_pool2d(image[None], 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)[0]
+def blurred(image: torch.Tensor) -> torch.Tensor:
+    """The mean over squares of a sixteenth of the image size, over what of them lies in the image."""
+    side = 2 * max(1, image.shape[-1] // 32) + 1
+    # torch's pooling adds up every square anew: 28 ms for 4 x 256 x 256 pixels, where running sums take 2.
+    means = ndimage.uniform_filter(image.numpy(), (0, side, side), mode="constant")
+    inside = ndimage.uniform_filter(np.ones(image.shape[1:], np.float32), side, mode="constant")
+    return torch.from_numpy(means / inside)
 
 
 def swollen(image: torch.Tensor, blob: torch.Tensor, centre: tuple[float, float], swelling: float) -> torch.Tensor:

@@ -33,7 +33,7 @@ from uad.application.calibration import RATES, Calibration, calibrate, calibrati
 from uad.application.inputs import Item, find_items
 from uad.application.judging import Judged, judge
 from uad.application.opening import Chain, Opened, chain_of, open_item, slice_name
-from uad.application.writing import record_path, write_opened, write_summary
+from uad.application.writing import is_written, write_opened, write_summary
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
 from uad.cli.provenance import command_line
@@ -181,7 +181,9 @@ def main(args: argparse.Namespace) -> None:
         reading, detection = autoencoder.reading, request.detection.completed(model)
         check_polarity(detection.polarity, detection.score, reading.n_channels)
         chain = chain_of(reading, autoencoder.facts, request.spacing, request.all_slices)
-        items = find_items(request.inputs, request.assigned, chain.channels, reading.n_channels)
+        items, left_out = find_items(request.inputs, request.assigned, chain.channels, reading.n_channels)
+        if world.is_main:
+            print(*left_out, sep="\n", end="\n" if left_out else "")
         _check_headers(items, request.resampling)
         settings = settings_of(request, autoencoder, model, detection)
         networks = (autoencoder.network, model.network)
@@ -192,10 +194,12 @@ def main(args: argparse.Namespace) -> None:
         kept = calibration_path(request.model, settings)
         world.on_main(lambda: calibrated(request, chain, kept, judging))
         calibration = stored_calibration(kept)
-        world.on_main(lambda: begin(request, chain, settings | {"amp": amp}, calibration))
+        info = info_of(request, chain, settings | {"amp": amp})
+        check_configuration(request.out / RUN, info)
+        waiting = _waiting(request, items, calibration)
         if calibration is None and world.is_main:
             print("Nothing was calibrated: no mask and no percentile. Name a folder of healthy slices by --healthy.")
-        problems = judge_items(request, chain, autoencoder, items, judging, calibration)
+        problems = judge_items(request, chain, autoencoder, waiting, judging, calibration, info)
         world.barrier()
         if world.is_main:
             table = write_summary(request.out, [item.name for item in items])
@@ -246,40 +250,47 @@ def calibrated(request: Request, chain: Chain, path: Path, judging: Judge) -> No
     calibrate(slices, content, judged, path)
 
 
-def begin(request: Request, chain: Chain, settings: dict, calibration: Calibration | None) -> None:
-    """Record what the results depend on; InputError where --out holds those of other settings."""
+def info_of(request: Request, chain: Chain, settings: dict) -> dict:
+    """What the results of a folder depend on; another command in the folder must agree."""
     info = {
         **settings,
         "method": "masked Bernoulli diffusion",
         "median": request.median,
         "false_positives": request.rate,
-        "thresholds": calibration.thresholds if calibration else None,
         "spacing": chain.framing.spacing,
         "all_slices": request.all_slices,
     }
-    info = {key: list(value) if isinstance(value, tuple) else value for key, value in info.items()}
-    path = request.out / RUN
-    check_configuration(path, info)
-    if not path.is_file():
-        write_json(
-            path, info | {"channels": list(chain.names), "model_folder": str(request.model), "command": command_line()}
-        )
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in info.items()}
+
+
+def _waiting(request: Request, items: Sequence[Item], calibration: Calibration | None) -> list[Item]:
+    """The inputs that are not complete in --out; InputError with those that would replace results of others."""
+    threshold = calibration.threshold(request.rate) if calibration else None
+    waiting, problems = [], []
+    for item in items:
+        try:
+            waiting += [] if is_written(request.out, item, threshold) else [item]
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return waiting
 
 
 def judge_items(
     request: Request,
     chain: Chain,
     autoencoder: TrainedAutoencoder,
-    items: Sequence[Item],
+    waiting: Sequence[Item],
     judging: Judge,
     calibration: Calibration | None,
+    info: dict,
 ) -> list[Problem]:
-    """Judge this process's share of what is not done; the problems of inputs that could not be used."""
-    world = judging.world
-    waiting = [item for item in items if not record_path(request.out, item.name).is_file()][world.rank :: world.size]
+    """Judge this process's share of the inputs; the problems of those that could not be used. info: for run.json."""
+    world, run = judging.world, request.out / RUN
     problems = []
     with tqdm(total=0, desc="detecting", unit="slice", disable=not world.is_main) as bar:
-        for group in _groups(waiting):
+        for group in _groups(waiting[world.rank :: world.size]):
             opened = []
             for item in group:
                 try:
@@ -296,13 +307,16 @@ def judge_items(
             unlike = _unlike([each for _, each in opened], chain, autoencoder)
             for notice in unlike:
                 tqdm.write(f"{group[0].name}{' and others' if len(group) > 1 else ''}: {notice}")
+            if not run.is_file():
+                more = {"channels": list(chain.names), "model_folder": str(request.model), "command": command_line()}
+                write_json(run, info | more)
             start = 0
-            for _, each in opened:
+            for item, each in opened:
                 part = judged.part(start, start + len(each.images))
                 start += len(each.images)
                 channel = chain.reading.display_channel
                 notices = [*each.notices, *unlike]
-                write_opened(request.out, each, part, calibration, request.rate, request.median, channel, notices)
+                write_opened(request.out, item, each, part, calibration, request.rate, request.median, channel, notices)
     return problems
 
 

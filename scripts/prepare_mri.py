@@ -26,12 +26,14 @@ from uad.cli.flags import Flags, add, add_switch
 from uad.configuration import check_values
 from uad.data.preparing.mri import LEFT_OUT, SPLITS, Choice, Task, geometry_notices, prepare
 from uad.data.preparing.splitting import split_patients, stated_split
-from uad.data.reading.layouts import Found, find_scans, is_brats
+from uad.data.reading.layouts import Found, Scan, find_scans, is_brats
 from uad.data.reading.patients import patient_of_scan, read_patients, read_split
 from uad.data.reading.planes import PLANE, Framing
+from uad.data.reading.scans import scan_grid
+from uad.errors import InputError, input_error
 
 # Slices that are left out of the 155 of BraTS at the bottom and top, as the authors do.
-BRATS_SKIPS = (80, 26)
+BRATS_SLICES, BRATS_SKIPS = 155, (80, 26)
 
 
 def get_args_parser() -> Flags:
@@ -75,8 +77,8 @@ def get_args_parser() -> Flags:
         default=PLANE,
         help="side of the slices: 256 pads or crops the plane, 128 then takes the mean of 2 x 2 pixels",
     )
-    add(parser, "--skip_low", type=int, help="lowest slices left out", shown="80 for BraTS, else 0")
-    add(parser, "--skip_high", type=int, help="highest slices left out", shown="26 for BraTS, else 0")
+    add(parser, "--skip_low", type=int, help="lowest slices left out", shown="80 for the 155 slices of BraTS, else 0")
+    add(parser, "--skip_high", type=int, help="highest slices left out", shown="26 for the 155 slices of BraTS, else 0")
     add(parser, "--every", type=int, default=1, help="keep each K-th slice of the rest")
     add(
         parser,
@@ -111,7 +113,8 @@ def check(args: argparse.Namespace) -> None:
 
 def choice_of(args: argparse.Namespace, found: Found) -> Choice:
     """What the flags say of these scans."""
-    skips = BRATS_SKIPS if any(map(is_brats, found.scans)) else (0, 0)
+    of_brats = all(is_brats(scan) and axial_slices(scan) == BRATS_SLICES for scan in found.scans)
+    skips = BRATS_SKIPS if of_brats else (0, 0)
     return Choice(
         channels=found.channels,
         health="healthy" if args.healthy else "unknown" if args.no_labels else "seg",
@@ -124,10 +127,25 @@ def choice_of(args: argparse.Namespace, found: Found) -> Choice:
     )
 
 
+def axial_slices(scan: Scan) -> int | None:
+    """How many a scan has, None where its header cannot be read, which is said with all problems later."""
+    try:
+        return scan_grid(scan).shape[2]
+    except InputError:
+        return None
+
+
 def tasks_of(args: argparse.Namespace, found: Found) -> list[Task]:
-    """The scans with their patients and parts."""
+    """The scans with their patients and parts; InputError for a table of patients that lists none of the scans."""
     table = read_patients(args.patients) if args.patients else {}
-    patients = {scan.name: table.get(scan.name) or patient_of_scan(scan.name) for scan in found.scans}
+    scans = {scan.name: scan.patient or patient_of_scan(scan.name) for scan in found.scans}
+    listed = table.keys() & scans.keys()
+    if table and scans and not listed:
+        expected = f"the names of scans, such as {next(iter(scans))}"
+        raise input_error(args.patients, f"names such as {next(iter(table))}", expected, "correct the table")
+    if table and len(listed) < len(scans):
+        print(f"{len(scans) - len(listed)} scans are not in {args.patients}: their patients are taken from their names")
+    patients = scans | {name: table[name] for name in listed}
     names = list(patients.values())
     if args.no_labels:
         validation = set()
@@ -141,10 +159,15 @@ def tasks_of(args: argparse.Namespace, found: Found) -> list[Task]:
 def main(args: argparse.Namespace) -> None:
     """Prepare, then say what was done and how many slices of what there are."""
     check(args)
-    found = find_scans(args.data_dir, args.channels, labelled=not (args.healthy or args.no_labels))
+    if args.out.resolve() == args.data_dir.resolve():
+        raise input_error("--out", str(args.out), "another folder than --data_dir", "choose a new one")
+    labelled = not (args.healthy or args.no_labels)
+    found = find_scans(args.data_dir, args.channels, labelled, without=args.out)
     tasks, choice = tasks_of(args, found), choice_of(args, found)
     people = len({task.patient for task in tasks})
     print(f"{args.data_dir}: {len(tasks)} scans of {people} patients, channels {' '.join(found.channels)}")
+    if choice.skip_low or choice.skip_high:
+        print(f"The lowest {choice.skip_low} and the highest {choice.skip_high} slices are left out")
     if found.foreign:
         print(f"{found.foreign} other files are left alone")
     validation = sorted({task.patient for task in tasks if task.validation})

@@ -15,7 +15,7 @@ from uad.application.inputs import find_items
 from uad.data.reading.geometry import to_canonical
 from uad.data.reading.layouts import find_scans
 from uad.data.reading.likeness import differences, likeness_of
-from uad.data.reading.planes import Framing, plane_of
+from uad.data.reading.planes import Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.errors import InputError
 
@@ -87,7 +87,7 @@ def test_maps_are_those_of_prepared_slices(runs, tmp_path):
     slices = maps(tmp_path / "slices")
     assert len(slices) == len(BRAIN)
     loaded = load_scan(find_scans(runs / "raw", labelled=False).scans[0])
-    plane = plane_of(loaded.images, loaded.spacing[:2], Framing(1.0, 32))
+    plane = plane_of(brains_of(loaded.images), loaded.spacing[:2], Framing(1.0, 32))
     volume = nib.load(runs / "answer" / "anomaly_map" / "p90.nii.gz")
     for level, values in zip(BRAIN, slices.values(), strict=True):
         np.testing.assert_allclose(volume.get_fdata()[..., level], plane.back(values), rtol=1e-3, atol=1e-5)
@@ -223,7 +223,7 @@ def test_a_scan_that_cannot_be_used_does_not_stop_the_others(runs, tmp_path):
     values = head(4)[0]
     values[5, 5, 3] = np.nan
     nib.save(nib.Nifti1Image(values, LPS), tmp_path / "raw" / "nan_t1.nii.gz")
-    with pytest.raises(InputError, match="1 voxels are NaN"):
+    with pytest.raises(InputError, match="1 voxels are NaN, infinite"):
         answer(runs, tmp_path / "raw", tmp_path / "out")
     assert [row["name"] for row in summary(tmp_path / "out")] == ["good"]
 
@@ -276,6 +276,43 @@ def test_a_percentile_counts_lower_scores():
     assert [known.percentile(score) for score in (0.5, 2.0, 2.5, 9.0)] == [0.0, 25.0, 75.0, 100.0]
 
 
+def test_results_belong_to_their_files(runs, tmp_path):
+    """Another scan of the name is refused, a corrected file judged again, a mask added once there is a threshold."""
+    source = write_patient(tmp_path / "a", "p1", 5)
+    answer(runs, source, tmp_path / "out")
+    before = nib.load(tmp_path / "out" / "anomaly_map" / "p1.nii.gz").get_fdata()
+    write_patient(tmp_path / "b", "p1", 6)
+    with pytest.raises(InputError, match=r"(?s)b.*holds results called p1 of .*/a/p1_flair"):
+        answer(runs, tmp_path / "b", tmp_path / "out")
+    write_patient(tmp_path / "a", "p1", 7, lesion=True)
+    answer(runs, source, tmp_path / "out")
+    assert not np.array_equal(before, nib.load(tmp_path / "out" / "anomaly_map" / "p1.nii.gz").get_fdata())
+
+
+def test_a_failed_command_leaves_nothing_that_blocks_the_corrected_one(runs, tmp_path):
+    with pytest.raises(InputError, match="no slice that shows enough"):
+        answer(runs, runs / "raw", tmp_path / "out", "--spacing 20")
+    answer(runs, runs / "raw", tmp_path / "out")
+
+
+def test_short_volumes_are_no_slices_and_what_is_left_out_is_said(runs, tmp_path, capsys):
+    for channel in ("t1", "flair"):
+        image = nib.load(runs / "raw" / f"p90_{channel}.nii.gz")
+        nib.save(nib.Nifti1Image(image.dataobj[..., 3:5], image.affine), write_folder(tmp_path) / f"s_{channel}.nii.gz")
+    (tmp_path / "raw" / "notes.txt").touch()
+    answer(runs, tmp_path / "raw", tmp_path / "out")
+    assert [row["name"] for row in summary(tmp_path / "out")] == ["s"]
+    assert "1 other files or folders are not judged: notes.txt" in capsys.readouterr().out
+    with pytest.raises(InputError, match="a volume whose name tells no contrast"):
+        nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.float32), LPS), tmp_path / "unnamed.nii.gz")
+        answer(runs, f"{tmp_path / 'raw' / 's_t1.nii.gz'} {tmp_path / 'unnamed.nii.gz'}", tmp_path / "out2")
+
+
+def write_folder(tmp_path: Path) -> Path:
+    (tmp_path / "raw").mkdir(exist_ok=True)
+    return tmp_path / "raw"
+
+
 def test_two_inputs_of_one_name_are_refused(runs, tmp_path):
     write_patient(tmp_path / "a", "p90", 1)
     with pytest.raises(InputError, match="2 inputs called p90"):
@@ -285,4 +322,4 @@ def test_two_inputs_of_one_name_are_refused(runs, tmp_path):
 def test_run_json_names_what_the_results_depend_on(runs):
     info = json.loads((runs / "answer" / "run.json").read_text())
     assert info["channels"] == ["t1", "flair"] and info["spacing"] == 1.0
-    assert info["thresholds"]["0.01"] > 0 and info["autoencoder"] and info["model"]
+    assert info["autoencoder"] and info["model"] and info["amp"] == "off"

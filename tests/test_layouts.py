@@ -1,6 +1,7 @@
 """Layouts of releases and of people: which files are one scan, and what each shows. No image is read."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -129,10 +130,16 @@ def test_decathlon_files_hold_all_contrasts(tmp_path):
 
 def test_nnunet_files_hold_one_contrast_each(tmp_path):
     touch(tmp_path, "imagesTr/P_001_0000.nii.gz", "imagesTr/P_001_0001.nii.gz", "labelsTr/P_001.nii.gz")
-    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "FLAIR", "1": "T1"}, "numTraining": 1}))
-    assert files_of(tmp_path)["P_001"] == {
+    expected = {
         "t1": "imagesTr/P_001_0001.nii.gz", "flair": "imagesTr/P_001_0000.nii.gz", "seg": "labelsTr/P_001.nii.gz",
     }  # fmt: skip
+    content = {"channel_names": {"0": "FLAIR", "1": "T1"}, "numTraining": 1}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert files_of(tmp_path)["P_001"] == expected
+    # The former version lists files by the name of the scan.
+    listed = {"training": [{"image": "./imagesTr/P_001.nii.gz", "label": "./labelsTr/P_001.nii.gz"}]}
+    (tmp_path / "dataset.json").write_text(json.dumps({"modality": {"0": "FLAIR", "1": "T1"}} | listed))
+    assert files_of(tmp_path)["P_001"] == expected
 
 
 def test_kaggle_3m_is_a_stack_of_colour_slices(tmp_path):
@@ -171,22 +178,86 @@ def test_what_is_missing_or_there_twice_is_listed_together(tmp_path):
         touch(tmp_path, *(f"{name}/{name}_{word}.nii.gz" for word in FORMER))
     (tmp_path / "BraTS20_Training_001/BraTS20_Training_001_t2.nii.gz").unlink()
     (tmp_path / "BraTS20_Training_002/BraTS20_Training_002_seg.nii.gz").unlink()
-    touch(tmp_path, "copy/BraTS20_Training_003_flair.nii.gz")
+    touch(tmp_path, "copy/BraTS20_Training_003_flair.nii.gz", "BraTS20_Training_002/BraTS20_Training_002_T1.nii.gz")
     (tmp_path / "BraTS20_Training_007").mkdir()
     with pytest.raises(InputError) as caught:
         find_scans(tmp_path)
     found = " | ".join(problem.found for problem in caught.value.problems)
-    assert len(caught.value.problems) == 4
-    for text in ("no t2 volume of BraTS20_Training_001", "no seg volume", "2 flair volumes", "no volume"):
+    assert len(caught.value.problems) == 5
+    for text in (
+        "no t2 volume of BraTS20_Training_001",
+        "no seg volume",
+        "2 t1 volumes",
+        "in different folders",
+        "no volume",
+    ):
         assert text in found
 
 
 def test_links_that_lead_in_circles_are_not_followed(tmp_path):
     touch(tmp_path / "data", "p1_flair.nii.gz")
     (tmp_path / "data" / "again").symlink_to(tmp_path / "data", target_is_directory=True)
-    (tmp_path / "data" / "itself.nii").symlink_to(tmp_path / "data" / "itself.nii")
     (tmp_path / "link").symlink_to(tmp_path / "data", target_is_directory=True)
     assert len(find_scans(tmp_path / "link", ["flair"], labelled=False).scans) == 1
+    (tmp_path / "data" / "p2_flair.nii").symlink_to(tmp_path / "data" / "p2_flair.nii")
+    with pytest.raises(InputError, match="leads nowhere or to itself"):
+        find_scans(tmp_path / "link", ["flair"], labelled=False)
+
+
+def test_folders_name_the_scans_of_bare_files(tmp_path):
+    """Sessions of the same name belong to different patients, and all of a patient's to one."""
+    for patient in ("pat1", "pat2"):
+        touch(tmp_path, *(f"{patient}/{date}/FLAIR.nii.gz" for date in ("2019", "2021")))
+    scans = find_scans(tmp_path, labelled=False).scans
+    assert [scan.name for scan in scans] == ["pat1_2019", "pat1_2021", "pat2_2019", "pat2_2021"]
+    assert [scan.patient for scan in scans] == ["pat1", "pat1", "pat2", "pat2"]
+
+
+def test_files_of_unrelated_folders_make_no_scan(tmp_path):
+    touch(tmp_path, "pat1/ses1_T1.nii.gz", "pat2/ses1_FLAIR.nii.gz")
+    with pytest.raises(InputError, match="files called ses1 in different folders"):
+        find_scans(tmp_path, labelled=False)
+
+
+def test_what_cannot_be_read_is_no_empty_folder(tmp_path, monkeypatch):
+    touch(tmp_path, "a/p1_flair.nii.gz", "b/p2_flair.nii.gz")
+    scandir = os.scandir
+
+    def refused(path="."):
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(InputError, match="Permission denied"):
+        find_scans(tmp_path, ["flair"], labelled=False)
+
+
+def test_tiff_slices_and_masks_are_paired_by_number(tmp_path):
+    name = "TCGA_CS_4941_19960909"
+    touch(tmp_path, *(f"{name}/{name}_{number}.tif" for number in (1, 2, 4)))
+    touch(tmp_path, *(f"{name}/{name}_{number}_mask.tif" for number in (1, 3, 4)))
+    with pytest.raises(InputError, match=r"(?s)_2.tif.*a slice without a mask.*_3_mask.tif.*a mask without a slice"):
+        find_scans(tmp_path)
+
+
+def test_an_ending_may_hold_entities_of_bids(tmp_path):
+    touch(tmp_path, *(f"sub-1/anat/sub-1_run-{run}_FLAIR.nii.gz" for run in (1, 2)))
+    with pytest.raises(InputError, match="2 flair volumes"):
+        find_scans(tmp_path, labelled=False)
+    files = files_of(tmp_path, ["flair=run-2_FLAIR"], labelled=False)
+    assert files == {"sub-1": {"flair": "sub-1/anat/sub-1_run-2_FLAIR.nii.gz"}}
+
+
+def test_only_folders_below_count_as_derivatives(tmp_path):
+    touch(tmp_path / "derivatives" / "prep", "sub-1/anat/sub-1_FLAIR.nii.gz")
+    assert list(files_of(tmp_path / "derivatives" / "prep", labelled=False)) == ["sub-1"]
+
+
+def test_a_folder_can_be_left_out(tmp_path):
+    touch(tmp_path, "p1_flair.nii.gz", "out/p2_flair.nii.gz")
+    found = find_scans(tmp_path, labelled=False, without=tmp_path / "out")
+    assert [scan.name for scan in found.scans] == ["p1"]
 
 
 def test_a_folder_without_volumes_is_refused(tmp_path):

@@ -127,7 +127,7 @@ def test_values_and_affine_follow_the_voxels(release, tmp_path, size, factor):
 
 def test_padding_is_eight_pixels_for_the_release():
     image = np.ones((4, 240, 240, 1), np.float32)
-    plane = plane_of(image, (1.0, 1.0), Framing())
+    plane = plane_of(image[0] > 0, (1.0, 1.0), Framing())
     padded = plane.squares(image[..., 0])
     assert padded[:, 8:248, 8:248].all() and padded.sum() == image.sum()
     assert np.array_equal(plane.affine(np.eye(4), 80)[:3, 3], [-8, -8, 80])
@@ -137,7 +137,7 @@ def test_a_block_is_tumour_where_half_of_it_is():
     label = np.zeros((256, 256))
     label[0, 0:2] = 1
     label[10, 10] = 1
-    reduced = plane_of(label[None, ..., None], (1.0, 1.0), Framing(1.0, 128)).mask(label)
+    reduced = plane_of(label[..., None] > 0, (1.0, 1.0), Framing(1.0, 128)).mask(label)
     assert reduced[0, 0] == 1 and reduced.sum() == 1
 
 
@@ -185,6 +185,24 @@ def test_a_replaced_patient_is_prepared_anew(release, tmp_path):
         assert name not in {patient_of(stem) for stem in stems(out / folder)}
     assert {f"{name}_004", f"{name}_005"} <= stems(out / "val_healthy")
     assert {row["split"] for row in table(out) if row["patient"] == name} == {"val_healthy"}
+
+
+def test_files_of_the_same_name_and_size_are_noticed(release, tmp_path):
+    out = tmp_path / "out"
+    for name in [path.name for path in release.iterdir()]:
+        moved = volumes_of(1)
+        moved["seg"] = np.roll(moved["seg"], 1, axis=2)
+        for volume, values in moved.items():
+            (release / name / f"{name}_{volume}.nii.gz").unlink()
+            nib.save(nib.Nifti1Image(values, AFFINE), release / name / f"{name}_{volume}.nii")
+    run(release, out)
+    name = sorted(patient_of(stem) for stem in stems(out / "val_diseased"))[0]
+    path = release / name / f"{name}_seg.nii"
+    before = path.stat().st_size
+    nib.save(nib.Nifti1Image(volumes_of(1)["seg"], AFFINE), path)
+    assert path.stat().st_size == before
+    run(release, out)
+    assert {stem for stem in stems(out / "val_diseased") if stem.startswith(name)} == {f"{name}_004", f"{name}_005"}
 
 
 def test_another_configuration_in_the_same_folder_is_refused(release, tmp_path):

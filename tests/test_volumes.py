@@ -17,7 +17,7 @@ from uad.data.preparing.mri import Choice, Task, geometry_notices, prepare
 from uad.data.reading.formats import read_slice
 from uad.data.reading.geometry import Grid, from_canonical, same_grid, to_canonical
 from uad.data.reading.layouts import Scan, Source, find_scans
-from uad.data.reading.planes import Framing, plane_of
+from uad.data.reading.planes import Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.data.reading.volumes import locale_kept, read_header, read_volume, write_volume
 from uad.errors import InputError
@@ -80,7 +80,7 @@ def test_a_lesion_is_found_where_it_was_planted_in_every_orientation(tmp_path, c
     loaded = load_scan(scan_of(tmp_path, codes, label_codes=other))
     assert np.array_equal(loaded.images[0], head()) and np.array_equal(loaded.label, head() == 5000)
     np.testing.assert_allclose(loaded.affine, LPS, atol=1e-5)
-    plane = plane_of(loaded.images, loaded.spacing[:2], Framing(1.0, 128))
+    plane = plane_of(brains_of(loaded.images), loaded.spacing[:2], Framing(1.0, 128))
     level = int(np.argwhere(loaded.label).mean(0)[2])
     square = plane.squares(loaded.images[..., level])[0]
     found = place_of(square[..., None] > 4000, plane.affine(loaded.affine, level))
@@ -167,7 +167,7 @@ def test_a_finer_volume_is_brought_to_the_spacing_and_not_cut(tmp_path):
     values = np.zeros((512, 512, 2), np.float32)
     values[20:500, 30:480] = 100
     values[60:100, 400:440] = 1000
-    plane = plane_of(values[None], (0.45, 0.45), Framing(1.0, 256))
+    plane = plane_of(values > 0, (0.45, 0.45), Framing(1.0, 256))
     square = plane.squares(values[None, ..., 0])[0]
     assert (square > 50).sum() == pytest.approx(480 * 450 * 0.45**2, rel=0.02)
     assert (square > 550).sum() == pytest.approx(40 * 40 * 0.45**2, rel=0.05)
@@ -181,11 +181,11 @@ def test_a_finer_volume_is_brought_to_the_spacing_and_not_cut(tmp_path):
 def test_a_wide_field_of_view_is_cropped_around_the_body():
     values = np.zeros((1, 400, 300, 3), np.float32)
     values[0, 150:390, 20:180] = 100  # at the border of the field, beyond a crop about its centre
-    plane = plane_of(values, (1.0, 1.0), Framing())
+    plane = plane_of(values[0] > 0, (1.0, 1.0), Framing())
     assert plane.squares(values[..., 1]).sum() == values[..., 1].sum()
     values[0, 100:390] = 100
     with pytest.raises(ValueError, match="a body of 290 pixels of 1 mm"):
-        plane_of(values, (1.0, 1.0), Framing())
+        plane_of(values[0] > 0, (1.0, 1.0), Framing())
 
 
 def test_what_is_no_volume_is_refused_with_its_cause(tmp_path):
@@ -275,7 +275,7 @@ def test_a_brain_in_another_orientation_looks_as_the_template(tmp_path):
     tasks = [Task(Scan("p1", path.parent, {"t1": Source((path,))}), "p1", False)]
     (prepared,) = prepare(tasks, tmp_path / "out", choice, {})
     expected, place = to_canonical(template.get_fdata(dtype=np.float32), template.affine)
-    plane = plane_of(expected[None], (2.0, 2.0), choice.framing)
+    plane = plane_of(expected > 0, (2.0, 2.0), choice.framing)
     level = 40
     seen = read_slice(tmp_path / "out" / "train_healthy" / f"p1_{level:03d}.nii.gz", 1).image[0]
     wanted = plane.squares(expected[None, ..., level])[0]
@@ -298,3 +298,35 @@ def test_a_body_that_no_slice_holds_is_refused_before_anything_is_written(tmp_pa
     wide = replace(choice, framing=Framing(2.0, 256))
     (prepared,) = prepare([task], tmp_path / "wide", wide, {})
     assert "slices of 1 x 1 mm pixels resampled to 2 mm" in prepared.volumes[0][-1]
+
+
+def test_slices_of_noise_or_of_a_constant_show_no_patient():
+    """With skull and noise around the head, and with a background that is another constant than 0."""
+    rng = np.random.default_rng(0)
+    x, y = np.mgrid[:64, :64] - 32
+    inside = np.hypot(x, y) < 20
+    images = rng.rayleigh(20, (1, 64, 64, 6))
+    images[0, ..., 2:5] += 500 * inside[..., None]
+    brains = brains_of(images.astype(np.float32))
+    assert not brains[..., [0, 1, 5]].any()
+    assert all(np.abs(brains[..., level].sum() / inside.sum() - 1) < 0.15 for level in (2, 3, 4))
+    for background in (0.0, -2.0, -1024.0):
+        stripped = np.full((1, 64, 64, 6), background, np.float32)
+        stripped[0, inside, 2:5] = rng.normal(0, 1, (inside.sum(), 3))
+        assert np.array_equal(brains_of(stripped), (stripped != background)[0])
+
+
+@pytest.mark.parametrize(("field", "text"), [("meter", "unit meter"), ("micron", "unit micron")])
+def test_other_units_of_length_are_refused(tmp_path, field, text):
+    image = nib.Nifti1Image(head(), LPS)
+    image.header.set_xyzt_units(field)
+    nib.save(image, tmp_path / "v.nii.gz")
+    for read in (read_volume, read_header):
+        with pytest.raises(InputError, match=text):
+            read(tmp_path / "v.nii.gz")
+
+
+def test_values_beyond_float32_are_refused(tmp_path):
+    path = saved(tmp_path / "p1_flair.nii.gz", head() * 1e40, LPS)
+    with pytest.raises(InputError, match="beyond float32"):
+        load_scan(Scan("p1", tmp_path, {"flair": Source((path,))}))

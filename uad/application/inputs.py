@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from uad.data.reading.decoding import EXTENSIONS, IMAGE_EXTENSIONS, NIFTI_EXTENSIONS, load_nifti_header
+from uad.data.reading.decoding import EXTENSIONS, IMAGE_EXTENSIONS, NIFTI_EXTENSIONS, cannot_open, load_nifti_header
+from uad.data.reading.entries import Source, walk
 from uad.data.reading.formats import slice_stem
-from uad.data.reading.layouts import Scan, Source, find_scans, scans_of_files
+from uad.data.reading.layouts import Scan, find_scans, fingerprint, scans_of_files
 from uad.data.reading.listing import list_folder
 from uad.data.reading.naming import endings_of, named
-from uad.data.reading.volumes import VOLUME_EXTENSIONS, holds_dicom, volume_stem
+from uad.data.reading.volumes import VOLUME_EXTENSIONS, holds_dicom, read_header, volume_stem
 from uad.errors import InputError, Problem, input_error
 
 EXPECTED = "a volume, a slice, a folder of patients or of slices, or the folder of a DICOM series"
@@ -24,38 +25,54 @@ class Item(NamedTuple):
     slice_file: Path | None = None
 
     @property
+    def files(self) -> dict[str, list]:
+        """Bytes and times of its files by their paths: what tells it from another input of its name."""
+        if self.scan:
+            return fingerprint(self.scan)
+        state = self.slice_file.stat()
+        return {str(self.slice_file.resolve()): [state.st_size, state.st_mtime_ns]}
+
+    @property
     def where(self) -> str:
         """What the user may look for."""
         return str(self.slice_file or self.scan.where)
 
 
+class Inputs(NamedTuple):
+    """items: everything to judge, sorted by name; left_out: a line on each folder that holds other files."""
+
+    items: list[Item]
+    left_out: list[str]
+
+
 def find_items(
     inputs: Sequence[Path], assigned: Mapping[str, Path], channels: Sequence[str] | None, n_channels: int
-) -> list[Item]:
-    """Everything to judge, sorted by name.
+) -> Inputs:
+    """Everything to judge.
 
     assigned: channel -> file, of one scan; channels: the names of the model's channels, None where it knows none: then
     a scan is one file that holds them all. Raises InputError with all that is missing, and for two of one name.
     """
-    items, problems, files = [], [], []
+    items, problems, files, left_out = [], [], [], []
     if assigned:
         items.append(_assigned_scan(assigned, channels, n_channels))
     for path in inputs:
         try:
-            if not path.exists():
-                raise input_error(path, "no such file or folder", EXPECTED, f"correct the path, seen from {Path.cwd()}")
             if path.is_dir():
-                items += _of_folder(path, channels, n_channels)
-            elif is_slice(path, n_channels):
+                found = _of_folder(path, channels, n_channels)
+                items += found.items
+                left_out += found.left_out
+            elif is_slice(path):
                 items.append(Item(slice_stem(path), slice_file=path))
             else:
                 files.append(path)
         except InputError as error:
             problems += error.problems
-    try:
-        items += [Item(scan.name, scan) for scan in _scans(files, channels, n_channels)] if files else []
-    except InputError as error:
-        problems += error.problems
+    if files and not problems:  # a file that cannot be read would be missed once more here
+        try:
+            items += [Item(scan.name, scan) for scan in _scans(files, channels, n_channels)]
+        except InputError as error:
+            problems += error.problems
     names = [item.name for item in items]
     for name in sorted({name for name in names if names.count(name) > 1}):
         where = ", ".join(item.where for item in items if item.name == name)
@@ -64,11 +81,17 @@ def find_items(
         problems.append(Problem("INPUT", "nothing to judge", EXPECTED, "name a file or a folder"))
     if problems:
         raise InputError(problems)
-    return sorted(items)
+    return Inputs(sorted(items), left_out)
 
 
-def is_slice(path: Path, n_channels: int) -> bool:
-    """Whether a file holds a single slice for a model of `n_channels`, by its header; InputError for unknown types."""
+def is_slice(path: Path) -> bool:
+    """Whether a file holds a single slice, by its header.
+
+    NIfTI of (H, W) or (H, W, 1, ...) is a slice; three longer axes are a volume, however short one of them is.
+    InputError for what is missing, unreadable or of no known type.
+    """
+    if not path.exists():
+        raise input_error(path, "no such file or folder", EXPECTED, f"correct the path, seen from {Path.cwd()}")
     name = path.name.lower()
     if name.endswith(PLAIN_FILES):
         return True
@@ -79,13 +102,12 @@ def is_slice(path: Path, n_channels: int) -> bool:
         return False
     try:
         shape = load_nifti_header(path).get_data_shape()
+    except PermissionError as error:
+        raise cannot_open(path, error) from error
     except Exception as error:  # damaged bytes surface as a dozen unrelated exceptions
         found = f"unreadable ({type(error).__name__}: {error})"
         raise input_error(path, found, "a complete NIfTI file", "copy or create it again") from error
-    if len(shape) == 2 or (len(shape) in (3, 4) and shape[2] == 1):
-        return True
-    counts = (n_channels, n_channels + 1)
-    return len(shape) == 3 and (shape[2] in counts or shape[0] in counts) and max(shape) > max(counts)
+    return len(shape) == 2 or (len(shape) in (3, 4) and shape[2] == 1)
 
 
 def _assigned_scan(assigned: Mapping[str, Path], channels: Sequence[str] | None, n_channels: int) -> Item:
@@ -113,30 +135,56 @@ def _assigned_scan(assigned: Mapping[str, Path], channels: Sequence[str] | None,
     return Item(name, Scan(name, first.parent, {name: Source((assigned[name],)) for name in needed}))
 
 
-def _of_folder(folder: Path, channels: Sequence[str] | None, n_channels: int) -> list[Item]:
-    entries = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
+def _of_folder(folder: Path, channels: Sequence[str] | None, n_channels: int) -> Inputs:
+    try:
+        entries = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
+    except OSError as error:
+        raise cannot_open(folder, error) from error
     files = [path for path in entries if path.name.lower().endswith((*EXTENSIONS, *VOLUME_EXTENSIONS))]
-    if files and all(is_slice(path, n_channels) for path in files[:1]):
+    if files and is_slice(files[0]):
         listing = list_folder(folder)
         if listing.problems:
             raise InputError(listing.problems)
-        return [Item(name, slice_file=path) for name, path in listing.slices.items()]
+        others = [
+            *listing.foreign,
+            *listing.subfolders,
+            *(path.name for path in listing.masks.values() if listing.beside),
+        ]
+        return Inputs([Item(name, slice_file=path) for name, path in listing.slices.items()], _others(folder, others))
     if holds_dicom(folder):
-        return [Item(scan.name, scan) for scan in _scans([folder], channels, n_channels)]
+        return Inputs([Item(scan.name, scan) for scan in _scans([folder], channels, n_channels)], [])
     if channels is None:
-        volumes = [path for path in sorted(folder.rglob("*")) if path.name[0] != "." and volume_stem(path.name)]
-        return [Item(scan.name, scan) for scan in _scans(volumes, channels, n_channels)]
-    return [Item(scan.name, scan) for scan in find_scans(folder, channels, labelled=False).scans]
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
+        volumes = [path for path in files if volume_stem(path.name)]
+        others = [path.name for path in files if not volume_stem(path.name)]
+        return Inputs(
+            [Item(scan.name, scan) for scan in _scans(volumes, channels, n_channels)], _others(folder, others)
+        )
+    found = find_scans(folder, channels, labelled=False)
+    used = {path for scan in found.scans for source in scan.files.values() for path in source.paths}
+    others = [path.name for path in walk(folder, None) if path not in used and path.parent not in used]
+    return Inputs([Item(scan.name, scan) for scan in found.scans], _others(folder, others))
+
+
+def _others(folder: Path, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return [f"{folder}: {len(names)} other files or folders are not judged: {shown}"]
 
 
 def _scans(files: Sequence[Path], channels: Sequence[str] | None, n_channels: int) -> list[Scan]:
-    """Scans of volumes: by the contrasts in their names, or each a scan where the model has one channel or no names."""
-    if channels is not None and n_channels > 1:
-        return scans_of_files(files, channels)
-    names = channels or [f"channel_{number}" for number in range(n_channels)]
+    """Scans of volumes: files that hold all channels, and others by the contrasts in their names."""
+    names = tuple(channels or (f"channel_{number}" for number in range(n_channels)))
+    whole = [path for path in files if channels is None or n_channels == 1 or _holds(path, n_channels)]
     scans = []
-    for path in files:
+    for path in whole:
         stem = volume_stem(path.name) or path.name
-        parts = {channel: Source((path,), number if n_channels > 1 else None) for number, channel in enumerate(names)}
+        parts = {name: Source((path,), number if n_channels > 1 else None) for number, name in enumerate(names)}
         scans.append(Scan(stem, path.parent, parts))
-    return scans
+    rest = [path for path in files if path not in whole]
+    return scans + (scans_of_files(rest, names) if rest else [])
+
+
+def _holds(path: Path, n_channels: int) -> bool:
+    return read_header(path).channels == n_channels

@@ -27,7 +27,8 @@ def write_montage(path: Path, opened: Opened, judged: Judged, threshold: float |
         nearest = min(range(count), key=lambda i: abs(spread[i] - highest))
         spread[nearest] = highest
     top = max(float(np.quantile(judged.maps, 0.998)), 2 * threshold if threshold else 0.0) or 1.0
-    figure = Figure(figsize=(1.5 * count + 0.3, 1.5 * len(ROWS) + 0.6), layout="constrained", facecolor="black")
+    wrap = " " if count > 3 else "\n"
+    figure = Figure(figsize=(1.5 * max(count, 2) + 0.3, 1.5 * len(ROWS) + 0.6), layout="constrained", facecolor="black")
     grid = figure.subplots(len(ROWS), count, squeeze=False)
     for column, number in zip(grid.T, spread, strict=True):
         pictures = (opened.images[number, channel], judged.reconstructions[number, channel], judged.maps[number])
@@ -41,12 +42,17 @@ def write_montage(path: Path, opened: Opened, judged: Judged, threshold: float |
                 edge.set_color("red" if number == highest else "black")
         if threshold is not None and (shown[2] >= threshold).any():
             column[0].contour(shown[2] >= threshold, levels=[0.5], colors="red", linewidths=0.7)
+        if opened.voxel_ml is not None:
+            column[0].text(0.02, 0.5, "R", color="yellow", fontsize=6, va="center", transform=column[0].transAxes)
+            column[0].text(
+                0.5, 0.98, "A", color="yellow", fontsize=6, ha="center", va="top", transform=column[0].transAxes
+            )
         column[0].set_title(
             f"slice {opened.levels[number]}\nscore {judged.scores[number]:.3g}", color="white", fontsize=7
         )
     for axis, row in zip(grid[:, 0], ROWS, strict=True):
         axis.set_ylabel(row, color="white", fontsize=7)
-    marked = "" if threshold is None else f"; outlined: at least {threshold:.3g}"
-    figure.suptitle(f"{opened.name}: the map's colours end at {top:.3g}{marked}", color="white", fontsize=8)
+    marked = "" if threshold is None else f"; outlined:{wrap}at least {threshold:.3g}"
+    figure.suptitle(f"{opened.name}:{wrap}the map's colours end at {top:.3g}{marked}", color="white", fontsize=8)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -11,7 +11,7 @@ from uad.application.inputs import Item
 from uad.data.reading.facts import Levels, TrainingFacts, as_seen
 from uad.data.reading.formats import read_slice
 from uad.data.reading.geometry import CANONICAL, by, from_canonical
-from uad.data.reading.planes import PLANE, Framing, brain_of, plane_of
+from uad.data.reading.planes import PLANE, Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.data.reading.settings import Reading
 from uad.errors import ValueProblem, input_error
@@ -80,9 +80,9 @@ class Opened:
 
     def volume(self, squares: np.ndarray) -> np.ndarray:
         """(N, ..., S, S) of the slices to (X, Y, Z, ...): zeros where no slice was judged."""
-        placed = np.moveaxis(self.back(squares), (-2, -1), (1, 2))
-        volume = np.zeros((*self.shape, *placed.shape[3:]), dtype=np.float32)
-        volume[:, :, list(self.levels)] = np.moveaxis(placed, 0, 2)
+        volume = np.zeros((*self.shape, *squares.shape[1:-2]), dtype=np.float32)
+        for level, square in zip(self.levels, squares, strict=True):
+            volume[:, :, level] = np.moveaxis(self.back(square), (-2, -1), (0, 1))
         return volume
 
 
@@ -98,8 +98,9 @@ def open_item(item: Item, chain: Chain, resampling: bool = False) -> Opened:
 
 def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
     loaded = load_scan(item.scan, resampling)
+    brains = brains_of(loaded.images)
     try:
-        plane = plane_of(loaded.images, loaded.spacing[:2], chain.framing)
+        plane = plane_of(brains, loaded.spacing[:2], chain.framing)
     except ValueError as error:
         expected, remedy = "slices that hold the body", f"pass a larger --spacing, so that {PLANE} pixels hold it"
         raise input_error(item.where, str(error), expected, remedy) from error
@@ -107,7 +108,7 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
     images, foregrounds, levels = [], [], []
     for level in range(first, stop):
         raw = loaded.images[..., level]
-        if raw.max() > raw.min() and brain_of(raw).sum() >= max(1, chain.min_brain * raw[0].size):
+        if raw.max() > raw.min() and brains[..., level].sum() >= max(1, chain.min_brain * raw[0].size):
             image, foreground = _seen(plane.squares(raw), chain.reading, f"{item.where}, slice {level}")
             if foreground.mean() >= chain.least_foreground:
                 images.append(image)

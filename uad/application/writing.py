@@ -17,11 +17,13 @@ import numpy as np
 from scipy import ndimage
 
 from uad.application.calibration import Calibration
+from uad.application.inputs import Item
 from uad.application.judging import Judged
 from uad.application.montage import write_montage
 from uad.application.opening import Opened
 from uad.data.reading.formats import write_slice
 from uad.data.reading.volumes import write_volume
+from uad.errors import input_error
 from uad.files import read_json, write_json, write_text
 
 COLUMNS = (
@@ -35,8 +37,26 @@ def record_path(out: Path, name: str) -> Path:
     return out / "records" / f"{name}.json"
 
 
+def is_written(out: Path, item: Item, threshold: float | None) -> bool:
+    """Whether an input is complete: with these files, and masked at this threshold. Where its files are others at the
+    same place it is to be judged again.
+
+    Raises InputError where the results are those of another input of its name.
+    """
+    path = record_path(out, item.name)
+    if not path.is_file():
+        return False
+    record, files = read_json(path), item.files
+    if record["files"].keys() != files.keys():
+        known = ", ".join(record["files"])
+        remedy = "choose another --out, or rename the input"
+        raise input_error(item.where, f"{out} holds results called {item.name} of {known}", "a new name", remedy)
+    return record["files"] == files and record["threshold"] == threshold
+
+
 def write_opened(
     out: Path,
+    item: Item,
     opened: Opened,
     judged: Judged,
     calibration: Calibration | None,
@@ -71,6 +91,7 @@ def write_opened(
         record_path(out, opened.name),
         {
             "name": opened.name,
+            "files": item.files,
             "score": score,
             "percentile": calibration.percentile(score) if calibration else None,
             "anomalous_ml": None if marked is None or opened.voxel_ml is None else marked * opened.voxel_ml,

@@ -17,13 +17,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from uad.configuration import check_configuration
 from uad.data.preparing.contact_sheet import write_contact_sheet
 from uad.data.reading.facts import PREPARATION
 from uad.data.reading.formats import write_slice
 from uad.data.reading.geometry import CANONICAL, Grid, by
-from uad.data.reading.layouts import Scan
-from uad.data.reading.planes import PLANE, Framing, Plane, brain_of, plane_of
+from uad.data.reading.layouts import Scan, fingerprint
+from uad.data.reading.planes import PLANE, Framing, Plane, brains_of, plane_of
 from uad.data.reading.scans import LoadedScan, header_problems, load_scan, scan_grid
 from uad.errors import InputError, Problem, input_error
 from uad.files import read_json, write_json, write_text
@@ -92,15 +94,16 @@ def prepare_scan(task: Task, out: Path, choice: Choice) -> Prepared:
     """Write a scan's slices; InputError as load_scan, and for a body larger than the slice."""
     scan, patient, _ = task
     loaded = load_scan(scan, choice.resampling)
+    brains = brains_of(loaded.images)
     try:
-        plane = plane_of(loaded.images, loaded.spacing[:2], choice.framing)
+        plane = plane_of(brains, loaded.spacing[:2], choice.framing)
     except ValueError as error:
         remedy = f"pass a larger --spacing, so that {PLANE} pixels hold the body"
         raise input_error(scan.where, str(error), "slices that hold the body", remedy) from error
     rows = []
     for level in range(choice.skip_low, loaded.images.shape[3] - choice.skip_high, choice.every):
         name = f"{scan.name}_{level:03d}"
-        split, tumour, brain, contents = _slice(loaded, plane, level, task.validation, choice)
+        split, tumour, brain, contents = _slice(loaded, brains, plane, level, task.validation, choice)
         for folder in (LABELS, *SPLITS):
             path = out / folder / f"{name}.nii.gz"
             if folder in contents:
@@ -110,14 +113,14 @@ def prepare_scan(task: Task, out: Path, choice: Choice) -> Prepared:
                 path.unlink(missing_ok=True)
         rows.append([name, patient, level, split, tumour, brain, str(scan.where)])
     volumes = _volume_rows(task, loaded, plane)
-    write_json(_progress_file(out, scan), {"files": _sizes(scan), "rows": rows, "volumes": volumes})
+    write_json(_progress_file(out, scan), {"files": _state(scan), "rows": rows, "volumes": volumes})
     return Prepared(scan.name, rows, volumes, [])
 
 
-def _slice(loaded: LoadedScan, plane: Plane, level: int, validation: bool, choice: Choice):
+def _slice(loaded: LoadedScan, brains: np.ndarray, plane: Plane, level: int, validation: bool, choice: Choice):
     """Where a slice goes, its tumour and brain pixels, and what is written: folder -> array."""
     image = loaded.images[..., level]
-    brain, tumour, mask = int(brain_of(image).sum()), 0, None
+    brain, tumour, mask = int(brains[..., level].sum()), 0, None
     if loaded.label is not None:
         tumour = int(loaded.label[..., level].sum())
         mask = plane.mask(loaded.label[..., level]) if tumour else None
@@ -179,18 +182,16 @@ def _progress_file(out: Path, scan: Scan) -> Path:
     return out / "patients" / f"{scan.name}.json"
 
 
-def _sizes(scan: Scan) -> dict[str, int]:
-    """Name and bytes of the scan's files, by which replaced files are noticed."""
-    paths = {path for source in scan.files.values() for path in source.paths}
-    inside = [file for path in paths for file in (path.iterdir() if path.is_dir() else (path,))]
-    return {path.name: path.stat().st_size for path in sorted(inside)}
+def _state(scan: Scan) -> dict[str, list[int]]:
+    """Bytes and times of the scan's files by name, so that the release may be moved."""
+    return {Path(path).name: state for path, state in fingerprint(scan).items()}
 
 
 def _finished(out: Path, scan: Scan) -> Prepared | None:
     """What a scan gave that is complete and whose files are still the same, else None."""
     path = _progress_file(out, scan)
     there = read_json(path) if path.is_file() else {}
-    if there.get("files") != _sizes(scan) or "volumes" not in there:
+    if there.get("files") != _state(scan) or "volumes" not in there:
         return None
     written = [(row[0], row[3]) for row in there["rows"] if row[3] in SPLITS]
     written += [(stem, LABELS) for stem, split in written if split == "val_diseased"]

@@ -23,6 +23,10 @@ ENDINGS = {
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[A-Za-z]+-[A-Za-z0-9.+]+)*)_([A-Za-z0-9]+)")
 
 
+# Folders that hold a part of every scan, beside those that are named by a contrast.
+_PART_FOLDERS = {"images", "image", "labels", "masks", "anat", "derivatives", "segmentations", "annotations"}
+
+
 class Named(NamedTuple):
     """What a file's name says. scan: empty where it says none; shows: a channel, LABEL, or None."""
 
@@ -64,7 +68,9 @@ def named(stem: str, endings: Mapping[str, str]) -> Named:
     if bids:
         entities = bids[2].split("_")[1:]
         sessions = [entity for entity in entities if entity.startswith("ses-")]
-        shows = endings.get(bids[3].lower())
+        # An ending that was stated may hold entities, such as run-1_FLAIR.
+        longer = [ending for ending in endings if "_" in ending and stem.lower().endswith(f"_{ending}")]
+        shows = endings[longer[0]] if longer else endings.get(bids[3].lower())
         if shows == "t1" and any(entity.startswith("ce-") for entity in entities):
             shows = "t1ce"
         return Named("_".join([bids[1], *sessions]), shows)
@@ -76,3 +82,9 @@ def named(stem: str, endings: Mapping[str, str]) -> Named:
             without = re.fullmatch(r"(.+)[-_.]t2", scan, re.IGNORECASE)
             return Named(without[1] if endings[ending] == "flair" and without else scan, endings[ending])
     return Named(stem, None)
+
+
+def names_a_part(folder: str, endings: Mapping[str, str]) -> bool:
+    """Whether a folder is named by what its files show, so that scans may lie spread over it and others."""
+    words = re.split(r"[-_. ]", folder.lower())
+    return any(word in endings or word in _PART_FOLDERS or word in ("imagestr", "labelstr") for word in words)

@@ -6,14 +6,17 @@ Volumes are in the orientation of uad.data.reading.geometry: the first axis beco
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from uad.data.reading.normalise import foreground_of
-from uad.data.reading.tissue import body_mask
+from uad.data.reading.tissue import BRIGHT_PERCENTILE, SHARE_OF_THRESHOLD, body_mask, otsu
 
 # Pixels of the plane before any reduction, as in the authors' line of work: BraTS's 240 with 8 more on each side.
 PLANE = 256
 # A spacing that differs by less than this share is taken for the stated one: rounding of headers.
 SAME_SPACING = 1e-3
+# A slice with less than this share of bright pixels does not show the patient.
+LEAST_SIGNAL = 0.005
 
 
 @dataclass(frozen=True)
@@ -99,18 +102,19 @@ class Plane:
         return weights
 
 
-def plane_of(images: np.ndarray, spacing: tuple[float, float], framing: Framing) -> Plane:
-    """How the slices of images (C, X, Y, Z) are framed: the volume's centre in the plane's, moved where the plane is
-    smaller and would cut the body.
+def plane_of(brains: np.ndarray, spacing: tuple[float, float], framing: Framing) -> Plane:
+    """How the slices of a volume are framed: its centre in the plane's, moved where the plane is smaller and would cut
+    the patient.
 
-    spacing: millimetres of a voxel along X and Y. Raises ValueError where the body is larger than the plane.
+    brains: (X, Y, Z) bool, see brains_of; spacing: millimetres of a voxel along X and Y. Raises ValueError where the
+    body is larger than the plane.
     """
     step = tuple(_step(side, framing.spacing) for side in spacing)
-    shape = images.shape[1:3]
+    shape = brains.shape[:2]
     resampled = [_resampled_size(*each) for each in zip(shape, step, strict=True)]
     start = [(PLANE - size) // 2 for size in resampled]
     if max(resampled) > PLANE:
-        for axis, (low, high) in enumerate(_body_extent(images)):
+        for axis, (low, high) in enumerate(_body_extent(brains)):
             first, last = int(low / step[axis]), int(np.ceil(high / step[axis]))
             if last - first > PLANE:
                 pixel = spacing[axis] * step[axis]
@@ -139,23 +143,34 @@ def _triangles(size: int, step: float) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-def _body_extent(images: np.ndarray) -> list[tuple[int, int]]:
-    """First and past-the-last voxel of the body along X and Y."""
-    levels = [images[..., level] for level in range(images.shape[3])]
-    inside = np.any([brain_of(plane) for plane in levels if plane.any()] or [np.ones(images.shape[1:3], bool)], axis=0)
+def _body_extent(brains: np.ndarray) -> list[tuple[int, int]]:
+    """First and past-the-last voxel of the patient (X, Y, Z) along X and Y; all where there is none."""
+    inside = brains.any(2)
     extent = []
     for axis in (1, 0):
         there = np.flatnonzero(inside.any(axis))
-        extent.append((int(there[0]), int(there[-1]) + 1))
+        extent.append((int(there[0]), int(there[-1]) + 1) if there.size else (0, inside.shape[1 - axis]))
     return extent
 
 
-def brain_of(plane: np.ndarray) -> np.ndarray:
-    """The patient in a slice (C, X, Y), (X, Y) bool: what is not 0 where the background was stripped, else the body.
+def brains_of(images: np.ndarray) -> np.ndarray:
+    """The patient in a volume (C, X, Y, Z), (X, Y, Z) bool: what is no background where that was removed (see
+    foreground_of, asked of the whole volume), else the body in every slice that shows some of it.
 
-    None of a slice without any signal.
+    A slice without the patient holds noise, in which a slice alone would see a body: what is bright is judged by the
+    whole volume.
     """
-    if not plane.any():
-        return np.zeros(plane.shape[1:], dtype=bool)
-    stripped = foreground_of(plane)[0]
-    return body_mask(plane.clip(0)) if stripped.all() else stripped
+    size = images.shape[1:]
+    foreground = foreground_of(images.reshape(len(images), size[0], -1))[0].reshape(size)
+    if not foreground.all():
+        return foreground
+    scaled = []
+    for channel in images:
+        top = np.percentile(channel, BRIGHT_PERCENTILE)
+        scaled.append((channel / top).clip(0, 1) if top > 0 else np.zeros(size, dtype=np.float32))
+    typical = ndimage.uniform_filter(np.median(scaled, axis=0), (3, 3, 1))
+    bright = typical > SHARE_OF_THRESHOLD * otsu(typical[typical > 0]) if typical.max() > 0 else typical > 0
+    brains = np.zeros(size, dtype=bool)
+    for level in np.flatnonzero(bright.mean((0, 1)) >= LEAST_SIGNAL):
+        brains[..., level] = body_mask(images[..., level].clip(0))
+    return brains

@@ -157,15 +157,18 @@ def _notices(volume: Volume) -> tuple[str, ...]:
 
 def _checked(path: Path, values: np.ndarray, is_label: bool) -> np.ndarray:
     """Intensities (X, Y, Z) as float32, a segmentation as uint8; InputError for values that are neither."""
-    faulty = values.size - int(np.isfinite(values).sum())
-    remedy = "fetch the file again, or remove the scan"
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 becomes infinite
+        image = values.astype(np.float32)
+    faulty = image.size - int(np.isfinite(image).sum())
     if faulty:
-        raise input_error(path, f"{faulty} voxels are NaN or infinite", "finite values", remedy)
+        remedy = "write 0 there if it is the background; else fetch the file again, or remove the scan"
+        raise input_error(path, f"{faulty} voxels are NaN, infinite or beyond float32", "finite values", remedy)
     if is_label:
         try:
             return binary_label(values)
         except ValueProblem as error:
             raise error.at(path) from error
-    if values.min() == values.max():
+    if image.min() == image.max():
+        remedy = "fetch the file again, or remove the scan"
         raise input_error(path, "the same value in every voxel", "an image", remedy)
-    return values.astype(np.float32)
+    return image

@@ -96,7 +96,7 @@ def read_header(path: Path | str) -> Header:
 
 
 def write_volume(path: Path | str, values: np.ndarray, affine: np.ndarray) -> None:
-    """Write (X, Y, Z) or (X, Y, Z, C) as `.nii.gz` with the affine in sform and qform, whole.
+    """Write (X, Y, Z) or (X, Y, Z, C) as `.nii.gz` with the affine in the sform, and in the qform unless it is sheared.
 
     uint8 and bool are stored as uint8, all else as float32; equal content gives equal bytes. ValueError for another
     extension.
@@ -104,7 +104,11 @@ def write_volume(path: Path | str, values: np.ndarray, affine: np.ndarray) -> No
     if not str(path).endswith(".nii.gz"):
         raise ValueError(f"{path}: volumes are written as .nii.gz")
     stored = values.astype(np.uint8 if values.dtype in (np.uint8, np.bool_) else np.float32)
-    write_nifti(path, nib.Nifti1Image(np.ascontiguousarray(stored), np.asarray(affine, dtype=np.float64)))
+    nifti = nib.Nifti1Image(np.ascontiguousarray(stored), np.asarray(affine, dtype=np.float64))
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):  # a qform holds no shear
+        nifti.set_qform(affine, code="aligned")
+    write_nifti(path, nifti)
 
 
 def _guarded(path: Path, read):
@@ -132,7 +136,11 @@ def _volume_shape(path: Path, shape) -> tuple[int, ...]:
 
 
 def _placed(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The affine of a NIfTI header, and what is doubtful about it."""
+    """The affine of a NIfTI header, and what is doubtful about it; InputError for one that places nothing in mm."""
+    unit = header.get_xyzt_units()[0]
+    if unit in ("meter", "micron"):
+        remedy = "write the file again in millimetres"
+        raise input_error(path, f"lengths in the unit {unit}", "millimetres", remedy)
     affine = np.asarray(_guarded(path, header.get_best_affine), dtype=np.float64)
     fault = affine_fault(affine)
     if fault:

@@ -19,8 +19,8 @@ from uad.errors import input_error
 from uad.files import put_in_place
 from uad.randomness import derive_seed
 
-# Raised with every change of what a view shows (reading, augmentation, lesions) beyond rounding, so that older caches are
-# not used.
+# Raised with every change of what a view shows (reading, augmentation, lesions) beyond rounding, so that older caches
+# are not used.
 VERSION = 1
 # As many views of every image as make this many of the data set, within bounds: with fewer, small data sets are learnt
 # by heart; more cost time and space.

@@ -288,3 +288,16 @@ def test_a_slice_and_a_volume_of_one_name(tmp_path):
         write_slice(tmp_path / folder / "p0_003.nii.gz", values[..., 3], AFFINE)
     with pytest.raises(InputError, match="p0_003"):
         open_maps(tmp_path / "maps", tmp_path / "labels")
+
+
+def test_labels_are_found_in_the_folders_of_a_release(tmp_path):
+    """Patient folders hold the label beside the images; masks of detect.py name their rate."""
+    for name in ("p1", "p2"):
+        for ending in ("t1", "seg"):
+            path = tmp_path / "release" / name / f"{name}_{ending}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        (tmp_path / "mask").mkdir(exist_ok=True)
+        (tmp_path / "mask" / f"{name}_fpr0.01.nii.gz").touch()
+    pairs = pairs_of(tmp_path / "mask", tmp_path / "release")
+    assert [(pair.name, pair.label.name) for pair in pairs] == [("p1", "p1_seg.nii.gz"), ("p2", "p2_seg.nii.gz")]

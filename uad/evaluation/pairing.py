@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uad.data.reading.decoding import EXTENSIONS, cannot_open
-from uad.data.reading.naming import ENDINGS, LABEL
+from uad.data.reading.naming import ENDINGS, LABEL, endings_of, named
 from uad.data.reading.volumes import VOLUME_EXTENSIONS
 from uad.errors import InputError, Problem, input_error
 
@@ -17,7 +17,8 @@ _MAP_WORDS = (
     "probability", "residual", "error", "diff",
 )  # fmt: skip
 _LABEL_WORDS = (*ENDINGS[LABEL], "masks", "gt", "groundtruth", "truth", "annotation")
-_SHOWN = re.compile(rf"(.+?)(?:[-_.](?:{'|'.join((*_MAP_WORDS, *_LABEL_WORDS))}))+", re.IGNORECASE)
+# A mask of detect.py says at which rate of false positives it was made.
+_SHOWN = re.compile(rf"(.+?)(?:[-_.](?:{'|'.join((*_MAP_WORDS, *_LABEL_WORDS))}|fpr0?\.\d+))+", re.IGNORECASE)
 RULE = "names that are equal without their extension and without an ending such as _anomaly_map, _pred, _seg or _mask"
 
 
@@ -34,10 +35,14 @@ def image_name(path: Path) -> str:
 
     `p1_anomaly_map.nii.gz`, `p1_seg.nii` and `p1.npy` all belong to `p1`.
     """
-    extension = next(each for each in FORMATS if path.name.lower().endswith(each))
-    stem = path.name[: -len(extension)]
+    stem = _stem(path)
     match = _SHOWN.fullmatch(stem)
     return match[1] if match else stem
+
+
+def _stem(path: Path) -> str:
+    extension = next(each for each in FORMATS if path.name.lower().endswith(each))
+    return path.name[: -len(extension)]
 
 
 def pairs_of(maps: Path, labels: Path | None) -> list[Pair]:
@@ -71,22 +76,32 @@ def pairs_of(maps: Path, labels: Path | None) -> list[Pair]:
 
 
 def _files(folder: Path, what: str) -> list[Path]:
-    """The files of a known format in a folder, which hidden ones are not; InputError where there is none."""
+    """The files of a known format in a folder or, where it holds none, in those below it; hidden ones are left out.
+
+    Files named by a contrast (`_t1`, ...) are no labels, which releases keep beside them. InputError where there is
+    none.
+    """
     expected = f"a folder with one {what} per file: {', '.join(FORMATS)}"
     if not folder.is_dir():
         found = "a file" if folder.is_file() else "no such folder"
         raise input_error(folder, found, expected, f"correct the path; it is resolved from {Path.cwd()}")
     try:
-        entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        here, below = (_visible(found, folder) for found in (folder.iterdir(), folder.rglob("*")))
     except OSError as error:
         raise cannot_open(folder, error) from error
-    files = [path for path in entries if path.name.lower().endswith(FORMATS)]
+    files = here or below
     if not files:
-        subfolders = [path.name for path in entries if path.is_dir()]
-        found = f"none of these among {len(entries)} entries"
-        found += f", folders {', '.join(subfolders[:3])} among them" if subfolders else ""
-        raise input_error(folder, found, expected, f"put the {what}s into one folder, without folders in it")
+        raise input_error(folder, "none of these in it or below it", expected, f"put the {what}s there")
+    if what == "label":
+        known = endings_of(None)
+        files = [path for path in files if named(_stem(path), known).shows in (None, LABEL)]
     return files
+
+
+def _visible(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """Files of a known format that neither are hidden nor lie in hidden folders."""
+    files = (path for path in sorted(paths) if path.name.lower().endswith(FORMATS) and path.is_file())
+    return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def _by_image(paths: Iterable[Path]) -> dict[str, list[Path]]:

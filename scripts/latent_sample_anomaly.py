@@ -31,7 +31,7 @@ from uad.cli.flags import Flags
 from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
-from uad.distributed import distributed_world
+from uad.distributed import World, distributed_world
 from uad.scores import EVIDENCE_SCORES, check_polarity
 
 
@@ -74,7 +74,12 @@ def request_of(args: argparse.Namespace) -> Request:
 
 
 def run_info(
-    request: Request, detection: Detection, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str
+    request: Request,
+    detection: Detection,
+    autoencoder: TrainedAutoencoder,
+    model: TrainedDiffusion,
+    amp: str,
+    world: World,
 ) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
     folders = request.opening.folders
@@ -96,7 +101,7 @@ def run_info(
         },
         "model": {"step": model.step, "weights_hash": model.weights_hash, "command": model.command},
         "parameters": sum(p.numel() for network in networks for p in network.parameters()),
-        **provenance(autoencoder.reading, folders.data_dir, folders.patients),
+        **provenance(autoencoder.reading, folders.data_dir, folders.patients, world),
     }
 
 
@@ -135,7 +140,7 @@ def main(args: argparse.Namespace) -> None:
         networks = (autoencoder.network, model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(out_dir))
         slices = request.opening.folders.open(reading)
-        info = run_info(request, detection, autoencoder, model, amp) | request.output.facts(out_dir, slices)
+        info = run_info(request, detection, autoencoder, model, amp, world) | request.output.facts(out_dir, slices)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
         method = detector(autoencoder.network, model, detection, world.device, amp, request.compile)

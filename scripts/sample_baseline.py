@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
         detector = method.Detector(trained.config, modules, options, amp, request.score)
         check_healthy_dir(request, detector)
         slices = folders.open(reading)
-        info = run_info(request, trained, detector, options, amp) | request.output.facts(out_dir, slices)
+        info = run_info(request, trained, detector, options, amp, world) | request.output.facts(out_dir, slices)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
         if request.healthy_dir:
@@ -153,7 +153,7 @@ def run_name(trained: TrainedBaseline) -> str:
     return trained.path.resolve().parent.parent.name
 
 
-def run_info(request: Request, trained: TrainedBaseline, detector, options: dict, amp: str) -> dict:
+def run_info(request: Request, trained: TrainedBaseline, detector, options: dict, amp: str, world: World) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
     networks, folders = trained.modules.values(), request.opening.folders
     return {
@@ -169,7 +169,7 @@ def run_info(request: Request, trained: TrainedBaseline, detector, options: dict
         "options": options,
         "model": {"step": trained.step, "weights_hash": trained.weights_hashes, "command": trained.command},
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
-        **provenance(trained.reading, folders.data_dir, folders.patients),
+        **provenance(trained.reading, folders.data_dir, folders.patients, world),
     }
 
 

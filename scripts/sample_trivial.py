@@ -198,7 +198,7 @@ def main(args: argparse.Namespace) -> None:
             "amp": "off",
             "score": request.score,
             **chosen.facts,
-            **provenance(chosen.reading, folders.data_dir, folders.patients),
+            **provenance(chosen.reading, folders.data_dir, folders.patients, world),
             **request.output.facts(out_dir, slices),
         }
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):

@@ -22,15 +22,21 @@ from uad.precision import keep_float32_exact
 T = TypeVar("T")
 # How long a process waits for the others, on every kind of device, before it ends with an error.
 PATIENCE = timedelta(minutes=30)
+# As long as the first process may take for what it does alone, such as checking millions of files.
+ALONE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process's place: rank in 0..size - 1 and its device."""
+    """This process's place: rank in 0..size - 1 and its device.
+
+    patient: the group in which the others wait for the first process, None for the group of all else.
+    """
 
     rank: int
     size: int
     device: torch.device
+    patient: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -86,7 +92,7 @@ class World:
         return int(shared)
 
     def on_main(self, action: Callable[[], T]) -> T | None:
-        """Run `action` in the main process, the others wait; its value there, None elsewhere.
+        """Run `action` in the main process, the others wait, however long it takes; its value there, None elsewhere.
 
         An InputError there ends all processes, so that none waits for ever.
         """
@@ -96,11 +102,21 @@ class World:
                 value = action()
             except InputError as caught:
                 error = caught
-        if self.any(error is not None):
+        failed = torch.tensor(float(error is not None))
+        if self.size > 1:
+            dist.all_reduce(failed, group=self.patient)
+        if failed > 0:
             raise error or input_error(
                 "the first process", "an error", "none", "see its message; this process ends with it"
             )
         return value
+
+    def told_by_main(self, value: T) -> T:
+        """The main process's value, a plain one, in every process; they wait for it however long it takes."""
+        told = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(told, src=0, group=self.patient)
+        return told[0]
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -147,5 +163,6 @@ def distributed_world(device_name: str = "auto") -> Iterator[World]:
         yield World(0, 1, device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    yield World(dist.get_rank(), dist.get_world_size(), device)
+    patient = dist.new_group(timeout=ALONE, backend="gloo")
+    yield World(dist.get_rank(), dist.get_world_size(), device, patient)
     dist.destroy_process_group()

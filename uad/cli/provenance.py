@@ -6,6 +6,7 @@ import sys
 from uad.checkpoints import versions
 from uad.data.reading.checks import data_hash, file_hash
 from uad.data.reading.settings import CHANNEL_NAMES, DISPLAY_CHANNEL, Reading
+from uad.distributed import World
 
 
 def command_line() -> str:
@@ -13,15 +14,15 @@ def command_line() -> str:
     return shlex.join(["python", *sys.argv])
 
 
-def provenance(reading: Reading, data_dir: str, patients: str | None = None) -> dict:
-    """Display channel and channel names of the data set, if any, hashes of the folder's files and of the table of
-    patients, if any, versions, command.
+def provenance(reading: Reading, data_dir: str, patients: str | None, world: World) -> dict:
+    """Display channel and channel names of the data set, if any, hashes of the folder's files, which one process reads
+    for all, and of the table of patients, if any, versions, command.
     """
     channel, names = DISPLAY_CHANNEL.get(reading.dataset), CHANNEL_NAMES.get(reading.dataset)
     return {
         **({} if channel is None else {"display_channel": channel}),
         **({} if names is None else {"channel_names": list(names)}),
-        "data_hash": data_hash(data_dir),
+        "data_hash": world.told_by_main(world.on_main(lambda: data_hash(data_dir))),
         **({} if patients is None else {"patients_hash": file_hash(patients)}),
         "versions": versions(),
         "command": command_line(),

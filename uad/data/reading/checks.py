@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,8 @@ from uad.data.reading.folder import normalised, read_labelled
 from uad.data.reading.formats import RawSlice
 from uad.data.reading.listing import Listing, labels_folder, list_folder
 from uad.data.reading.patients import TRAIN, patient_of
+from uad.data.reading.remembering import Memory
+from uad.data.reading.spreading import spread
 from uad.errors import InputError, Problem
 
 
@@ -120,7 +121,8 @@ def check_folder(
     masks where there are masks (see list_folder), masks that are not binary or of another size, with `healthy` a
     lesion, with `need_labels` an image without mask. Foreign files are counted. patients: see patient_of.
 
-    Each of the `workers` threads holds one image at a time.
+    Each of the `workers`, see spread, holds one image at a time. Files in which nothing was wrong are remembered and
+    not read again until they change, see Memory.
     """
     folder = Path(folder)
     listing = list_folder(folder)
@@ -128,9 +130,7 @@ def check_folder(
     if batch_size is not None and len(slices) < batch_size:
         problems.append(_too_few(folder, len(slices), batch_size))
     expected = _Expected(n_channels, img_size, normalise, healthy, need_labels and not listing.masks)
-    check = partial(_check_file, expected=expected)
-    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        reports = list(pool.map(check, slices.values(), [listing.masks.get(stem) for stem in slices]))
+    reports = _reports(folder, listing, expected, workers)
     problems += [problem for report in reports for problem in report.problems]
     if problems:
         raise InputError(problems)
@@ -187,12 +187,22 @@ def patients_in(folder: Path | str, patients: Mapping[str, str] | None = None) -
 
 
 def data_hash(folder: Path | str, workers: int = 2) -> str:
-    """SHA-256 over names and bytes of a folder's slices and of their masks, 16 hexadecimal digits."""
+    """SHA-256 over names and bytes of a folder's slices and of their masks, 16 hexadecimal digits.
+
+    Files are read again only where they have changed, see Memory.
+    """
     listing = list_folder(folder)
-    files = [*listing.slices.values(), *(listing.masks[stem] for stem in sorted(listing.masks))]
-    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        contents = list(pool.map(file_hash, files))
-    listed = [(path.parent == Path(folder), path.name, content) for path, content in zip(files, contents, strict=True)]
+    files = {f"image {stem}": path for stem, path in listing.slices.items()}
+    files |= {f"mask {stem}": listing.masks[stem] for stem in sorted(listing.masks)}
+    memory = Memory(folder, "hashes")
+    contents = memory.recall({name: [path] for name, path in files.items()})
+    unknown = [name for name in files if name not in contents]
+    try:
+        hashes = spread(file_hash, [(files[name],) for name in unknown], workers, f"hashing {Path(folder).name}")
+        contents.update(zip(unknown, hashes, strict=True))
+    finally:
+        memory.remember(contents)
+    listed = [(path.parent == Path(folder), path.name, contents[name]) for name, path in files.items()]
     return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
@@ -215,6 +225,22 @@ def _too_few(folder: Path, count: int, batch_size: int) -> Problem:
         f"at least one batch of {batch_size}",
         f"lower --batch_size to {count} or less, or add images",
     )
+
+
+def _reports(folder: Path, listing: Listing, expected: _Expected, workers: int) -> list[_Report]:
+    """What every file was found to be, in the order of the listing."""
+    masks = {stem: listing.masks.get(stem) for stem in listing.slices}
+    memory = Memory(folder, "checks", expected)
+    files = {stem: [path] + [masks[stem]] * (masks[stem] is not None) for stem, path in listing.slices.items()}
+    reports = {stem: _Report([], tuple(size), *rest) for stem, (size, *rest) in memory.recall(files).items()}
+    unknown = [stem for stem in listing.slices if stem not in reports]
+    jobs = [(listing.slices[stem], masks[stem]) for stem in unknown]
+    try:
+        found = spread(partial(_check_file, expected=expected), jobs, workers, f"checking {folder.name}", True)
+        reports.update(zip(unknown, found, strict=True))
+    finally:  # an interrupted check goes on where it was
+        memory.remember({stem: report[1:] for stem, report in reports.items() if not report.problems})
+    return [reports[stem] for stem in listing.slices]
 
 
 def _check_file(path: Path, mask: Path | None, expected: _Expected) -> _Report:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from uad.data.reading.decoding import EXTENSIONS, cannot_open, extension_of
 from uad.data.reading.formats import slice_stem
+from uad.data.reading.remembering import MEMORY_FOLDER
 from uad.errors import InputError, Problem, input_error
 
 EXPECTED_TREE = (
@@ -90,6 +91,7 @@ def _sorted_out(folder: Path) -> _Entries:
     entries = sorted(folder.iterdir())
     named = [path for path in entries if extension_of(path) and not path.name.startswith(".")]
     others = [path for path in entries if not extension_of(path) or path.name.startswith(".")]
+    others = [path for path in others if path.name != MEMORY_FOLDER]
     files, problems = {}, []
     for path in sorted(named, key=lambda path: (slice_stem(path), path.name)):
         problem = _no_file(path) if not path.is_file() else None

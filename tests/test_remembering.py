@@ -1,6 +1,9 @@
 """Checks and hashes are remembered as long as nothing has changed that they depend on, and no longer."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +191,26 @@ def test_processes_find_what_threads_find(brains, monkeypatch):  # noqa: F811
             check(brains, img_size=64, healthy=True)
         found.append((check(brains), raised.value.problems))
     assert found[0] == found[1] and len(found[0][1]) >= 4
+
+
+def test_processes_that_check_end_with_the_one_that_started_them(tmp_path):
+    """Also where that is killed, as nothing is then said to them."""
+    script = tmp_path / "waiting.py"
+    script.write_text(
+        "import os, time\n"
+        "from uad.data.reading import spreading\n"
+        "def wait(number):\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    spreading.MANY = 1\n"
+        "    list(spreading.spread(wait, [(1,)], 1, 'waiting', True))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{worker}").exists() and Path(f"/proc/{worker}/stat").read_text().split()[2] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.05)

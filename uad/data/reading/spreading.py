@@ -1,10 +1,13 @@
 """Doing the same with many files: in threads, or in processes where there are so many that starting these pays."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from threading import Thread
 
 from tqdm import tqdm
 
@@ -41,7 +44,19 @@ def _pool(workers: int, processes: bool) -> Executor:
         return ThreadPoolExecutor(workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Spawned, for the caller may have threads, which a fork does not survive.
-    return ProcessPoolExecutor(max(workers, min(cores, MOST)), mp_context=get_context("spawn"))
+    count = max(workers, min(cores, MOST))
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """In a process of the pool: leave Ctrl-C to the parent, and end where that is killed; the pool would wait on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_wait_for_the_end, args=(parent_process().sentinel,), daemon=True).start()
+
+
+def _wait_for_the_end(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
 
 
 def _block(function: Callable, jobs: Sequence[tuple]) -> list:

@@ -53,7 +53,8 @@ class Decoded(NamedTuple):
 
 def extension_of(path: Path | str) -> str | None:
     """The slice extension of a file name, in lower case, or None when it is not one of EXTENSIONS."""
-    name = Path(path).name.lower()
+    # Asked several times for every file of a folder: making a path of a path takes longer than all else here.
+    name = (path if isinstance(path, Path) else Path(path)).name.lower()
     return next((extension for extension in EXTENSIONS if name.endswith(extension)), None)
 
 

@@ -46,8 +46,8 @@ class RawSlice(NamedTuple):
 
 def slice_stem(path: Path | str) -> str:
     """The file name without its slice extension (".nii.gz" counts as one extension)."""
-    name = Path(path).name
-    return name[: len(name) - len(extension_of(name) or "")]
+    path = path if isinstance(path, Path) else Path(path)
+    return path.name[: len(path.name) - len(extension_of(path) or "")]
 
 
 def read_slice(path: Path | str, n_channels: int) -> RawSlice:

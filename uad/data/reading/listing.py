@@ -88,14 +88,14 @@ def _sorted_out(folder: Path) -> _Entries:
         if found != "a file" and folder.is_symlink():
             found = "a symbolic link that leads nowhere or to itself"
         raise input_error(folder, found, EXPECTED_TREE, f"create or correct the path; it is resolved from {Path.cwd()}")
-    entries = sorted(folder.iterdir())
+    entries = sorted(folder.iterdir(), key=lambda path: path.name)
     named = [path for path in entries if extension_of(path) and not path.name.startswith(".")]
     others = [path for path in entries if not extension_of(path) or path.name.startswith(".")]
     others = [path for path in others if path.name != MEMORY_FOLDER]
     files, problems = {}, []
-    for path in sorted(named, key=lambda path: (slice_stem(path), path.name)):
+    for stem, _, path in sorted((slice_stem(path), path.name, path) for path in named):
         problem = _no_file(path) if not path.is_file() else None
-        first = files.setdefault(slice_stem(path), path) if problem is None else path
+        first = files.setdefault(stem, path) if problem is None else path
         if first != path:
             found = f"the same name as {first.name}"
             problem = Problem(str(path), found, "one file a slice", "remove or rename one of the two")

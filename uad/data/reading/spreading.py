@@ -25,8 +25,8 @@ def spread(function: Callable, jobs: Sequence[tuple], workers: int, what: str, i
     """function(*job) of every job, in their order; `what` is shown beside a bar where it takes long.
 
     workers: threads; in_processes: whether MANY jobs may be done by processes, as many as there are cores, up to MOST,
-    or `workers` where these are more. The function and what it takes and gives must be picklable then, and what it
-    raises, too.
+    or `workers` where these are more. The function and what it takes, gives and raises must be picklable then, and the
+    program must be one that can be imported (`if __name__ == "__main__"`).
     """
     blocks = [jobs[start : start + BLOCK] for start in range(0, len(jobs), BLOCK)]
     pool = _pool(max(workers, 1), in_processes and len(jobs) >= MANY)

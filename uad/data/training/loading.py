@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from uad.data.reading.folder import SliceFolder, left_right_axis
 from uad.data.training.augmentation import augment
@@ -103,15 +103,11 @@ def flip_axis(affine: torch.Tensor, name: str) -> int:
 
 
 def collate_training(items: Sequence[dict]) -> dict:
-    """Items of a training data set as one batch: tensors and numbers stacked, names as a list."""
-    batch: dict = {}
-    for key, first in items[0].items():
-        values = [item[key] for item in items]
-        if torch.is_tensor(first):
-            batch[key] = torch.stack(values)
-        else:
-            batch[key] = values if isinstance(first, str) else torch.tensor(values)
-    return batch
+    """Items of a training data set as one batch: tensors and numbers stacked, names as a list.
+
+    In a worker they are stacked at once in the memory that the training process sees.
+    """
+    return default_collate(items)
 
 
 def training_loader(

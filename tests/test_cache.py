@@ -18,6 +18,7 @@ from commands import SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run
 from uad.checkpoints import load_checkpoint
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import write_slice
+from uad.data.reading.normalise import NORMALISATIONS
 from uad.data.training import cache
 from uad.data.training.cache import CachedSlices, CacheFiles, cached_slices, found_cache
 from uad.data.training.loading import TrainingImages, Variation
@@ -228,6 +229,22 @@ def test_what_is_sent_to_a_worker_is_not_the_images(folder, tmp_path):
     sent = pickle.dumps(cached)
     assert len(sent) < cached[0]["image"].nbytes * COUNT / 2
     assert torch.equal(pickle.loads(sent)[5]["image"], cached[5]["image"])
+
+
+# Means of the items below, of each normalisation, for cache.VERSION 1.
+MEANS = {"joint": 0.359007, "percentile": 0.389622, "foreground": 0.238068, "tissue": 0.189221, "none": 0.19839}
+
+
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+def test_caches_of_another_reading_are_not_used(tmp_path, normalise):
+    """Where this fails, raise cache.VERSION and write down what is read now."""
+    rows, columns = np.mgrid[-1:1:40j, -1:1:30j]
+    body = np.hypot(rows, columns) < 0.8
+    image = body * (np.stack((2 + rows, 3 + columns * rows)) / 6)
+    write_slice(tmp_path / "x" / "a_1.nii.gz", image, RAS)
+    item = SliceFolder(tmp_path / "x", 2, 24, normalise)[0]
+    assert cache.VERSION == 1
+    assert float(item["image"].double().mean()) == pytest.approx(MEANS[normalise], abs=1e-5)
 
 
 def test_only_a_complete_cache_is_found(folder, tmp_path):

@@ -69,8 +69,9 @@ class Run:
         return cached_slices(slices, place, self.cache_dir is not None, world, self.options.workers)
 
     def shown(self) -> dict:
-        """Folder and options of the loop, as plain values."""
-        return {"log_dir": str(self.log_dir)} | asdict(self.options)
+        """Folders and options of the loop, as plain values."""
+        folders = {"log_dir": str(self.log_dir), "cache_dir": self.cache_dir or str(self.log_dir)}
+        return folders | asdict(self.options)
 
     def settings(self) -> dict:
         """What a rerun in the same folder must repeat, as plain values by the names of the flags."""

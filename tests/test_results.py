@@ -168,11 +168,14 @@ def test_four_threads_write_the_same_bytes_as_one(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_results_hold_the_same_file_as_other_slices_but_for_its_compression(tmp_path, shape, dtype):
     array = (np.arange(np.prod(shape)) % 7).reshape(shape).astype(dtype)
-    affine = coarse_affine(AFFINE, 3)
-    write_slice(tmp_path / "a.nii.gz", array, affine)
-    packed = slice_bytes(array, affine)
-    assert gzip.decompress(packed) == gzip.decompress((tmp_path / "a.nii.gz").read_bytes())
-    assert packed[4:8] == bytes(4), "no time stamp"
+    for turned in (AFFINE, np.array([[0.1, -1.5, 0, 7.3], [-2, 0.2, 0.1, 1 / 3], [0, 0.3, 1, -4], [0, 0, 0, 1]])):
+        for level in (0, 1.25):
+            affine = coarse_affine(turned, 3)
+            affine[2, 3] += level
+            write_slice(tmp_path / "a.nii.gz", array, affine)
+            packed = slice_bytes(array, affine)
+            assert gzip.decompress(packed) == gzip.decompress((tmp_path / "a.nii.gz").read_bytes())
+            assert packed[4:8] == bytes(4), "no time stamp"
 
 
 def test_records_get_their_names_once_the_folders_of_all_else_are_flushed(tmp_path, monkeypatch):

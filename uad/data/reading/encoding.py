@@ -21,6 +21,9 @@ from uad.files import written_whole
 # takes the time.
 LEVEL, STRATEGY = 1, zlib.Z_RLE
 GZIP_FORMAT = 16 + zlib.MAX_WBITS
+# Where a NIfTI-1 header has the translation: of the quaternion's form at once, of the other at the end of each row.
+QOFFSET = 268
+SROW_ENDS = (292, 308, 324)
 
 
 def write_nifti(path: Path | str, nifti: nib.Nifti1Image) -> None:
@@ -37,16 +40,24 @@ def write_nifti(path: Path | str, nifti: nib.Nifti1Image) -> None:
 def nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
     """A compressed NIfTI file with this array and affine (4, 4) in millimetres, quickly and without a time stamp."""
     stream = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP_FORMAT, strategy=STRATEGY)
-    affine = np.asarray(affine, dtype=np.float64)
-    header = _header(array.shape, array.dtype.str, affine.tobytes())
-    return b"".join((stream.compress(header), stream.compress(array.tobytes(order="F")), stream.flush()))
+    head = _head(array.shape, array.dtype.str, np.asarray(affine, dtype=np.float64))
+    return b"".join((stream.compress(head), stream.compress(array.tobytes(order="F")), stream.flush()))
 
 
-# All arrays of an image have one affine, and most of them one shape; nibabel takes longer for a header than is taken
-# for compressing a small array.
-@lru_cache(maxsize=64)
-def _header(shape: tuple[int, ...], dtype: str, affine: bytes) -> bytes:
+def _head(shape: tuple[int, ...], dtype: str, affine: np.ndarray) -> bytes:
     """What stands before the data in an uncompressed NIfTI file."""
+    turned = affine.copy()
+    turned[:3, 3] = 0
+    head = bytearray(_head_at_origin(shape, dtype, turned.tobytes()))
+    moved = affine[:3, 3].astype(np.float32)
+    for place, values in ((QOFFSET, moved), *zip(SROW_ENDS, moved, strict=True)):
+        head[place : place + values.nbytes] = values.tobytes()
+    return bytes(head)
+
+
+# nibabel takes longer for it than is taken for compressing a map; the slices of a data set differ in their place alone.
+@lru_cache(maxsize=64)
+def _head_at_origin(shape: tuple[int, ...], dtype: str, affine: bytes) -> bytes:
     empty = np.zeros(shape, dtype)
     nifti = nib.Nifti1Image(empty, np.frombuffer(affine).reshape(4, 4))
     nifti.header.set_xyzt_units("mm")

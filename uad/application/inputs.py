@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from uad.data.reading.decoding import EXTENSIONS, IMAGE_EXTENSIONS, NIFTI_EXTENSIONS, cannot_open, load_nifti_header
-from uad.data.reading.entries import Source, walk
+from uad.data.reading.decoding import EXTENSIONS, IMAGE_EXTENSIONS, NIFTI_EXTENSIONS, cannot_open
+from uad.data.reading.entries import Source
 from uad.data.reading.formats import slice_stem
 from uad.data.reading.layouts import Scan, find_scans, fingerprint, scans_of_files
 from uad.data.reading.listing import list_folder
 from uad.data.reading.naming import endings_of, named
-from uad.data.reading.volumes import VOLUME_EXTENSIONS, holds_dicom, read_header, volume_stem
+from uad.data.reading.volumes import VOLUME_EXTENSIONS, holds_dicom, nifti_shape, read_header, volume_stem
 from uad.errors import InputError, Problem, input_error
 
 EXPECTED = "a volume, a slice, a folder of patients or of slices, or the folder of a DICOM series"
@@ -27,10 +27,7 @@ class Item(NamedTuple):
     @property
     def files(self) -> dict[str, list]:
         """Bytes and times of its files by their paths: what tells it from another input of its name."""
-        if self.scan:
-            return fingerprint(self.scan)
-        state = self.slice_file.stat()
-        return {str(self.slice_file.resolve()): [state.st_size, state.st_mtime_ns]}
+        return fingerprint(self.scan.paths if self.scan else [self.slice_file])
 
     @property
     def where(self) -> str:
@@ -100,13 +97,7 @@ def is_slice(path: Path) -> bool:
         raise input_error(path, f"a file of unknown type ({path.suffix or 'no extension'})", expected, "convert it")
     if not name.endswith(NIFTI_EXTENSIONS):
         return False
-    try:
-        shape = load_nifti_header(path).get_data_shape()
-    except PermissionError as error:
-        raise cannot_open(path, error) from error
-    except Exception as error:  # damaged bytes surface as a dozen unrelated exceptions
-        found = f"unreadable ({type(error).__name__}: {error})"
-        raise input_error(path, found, "a complete NIfTI file", "copy or create it again") from error
+    shape = nifti_shape(path)
     return len(shape) == 2 or (len(shape) in (3, 4) and shape[2] == 1)
 
 
@@ -161,8 +152,8 @@ def _of_folder(folder: Path, channels: Sequence[str] | None, n_channels: int) ->
             [Item(scan.name, scan) for scan in _scans(volumes, channels, n_channels)], _others(folder, others)
         )
     found = find_scans(folder, channels, labelled=False)
-    used = {path for scan in found.scans for source in scan.files.values() for path in source.paths}
-    others = [path.name for path in walk(folder, None) if path not in used and path.parent not in used]
+    used = {path for scan in found.scans for path in scan.paths}
+    others = [path.name for path in found.files if path not in used and path.parent not in used]
     return Inputs([Item(scan.name, scan) for scan in found.scans], _others(folder, others))
 
 

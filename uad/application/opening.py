@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from uad.application.inputs import Item
 from uad.data.reading.facts import Levels, TrainingFacts, as_seen
 from uad.data.reading.formats import read_slice
-from uad.data.reading.geometry import CANONICAL, by, from_canonical
+from uad.data.reading.geometry import CANONICAL, from_canonical
 from uad.data.reading.planes import PLANE, Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.data.reading.settings import Reading
@@ -101,9 +101,8 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
     brains = brains_of(loaded.images)
     try:
         plane = plane_of(brains, loaded.spacing[:2], chain.framing)
-    except ValueError as error:
-        expected, remedy = "slices that hold the body", f"pass a larger --spacing, so that {PLANE} pixels hold it"
-        raise input_error(item.where, str(error), expected, remedy) from error
+    except ValueProblem as error:
+        raise error.at(item.where) from error
     first, stop, notice = _trained_levels(chain, loaded.images.shape[3])
     images, foregrounds, levels = [], [], []
     for level in range(first, stop):
@@ -122,9 +121,8 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         raise input_error(item.where, "no slice that shows enough of the patient", expected, remedy)
     grid = loaded.notes[0].grid
     turned = [f"turned from {grid.orientation} to {CANONICAL} for the model"] if grid.orientation != CANONICAL else []
-    if plane.step != (1.0, 1.0):
-        turned.append(f"slices of {by(loaded.spacing[:2])} mm pixels resampled to {chain.framing.spacing:g} mm")
-    notices = dict.fromkeys([*turned, *notice, *(notice for note in loaded.notes for notice in note.notices)])
+    of_headers = (said for note in loaded.notes for said in note.notices)
+    notices = dict.fromkeys([*turned, *plane.notices(loaded.spacing), *notice, *of_headers])
     return Opened(
         item.name,
         np.stack(images),

@@ -25,9 +25,9 @@ from uad.data.reading.facts import PREPARATION
 from uad.data.reading.formats import write_slice
 from uad.data.reading.geometry import CANONICAL, Grid, by
 from uad.data.reading.layouts import Scan, fingerprint
-from uad.data.reading.planes import PLANE, Framing, Plane, brains_of, plane_of
+from uad.data.reading.planes import Framing, Plane, brains_of, plane_of
 from uad.data.reading.scans import LoadedScan, header_problems, load_scan, scan_grid
-from uad.errors import InputError, Problem, input_error
+from uad.errors import InputError, Problem, ValueProblem, input_error
 from uad.files import read_json, write_json, write_text
 
 SPLITS = ("train_healthy", "val_healthy", "val_diseased", "unlabelled")
@@ -97,9 +97,8 @@ def prepare_scan(task: Task, out: Path, choice: Choice) -> Prepared:
     brains = brains_of(loaded.images)
     try:
         plane = plane_of(brains, loaded.spacing[:2], choice.framing)
-    except ValueError as error:
-        remedy = f"pass a larger --spacing, so that {PLANE} pixels hold the body"
-        raise input_error(scan.where, str(error), "slices that hold the body", remedy) from error
+    except ValueProblem as error:
+        raise error.at(scan.where) from error
     rows = []
     for level in range(choice.skip_low, loaded.images.shape[3] - choice.skip_high, choice.every):
         name = f"{scan.name}_{level:03d}"
@@ -144,7 +143,7 @@ def _volume_rows(task: Task, loaded: LoadedScan, plane: Plane) -> list[list]:
     """Rows of volumes.csv: geometry before and after, and in words what was done."""
     size = plane.framing.img_size
     after = Grid((size, size, loaded.images.shape[3]), plane.affine(loaded.affine, 0))
-    done = _framing_notices(plane, loaded.spacing)
+    done = plane.notices(loaded.spacing)
     rows = []
     for note in loaded.notes:
         before = note.grid
@@ -160,17 +159,6 @@ def _volume_rows(task: Task, loaded: LoadedScan, plane: Plane) -> list[list]:
     return rows
 
 
-def _framing_notices(plane: Plane, spacing: Sequence[float]) -> list[str]:
-    """What became of the slices beyond padding."""
-    notices = []
-    if plane.step != (1.0, 1.0):
-        pixel = plane.framing.spacing
-        notices.append(f"slices of {by(spacing[:2])} mm pixels resampled to {pixel:g} mm")
-    if min(plane.start) < 0:
-        notices.append(f"cropped to the {PLANE} x {PLANE} pixels around the body")
-    return notices
-
-
 def geometry_notices(rows: Sequence[Sequence]) -> list[str]:
     """What the rows of volumes.csv say in words, with the number of volumes of which it is said."""
     counts = Counter(notice for row in rows for notice in filter(None, row[-1].split("; ")))
@@ -184,7 +172,7 @@ def _progress_file(out: Path, scan: Scan) -> Path:
 
 def _state(scan: Scan) -> dict[str, list[int]]:
     """Bytes and times of the scan's files by name, so that the release may be moved."""
-    return {Path(path).name: state for path, state in fingerprint(scan).items()}
+    return {Path(path).name: state for path, state in fingerprint(scan.paths).items()}
 
 
 def _finished(out: Path, scan: Scan) -> Prepared | None:

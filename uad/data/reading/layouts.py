@@ -8,7 +8,7 @@ slices with masks (kaggle_3m). Files alone are listed here; no image is read.
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,20 +32,27 @@ class Scan(NamedTuple):
     files: dict[str, Source]
     patient: str | None = None
 
+    @property
+    def paths(self) -> set[Path]:
+        """All its files, and folders of DICOM series."""
+        return {path for source in self.files.values() for path in source.paths}
 
-def fingerprint(scan: Scan) -> dict[str, list[int]]:
-    """Bytes and time (in ns) of a scan's files by their paths, by which replaced files are noticed."""
-    paths = {path for source in scan.files.values() for path in source.paths}
+
+def fingerprint(paths: Iterable[Path]) -> dict[str, list[int]]:
+    """Bytes and time (in ns) of files, and of those in folders, by their paths: replaced files are noticed."""
     inside = [file for path in paths for file in (path.iterdir() if path.is_dir() else (path,))]
     return {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(inside)}
 
 
 class Found(NamedTuple):
-    """scans: sorted by name; channels: in the order in which they are stored; foreign: files that are no volume."""
+    """scans: sorted by name; channels: in the order in which they are stored; foreign: how many files are no volume;
+    files: all that lie there.
+    """
 
     scans: list[Scan]
     channels: tuple[str, ...]
     foreign: int
+    files: Sequence[Path] = ()
 
 
 def find_scans(
@@ -84,7 +91,7 @@ def find_scans(
     used = {path for entry in entries for path in entry.source.paths}
     folders = {path for path in used if path.is_dir()}
     foreign = sum(path not in used and not folders & set(path.parents) for path in files)
-    return Found(scans, names, foreign)
+    return Found(scans, names, foreign, files)
 
 
 def scans_of_files(files: Sequence[Path], channels: Sequence[str]) -> list[Scan]:
@@ -93,13 +100,9 @@ def scans_of_files(files: Sequence[Path], channels: Sequence[str]) -> list[Scan]
     entries = list(named_volumes(files, endings, channels, Path()))
     scans, _, problems = _complete(entries, channels, False, endings)
     told = {path for entry in entries if entry.shows is not None for path in entry.source.paths}
-    expected, remedy = (
-        f"a name that ends in its contrast: {', '.join(channels)}",
-        "state them: --channels NAME=FILE ...",
-    )
-    for path in files:
-        if path not in told:
-            problems.append(Problem(str(path), "a volume whose name tells no contrast", expected, remedy))
+    found, expected = "a volume whose name tells no contrast", f"a name that ends in it: {', '.join(channels)}"
+    remedy = "state them: --channels NAME=FILE ..."
+    problems += [Problem(str(path), found, expected, remedy) for path in files if path not in told]
     if problems:
         raise InputError(sorted(problems, key=lambda problem: problem.where))
     return scans

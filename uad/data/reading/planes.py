@@ -3,13 +3,16 @@
 Volumes are in the orientation of uad.data.reading.geometry: the first axis becomes the slice's H, the second its W.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
+from uad.data.reading.geometry import by
 from uad.data.reading.normalise import foreground_of
 from uad.data.reading.tissue import BRIGHT_PERCENTILE, SHARE_OF_THRESHOLD, body_mask, otsu
+from uad.errors import ValueProblem
 
 # Pixels of the plane before any reduction, as in the authors' line of work: BraTS's 240 with 8 more on each side.
 PLANE = 256
@@ -83,6 +86,15 @@ class Plane:
         to_volume[:3, 3] = [*(self._voxel(0, axis) for axis in (0, 1)), level]
         return affine @ to_volume
 
+    def notices(self, spacing: Sequence[float]) -> list[str]:
+        """What becomes of the slices beyond padding, in words; spacing: of the volume's voxels, in millimetres."""
+        notices = []
+        if self.step != (1.0, 1.0):
+            notices.append(f"slices of {by(spacing[:2])} mm pixels resampled to {self.framing.spacing:g} mm")
+        if min(self.start) < 0:
+            notices.append(f"cropped to the {PLANE} x {PLANE} pixels around the body")
+        return notices
+
     def _voxel(self, pixel: float, axis: int) -> float:
         """Where along X or Y, in voxels, the centre of a square's pixel lies."""
         factor, step = self.framing.factor, self.step[axis]
@@ -106,8 +118,8 @@ def plane_of(brains: np.ndarray, spacing: tuple[float, float], framing: Framing)
     """How the slices of a volume are framed: its centre in the plane's, moved where the plane is smaller and would cut
     the patient.
 
-    brains: (X, Y, Z) bool, see brains_of; spacing: millimetres of a voxel along X and Y. Raises ValueError where the
-    body is larger than the plane.
+    brains: (X, Y, Z) bool, see brains_of; spacing: millimetres of a voxel along X and Y. Raises ValueProblem where
+    the body is larger than the plane.
     """
     step = tuple(_step(side, framing.spacing) for side in spacing)
     shape = brains.shape[:2]
@@ -118,7 +130,9 @@ def plane_of(brains: np.ndarray, spacing: tuple[float, float], framing: Framing)
             first, last = int(low / step[axis]), int(np.ceil(high / step[axis]))
             if last - first > PLANE:
                 pixel = spacing[axis] * step[axis]
-                raise ValueError(f"a body of {last - first} pixels of {pixel:g} mm, more than the {PLANE} of a slice")
+                found = f"a body of {last - first} pixels of {pixel:g} mm, more than the {PLANE} of a slice"
+                remedy = f"pass a larger --spacing, so that {PLANE} pixels hold the body"
+                raise ValueProblem(found, "slices that hold the body", remedy)
             if resampled[axis] > PLANE:
                 start[axis] = min(max(start[axis], -first), PLANE - last)
     return Plane(framing, tuple(shape), step, tuple(start))

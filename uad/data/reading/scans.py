@@ -1,6 +1,7 @@
 """One scan in memory: its volumes in one orientation and on one grid, checked, with what was done to them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,6 +68,13 @@ def scan_grid(scan: Scan) -> Grid:
 
 
 def _header(source: Source) -> Header:
+    return _header_of(source, tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in source.paths))
+
+
+# A scan's headers are asked for several times before anything is read, and those of other formats come with the volume.
+@lru_cache(maxsize=4096)
+def _header_of(source: Source, changed: tuple[int, ...]) -> Header:
+    """The header of a source whose files were changed last at `changed`."""
     if len(source.paths) > 1:
         shape = decode(source.paths[0]).values.shape
         grid = Grid((shape[1], shape[0], len(source.paths)), STACK_AFFINE)

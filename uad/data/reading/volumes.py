@@ -13,7 +13,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from uad.data.reading.decoding import NIFTI_EXTENSIONS, load_nifti, load_nifti_header
+from uad.data.reading.decoding import NIFTI_EXTENSIONS, cannot_open, load_nifti, load_nifti_header
 from uad.data.reading.encoding import write_nifti
 from uad.data.reading.geometry import Grid, affine_fault, displacement
 from uad.errors import input_error
@@ -95,6 +95,11 @@ def read_header(path: Path | str) -> Header:
     return Header(Grid(shape[:3], affine), (*shape, 1)[3], notices)
 
 
+def nifti_shape(path: Path) -> tuple[int, ...]:
+    """The axes that a NIfTI header states, of a slice or a volume; InputError for a missing or damaged file."""
+    return _guarded(path, lambda: load_nifti_header(path).get_data_shape())
+
+
 def write_volume(path: Path | str, values: np.ndarray, affine: np.ndarray) -> None:
     """Write (X, Y, Z) or (X, Y, Z, C) as `.nii.gz` with the affine in the sform, and in the qform unless it is sheared.
 
@@ -118,8 +123,7 @@ def _guarded(path: Path, read):
     except FileNotFoundError as error:
         raise input_error(path, "no such file", "a volume", "correct the path") from error
     except PermissionError as error:
-        remedy = "give yourself the permission to read the file and its folders"
-        raise input_error(path, f"cannot be opened: {error.strerror}", "a readable file", remedy) from error
+        raise cannot_open(path, error) from error
     except Exception as error:
         remedy = "it is damaged, cut off or of another type than its name says: copy or create it again, or remove it"
         found = f"unreadable ({type(error).__name__}: {error})"

@@ -1,10 +1,12 @@
 """Files are written whole or not at all: a temporary file beside the target, then one rename, both flushed to disk."""
 
+import csv
 import errno
+import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -165,6 +167,13 @@ def write_text(path: Path | str, text: str) -> None:
     """Write a text file whole (UTF-8)."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a table whole: a line of column names, then the rows."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path | str, value) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from uad.data.reading.folder import SliceFolder
+from uad.data.reading.folder import SliceFolder, evenly_spread
 from uad.errors import input_error
 from uad.files import read_json, write_json
 
@@ -63,15 +63,14 @@ def calibrate(
 
     judge: numbers of slices -> maps (N, S, S) and the slices' scores.
     """
-    count = min(MOST_IMAGES, len(slices))
-    chosen = [number * len(slices) // count for number in range(count)]
+    chosen = evenly_spread(range(len(slices)), MOST_IMAGES)
     maps, scores = judge(chosen)
     by_patient: dict[str, float] = {}
     for number, score in zip(chosen, scores, strict=True):
         patient = slices.patients[number]
         by_patient[patient] = max(score, by_patient.get(patient, score))
     thresholds = thresholds_at(maps.ravel())
-    found = Calibration(str(slices.folder), data_hash, count, thresholds, sorted(by_patient.values()))
+    found = Calibration(str(slices.folder), data_hash, len(chosen), thresholds, sorted(by_patient.values()))
     write_json(path, asdict(found))
     return found
 

@@ -8,8 +8,6 @@ OUT/records/NAME.json            numbers and notices; written last: an input wit
 OUT/summary.csv                  the records as a table
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from uad.application.opening import Opened
 from uad.data.reading.formats import write_slice
 from uad.data.reading.volumes import write_volume
 from uad.errors import input_error
-from uad.files import read_json, write_json, write_text
+from uad.files import read_json, write_csv, write_json
 
 COLUMNS = (
     "name", "score", "percentile", "anomalous_ml", "anomalous_voxels", "threshold", "false_positive_rate",
@@ -124,16 +122,14 @@ def write_summary(out: Path, names: Sequence[str]) -> Path:
     """The table of all inputs that are complete, the highest percentile and score first."""
     records = [read_json(record_path(out, name)) for name in names if record_path(out, name).is_file()]
     records.sort(key=lambda record: (-(record["percentile"] or 0), -record["score"], record["name"]))
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    rows = []
     for record in records:
         shown = record | {
             "judged_slices": len(record["judged_slices"]),
             "voxel_of_maximum": " ".join(map(str, record["voxel_of_maximum"])),
             "notices": "; ".join(record["notices"]),
         }
-        table.writerow(["" if shown[column] is None else shown[column] for column in COLUMNS])
+        rows.append(["" if shown[column] is None else shown[column] for column in COLUMNS])
     path = out / "summary.csv"
-    write_text(path, text.getvalue())
+    write_csv(path, COLUMNS, rows)
     return path

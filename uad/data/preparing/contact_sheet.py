@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from uad.data.reading.folder import evenly_spread
 from uad.data.reading.formats import read_mask, read_slice
 from uad.files import written_whole
 
@@ -25,9 +26,8 @@ def write_contact_sheet(
     by_patient: dict[str, list[tuple[bool, int, Path]]] = {}
     for file, patient, brain in slices:
         by_patient.setdefault(patient, []).append(((labels / file.name).is_file(), brain, file))
-    patients = sorted(by_patient)
-    count = min(MOST_PATIENTS, len(patients))
-    chosen = [patients[i * len(patients) // count] for i in range(count)]
+    chosen = evenly_spread(sorted(by_patient), MOST_PATIENTS)
+    count = len(chosen)
     figure = Figure(figsize=(1.8 * len(channels) + 0.2, 1.9 * count + 0.3), layout="constrained", facecolor="white")
     grid = figure.subplots(count, len(channels), squeeze=False)
     for row, patient in zip(grid, chosen, strict=True):

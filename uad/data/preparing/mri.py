@@ -5,9 +5,7 @@ square around the patient and reduced to the size asked for. A slice without tum
 patients that show tumour are not used by any method here; the manifest lists them all the same.
 """
 
-import csv
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,7 +26,7 @@ from uad.data.reading.layouts import Scan, fingerprint
 from uad.data.reading.planes import Framing, Plane, brains_of, plane_of
 from uad.data.reading.scans import LoadedScan, header_problems, load_scan, scan_grid
 from uad.errors import InputError, Problem, ValueProblem, input_error
-from uad.files import read_json, write_json, write_text
+from uad.files import read_json, write_csv, write_json
 
 SPLITS = ("train_healthy", "val_healthy", "val_diseased", "unlabelled")
 LABELS = "val_diseased_labels"
@@ -222,8 +220,8 @@ def prepare(tasks: Sequence[Task], out: Path, choice: Choice, split: Mapping, wo
     if problems:
         raise InputError(sorted(problems, key=lambda problem: problem.where))
     rows = sorted(row for prepared in done for row in prepared.rows)
-    write_text(out / "manifest.csv", _csv(COLUMNS, rows))
-    write_text(out / "volumes.csv", _csv(VOLUME_COLUMNS, sorted(row for each in done for row in each.volumes)))
+    write_csv(out / "manifest.csv", COLUMNS, rows)
+    write_csv(out / "volumes.csv", VOLUME_COLUMNS, sorted(row for each in done for row in each.volumes))
     shown = [(out / row[3] / f"{row[0]}.nii.gz", row[1], row[5]) for row in rows if row[3] in SPLITS]
     if shown:
         write_contact_sheet(out / "contact_sheet.png", shown, choice.channels, out / LABELS)
@@ -233,12 +231,6 @@ def _common_slices(tasks: Sequence[Task]) -> int | None:
     """How many axial slices every scan has, None where they differ: only then does a slice's number say where it is."""
     counts = {scan_grid(task.scan).shape[2] for task in tasks}
     return counts.pop() if len(counts) == 1 else None
-
-
-def _csv(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue()
 
 
 def _run(tasks: Sequence[Task], attempt, workers: int) -> Iterator[Prepared]:

@@ -11,10 +11,8 @@ The release's own train, test and val folders are pooled, for they do not keep p
 that of the phantoms does, the release does not.
 """
 
-import csv
 import filecmp
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -34,7 +32,7 @@ from uad.configuration import check_configuration
 from uad.data.reading.decoding import EXTENSIONS
 from uad.data.reading.formats import read_mask
 from uad.errors import InputError, Problem, input_error
-from uad.files import write_json, write_text, written_whole
+from uad.files import write_csv, write_json, written_whole
 
 SPLITS = ("train", "test", "val")
 HEALTHY = "NORMAL"
@@ -47,6 +45,7 @@ SUFFIXES = (".jpeg", ".jpg")
 OTHER_IMAGES = (*EXTENSIONS, ".bmp", ".gif", ".webp", ".dcm")
 FOREIGN = "foreign files (left out)"
 CONFIGURATION = "prepare_oct.json"
+COLUMNS = ("name", "patient", "class", "source_split", "output_folder", "has_mask")
 EXPECTED_LAYOUT = "OCT2017/{train,test,val}/{NORMAL,DRUSEN,CNV,DME}/CLASS-<patient>-<n>.jpeg"
 
 
@@ -262,7 +261,7 @@ def prepare(data_dir: Path, out: Path, choice: Choice, workers: int) -> dict[str
     problems = _run(partial(convert, choice.img_size), tasks, workers, "preparing")
     if problems:
         raise InputError(problems)
-    write_text(out / "manifest.csv", manifest(listed, folders))
+    write_csv(out / "manifest.csv", COLUMNS, manifest(listed, folders))
     counts = {name: len(folders[name]) for name in (HEALTHY, VALIDATION, *DISEASED)}
     return counts | ({FOREIGN: len(foreign)} if foreign else {})
 
@@ -289,13 +288,10 @@ def _refuse_strays(out: Path, folders: dict[str, list[RawImage]], img_size: int)
         raise InputError(problems)
 
 
-def manifest(listed: Sequence[RawImage], folders: dict[str, list[RawImage]]) -> str:
-    """A row per file of the release; output_folder is empty for what was left out (repeats, excess)."""
+def manifest(listed: Sequence[RawImage], folders: dict[str, list[RawImage]]) -> list[list]:
+    """A row (COLUMNS) per file of the release; output_folder is empty for what was left out (repeats, excess)."""
     used = {image.path: name for name, found in folders.items() for image in found}
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["name", "patient", "class", "source_split", "output_folder", "has_mask"])
-    for image in sorted(listed, key=lambda image: (image.name, SPLITS.index(image.split))):
-        row = [image.name, image.patient, image.label, image.split, used.get(image.path, "")]
-        table.writerow([*row, int(image.mask is not None)])
-    return text.getvalue()
+    return [
+        [image.name, image.patient, image.label, image.split, used.get(image.path, ""), int(image.mask is not None)]
+        for image in sorted(listed, key=lambda image: (image.name, SPLITS.index(image.split)))
+    ]

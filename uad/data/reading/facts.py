@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from uad.data.reading.folder import SliceFolder, resize_image, resize_mask
+from uad.data.reading.folder import SliceFolder, evenly_spread, resize_image, resize_mask
 from uad.data.reading.formats import read_slice
 from uad.data.reading.likeness import Likeness, likeness_of
 from uad.data.reading.normalise import foreground_of, normalise
@@ -71,9 +71,8 @@ def facts_of(slices: SliceFolder, reading: Reading) -> TrainingFacts:
 
 def _looked_at(slices: SliceFolder, reading: Reading) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Normalised images and their foregrounds, as `likeness_of` takes them."""
-    count = min(LOOKED_AT, len(slices))
-    for number in range(count):
-        raw = read_slice(slices.paths[number * len(slices) // count], reading.n_channels)
+    for path in evenly_spread(slices.paths, LOOKED_AT):
+        raw = read_slice(path, reading.n_channels)
         yield as_seen(raw.image, reading, raw.full_scale)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from uad.data.reading.listing import list_folder
 from uad.data.reading.normalise import normalise
 from uad.data.reading.patients import patient_of
 from uad.errors import InputError, ValueProblem, input_error
+
+T = TypeVar("T")
 
 
 def read_labelled(path: Path, mask: Path | None, n_channels: int) -> RawSlice:
@@ -82,6 +85,12 @@ def resize_mask(mask: torch.Tensor, size: int) -> torch.Tensor:
     return mask[rows][:, columns]
 
 
+def evenly_spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, evenly spread over them, in their order."""
+    count = min(most, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
+
+
 class SliceFolder(Dataset):
     """The slices of a folder in the order of their names, normalised and resized to a square.
 
@@ -109,7 +118,7 @@ class SliceFolder(Dataset):
             raise InputError(listing.problems)
         slices, self._masks = listing.slices, listing.masks
         if limit is not None and limit < len(slices):
-            chosen = [list(slices)[i * len(slices) // limit] for i in range(limit)]
+            chosen = evenly_spread(list(slices), limit)
             slices = {stem: slices[stem] for stem in chosen}
         self.names: list[str] = list(slices)
         self.paths: list[Path] = list(slices.values())

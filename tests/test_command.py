@@ -147,7 +147,8 @@ def test_an_interruption_of_all_processes_is_one_line_at_most(tmp_path):
         with distributed_world("cpu") as world:
             # One call: print writes the end of the line apart, and two processes share the pipe.
             os.write(1, b"ready\\n")
-            time.sleep(60)
+            for _ in range(600):  # a signal on the way into one long sleep is heard only after it
+                time.sleep(0.1)
     """
     launcher = subprocess.Popen(
         command_line(tmp_path, body, processes=2),

@@ -7,15 +7,16 @@ import sys
 from commands import ROOT
 
 SLOW_MAIN = """
-import time
+import os, time
 from datetime import timedelta
 from uad import distributed
-distributed.PATIENCE = timedelta(seconds=2)
+distributed.PATIENCE = timedelta(seconds=6)
 with distributed.distributed_world("cpu") as world:
     world.barrier()
-    done = world.on_main(lambda: time.sleep(5) or "checked")
+    done = world.on_main(lambda: time.sleep(9) or "checked")
     told = world.told_by_main(done)
-    print(world.rank, done, told, world.any(world.rank == 1), flush=True)
+    line = f"{world.rank} {done} {told} {world.any(world.rank == 1)}\\n"
+    os.write(1, line.encode())  # in one call: print would let the processes' lines mix
     world.barrier()
 """
 

@@ -19,3 +19,9 @@ timed stage2_adam --sections stage2 --repeats 3 --train_batch 36 --optimizer ada
 timed stage2_muon --sections stage2 --repeats 3 --train_batch 36 --optimizer muon
 timed detection_1 --sections detection --repeats 3 --batch_size 1
 timed detection_32 --sections detection --repeats 3 --batch_size 32
+if [ "$device" = cuda ]; then
+    timed stage2_adam_graphs --sections stage2 --repeats 3 --train_batch 36 --optimizer adam --cuda_graphs
+    timed stage2_muon_graphs --sections stage2 --repeats 3 --train_batch 36 --optimizer muon --cuda_graphs
+    timed detection_1_graphs --sections detection --repeats 3 --batch_size 1 --cuda_graphs
+    timed detection_32_graphs --sections detection --repeats 3 --batch_size 32 --cuda_graphs
+fi

@@ -28,6 +28,7 @@ class Options:
     noise_level: int
     denoise_steps: int
     shifts: int
+    cuda_graphs: bool
     img_size: int
     n_channels: int
     ae_load_dir: str | None
@@ -60,6 +61,7 @@ def get_args_parser(description: str) -> Flags:
     steps = default_steps(RECOMMENDED["noise_level"], "recommended")
     add(group, "--denoise_steps", type=int, default=steps, help="K of our detection")
     add(group, "--shifts", type=int, default=RECOMMENDED["shifts"], help="copies of an image in our detection")
+    add_switch(group, "--cuda_graphs", "CUDA graphs in our detection and stage 2")
     group = parser.add_argument_group("networks")
     add(
         group,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from benchmark import released
 from benchmark.measure import gflop
@@ -21,6 +22,7 @@ from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator, Upsample
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.checkpoints import CheckpointFiles
+from uad.cuda_graphs import GraphedInference
 from uad.distributed import World
 from uad.optimizers import make_optimizer
 from uad.precision import precision_seconds, prepare_inference, resolve_amp
@@ -39,7 +41,7 @@ class Workbench:
     """The networks and the settings that all variants share.
 
     steps: denoising steps K of ours; measured_steps: evaluations over which the released detection is timed;
-    optimizer: of our trainings; shifts: copies of an image in our detection.
+    optimizer: of our trainings; shifts: copies of an image in our detection; cuda_graphs: of our detection and stage 2.
     """
 
     autoencoder: BinaryAutoEncoder
@@ -54,6 +56,7 @@ class Workbench:
     measured_steps: int
     optimizer: str
     shifts: int
+    cuda_graphs: bool
 
     @classmethod
     def of(cls, options: Options, device: torch.device, amp: str) -> "Workbench":
@@ -74,7 +77,7 @@ class Workbench:
             for parameter in network.parameters():  # not the zeros with which training begins
                 nn.init.normal_(parameter, std=0.02)
         amp = resolve_amp(amp, device, lambda: precision_seconds((autoencoder, network), training=False))
-        names = ("noise_level", "batch_size", "train_batch", "measured_steps", "optimizer", "shifts")
+        names = ("noise_level", "batch_size", "train_batch", "measured_steps", "optimizer", "shifts", "cuda_graphs")
         settings = {name.removesuffix("_size"): getattr(options, name) for name in names}
         settings["steps"] = options.denoise_steps
         return cls(autoencoder.to(device), network.to(device), process, device, amp, **settings)
@@ -105,10 +108,11 @@ class Workbench:
         """Our detector, on networks of its own."""
         autoencoder = prepare_inference(copy.deepcopy(self.autoencoder), amp)
         network = prepare_inference(copy.deepcopy(self.network), amp)
+        passes = [autoencoder.encode, autoencoder.decode, network]
+        if self.cuda_graphs:
+            passes = [GraphedInference(each, amp) for each in passes]
         return MaskedBernoulliDiffusion(
-            autoencoder.encode,
-            autoencoder.decode,
-            network,
+            *passes,
             self.process,
             self.noise_level,
             denoise_steps=steps,
@@ -173,7 +177,7 @@ class Workbench:
             ),
         ]
         modules = {"autoencoder": network, "discriminator": discriminator}
-        return self._steps("autoencoder", modules, phases, 10, {"image": self.images(self.train_batch)})
+        return self._steps("autoencoder", modules, phases, 10, {"image": self.images(self.train_batch)}, losses.draws)
 
     def stage2_released(self) -> Callable[[], object]:
         """One training step of the diffusion network on images."""
@@ -186,11 +190,15 @@ class Workbench:
         """One training step of the diffusion network on cached codes."""
         network = copy.deepcopy(self.network).train().requires_grad_(True)
         world = World(0, 1, self.device)
-        loss = DiffusionLoss(world, network, self.process, None, 0, self.process.diffusion_steps)
+        loss = DiffusionLoss(
+            world, network, self.process, None, 0, self.process.diffusion_steps, self.autoencoder.code_shape
+        )
+        if self.cuda_graphs:
+            loss.record_graphs(self.train_batch, self.amp)
         phases = [Phase("unet", loss.network, self._optimizer(network), loss)]
         with torch.no_grad():
             code = (self.autoencoder.encode(self.images(self.train_batch)) > 0.5).float()
-        return self._steps("unet", {"unet": network}, phases, 1, {"code": code, "shown": code})
+        return self._steps("unet", {"unet": network}, phases, 1, {"code": code, "shown": code}, loss.draws)
 
     def _optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         return make_optimizer(network, LEARNING_RATE, self.optimizer, amp=self.amp)
@@ -198,8 +206,19 @@ class Workbench:
     def _discriminator(self) -> Discriminator:
         return Discriminator(self.image_shape[0]).to(self.device)
 
-    def _steps(self, averaged: str, modules: dict, phases: list[Phase], ema_every: int, content: dict) -> Callable:
-        """A call that does the training loop's own step with the same batch again and again."""
+    def _steps(
+        self,
+        averaged: str,
+        modules: dict,
+        phases: list[Phase],
+        ema_every: int,
+        content: dict,
+        draw: Callable[[int], dict],
+    ) -> Callable:
+        """A call that does the training loop's own step with the same batch again and again.
+
+        What the losses draw was drawn before, as by the loader's workers.
+        """
         training = Training(
             kind="benchmark",
             world=World(0, 1, self.device),
@@ -214,7 +233,10 @@ class Workbench:
             config={},
             settings={},
         )
-        batch = content | {"position": torch.arange(self.train_batch)}
+        drawn = default_collate([draw(position) for position in range(self.train_batch)])
+        if self.device.type == "cuda":
+            drawn = {name: tensor.pin_memory() for name, tensor in drawn.items()}
+        batch = content | drawn | {"position": torch.arange(self.train_batch)}
         numbers = count()
         return lambda: training.step(batch, next(numbers))
 

@@ -11,6 +11,7 @@ from bernoulli_diffusion.detect import MaskedDenoising, masked_denoise
 from bernoulli_diffusion.model import TrainedDiffusion
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
+from uad.cuda_graphs import GraphedInference
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
@@ -157,12 +158,17 @@ def detector(
     device: torch.device,
     amp: str,
     compiled: bool = False,
+    cuda_graphs: bool = False,
 ) -> MaskedBernoulliDiffusion:
-    """The detector of a trained pair, made fast for evaluation; amp: off, bf16 or fp16.
+    """The detector of a trained pair, made fast for evaluation; amp: off, bf16 or fp16; cuda_graphs: its passes over
+    batches of the first one's size are recorded, see GraphedInference.
 
     autoencoder: with `encode` and `decode`, see MaskedBernoulliDiffusion. Its networks are moved to the device.
     """
     autoencoder = prepare_inference(autoencoder.to(device), amp)
     network = prepare_inference(model.network.to(device), amp, compiled)
     chosen = asdict(detection.completed(model))
-    return MaskedBernoulliDiffusion(autoencoder.encode, autoencoder.decode, network, model.process, amp=amp, **chosen)
+    passes = [autoencoder.encode, autoencoder.decode, network]
+    if cuda_graphs:
+        passes = [GraphedInference(each, amp) for each in passes]
+    return MaskedBernoulliDiffusion(*passes, model.process, amp=amp, **chosen)

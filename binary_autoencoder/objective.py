@@ -14,7 +14,7 @@ from binary_autoencoder.losses import (
 )
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from uad.distributed import World
-from uad.randomness import keyed_generator, uniform_field
+from uad.randomness import keyed_generator
 from uad.training import Losses
 
 
@@ -34,9 +34,36 @@ class LossTerms:
     diff_aug: bool = False
 
 
+# How many numbers colour_and_translation takes for an image.
+AUGMENTATION_NUMBERS = 5
+
+
+@dataclass(frozen=True)
+class BitDraws:
+    """What the losses of an image draw, by its position in the stream: position -> tensors by name.
+
+    bits_uniform: the source of sampled bits, in [0, 1), of code_shape (K, h, w); and, where `diff_aug` is set,
+    augmentation_uniform, for what the discriminator sees.
+    """
+
+    seed: int
+    code_shape: tuple[int, int, int]
+    diff_aug: bool
+
+    def __call__(self, position: int) -> dict[str, Tensor]:
+        def uniform(purpose: str, *shape: int) -> Tensor:
+            return torch.rand(*shape, generator=keyed_generator(self.seed, purpose, position))
+
+        drawn = {"bits_uniform": uniform("bits", *self.code_shape)}
+        if self.diff_aug:
+            drawn["augmentation_uniform"] = uniform("augmentation", AUGMENTATION_NUMBERS)
+        return drawn
+
+
 class AutoencoderLosses:
     """The two phases of a stage-1 step: autoencoder, then (from `disc_start_step` on) discriminator.
 
+    For batches with what BitDraws gives, which `draws` is.
     perceptual: (reconstruction, image) -> distance, None where the perceptual weight is 0.
     """
 
@@ -49,23 +76,17 @@ class AutoencoderLosses:
         discriminator: Discriminator,
         perceptual: nn.Module | None = None,
     ):
-        self.terms, self.seed, self.world = terms, seed, world
+        self.terms, self.world = terms, world
+        self.draws = BitDraws(seed, network.code_shape, terms.diff_aug)
         self.network, self.discriminator, self.perceptual = network, discriminator, perceptual
         self.wrapped_network = world.wrap(network)
         # Before its first step the discriminator has no gradients to synchronise; wrapping it costs nothing.
         self.wrapped_discriminator = world.wrap(discriminator)
 
-    def _uniform(self, purpose: str, batch: dict, shape: tuple[int, ...]) -> Tensor:
-        """One uniform field per image, keyed by its position in the stream of training images."""
-        positions = batch["position"].tolist()
-        device = self.world.device
-        return uniform_field([keyed_generator(self.seed, purpose, p, device=device) for p in positions], shape)
-
     def autoencoder(self, batch: dict, step: int) -> Losses:
         """Reconstruction + perceptual + code + adversarial terms."""
         image = batch["image"]
-        uniform = self._uniform("bits", batch, self.network.code_shape)
-        reconstruction, code, probability = self.wrapped_network(image, uniform)
+        reconstruction, code, probability = self.wrapped_network(image, batch["bits_uniform"])
         reconstruction = reconstruction.float()
         recon_loss = (reconstruction - image).abs().mean()
         uncertainty = code_uncertainty(probability)
@@ -93,6 +114,6 @@ class AutoencoderLosses:
 
     def _scores(self, images: Tensor, batch: dict, discriminator: nn.Module) -> Tensor:
         if self.terms.diff_aug:
-            uniform = self._uniform("augmentation", batch, (5,))
+            uniform = batch["augmentation_uniform"]
             images = colour_and_translation(images, uniform.repeat(len(images) // len(uniform), 1))
         return discriminator(images).float()

@@ -51,6 +51,7 @@ from uad.configuration import without_removed
 from uad.data.reading.facts import facts_of
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
+from uad.data.training.draws import WithDraws
 from uad.data.training.loading import TrainingImages, collate_training
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
@@ -216,7 +217,7 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
                 first_step=chosen.terms.disc_start_step,
             ),
         ],
-        dataset=TrainingImages(images, run.variation),
+        dataset=WithDraws(TrainingImages(images, run.variation), losses.draws),
         collate=collate_training,
         config={
             "network": asdict(chosen.architecture),

@@ -30,7 +30,7 @@ from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, read
 from uad.cli.flags import Flags
 from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
-from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
+from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, graphs_of, precision_of, runtime_of
 from uad.distributed import World, distributed_world
 from uad.scores import EVIDENCE_SCORES, check_polarity
 
@@ -46,6 +46,7 @@ class Request:
     output: Output
     runtime: Runtime
     compile: bool
+    cuda_graphs: bool
 
 
 def get_args_parser() -> Flags:
@@ -54,7 +55,7 @@ def get_args_parser() -> Flags:
     add_folder_flags(parser)
     add_output_flags(parser)
     add_detection_flags(parser)
-    add_runtime_flags(parser, compile=True)
+    add_runtime_flags(parser, compile=True, cuda_graphs=True)
     add_model_source_flags(parser)
     add_autoencoder_flags(parser)
     return parser
@@ -70,6 +71,7 @@ def request_of(args: argparse.Namespace) -> Request:
         output=output_of(args),
         runtime=runtime_of(args),
         compile=args.compile,
+        cuda_graphs=graphs_of(args),
     )
 
 
@@ -143,7 +145,8 @@ def main(args: argparse.Namespace) -> None:
         info = run_info(request, detection, autoencoder, model, amp, world) | request.output.facts(out_dir, slices)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
-        method = detector(autoencoder.network, model, detection, world.device, amp, request.compile)
+        speed = {"compiled": request.compile, "cuda_graphs": request.cuda_graphs}
+        method = detector(autoencoder.network, model, detection, world.device, amp, **speed)
         detect(method, slices, out_dir, info, share, runtime, world)
 
 

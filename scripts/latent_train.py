@@ -46,10 +46,11 @@ from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags
 from uad.cli.provenance import command_line
-from uad.cli.runtime import add_runtime_flags
+from uad.cli.runtime import add_runtime_flags, graphs_of
 from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
 from uad.configuration import without_removed
 from uad.data.reading.folder import SliceFolder
+from uad.data.training.draws import WithDraws
 from uad.data.training.loading import collate_training
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
@@ -58,6 +59,7 @@ from uad.optimizers import MATRIX_LR, make_optimizer
 from uad.precision import autocast, prepare_inference
 from uad.randomness import keyed_generator, uniform_field
 from uad.run_lock import exclusive
+from uad.train_options import TrainOptions
 from uad.training import Phase, Training
 
 LR = 1e-4
@@ -81,6 +83,7 @@ class Stage2:
     stated: dict
     codes: CodeTraining
     run: Run
+    cuda_graphs: bool
     resume_checkpoint: str | None
     notice: str | None
 
@@ -93,7 +96,7 @@ def get_args_parser() -> Flags:
     add_model_flags(parser)
     add_code_training_flags(parser)
     add_run_flags(parser, "<ae_load_dir>/bernoulli_diffusion", str(LR), decays=True)
-    add_runtime_flags(parser, compile=True)
+    add_runtime_flags(parser, compile=True, cuda_graphs=True)
     add_autoencoder_flags(parser)
     return parser
 
@@ -108,6 +111,7 @@ def stage2_of(args: argparse.Namespace) -> Stage2:
         stated=stated_model(args) | {"dropout": args.dropout},
         codes=code_training_of(args),
         run=run.named(str(default_log_dir(args.ae_load_dir or "")), LR),
+        cuda_graphs=graphs_of(args),
         resume_checkpoint=args.resume_checkpoint,
         notice=renaming_notice(args),
     )
@@ -213,7 +217,8 @@ def build(
     network = network.to(world.device)
     encode = image_encoder(config["code_bits"], options.seed, autoencoder, world, options.amp)
     slices = chosen.opening.folders.open(autoencoder.reading)
-    loss = DiffusionLoss(world, network, process, encode, options.seed, config["trained_levels"])
+    shape = autoencoder.network.code_shape
+    loss = DiffusionLoss(world, network, process, encode, options.seed, config["trained_levels"], shape)
     optimizer = make_optimizer(network, run.lr, run.optimizer, run.weight_decay, options.amp)
     pictured = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))])
 
@@ -225,7 +230,7 @@ def build(
         with autocast(options.amp, world.device):
             save_pictures(path, images, codes, autoencoder.network, ema, process, level, channel)
 
-    return Training(
+    training = Training(
         kind=KIND,
         world=world,
         options=options,
@@ -234,7 +239,7 @@ def build(
         modules={"unet": network},
         averaged="unet",
         phases=[Phase("unet", loss.network, optimizer, loss)],
-        dataset=training_codes(chosen.codes, run, world, autoencoder, slices, encode),
+        dataset=WithDraws(training_codes(chosen.codes, run, world, autoencoder, slices, encode), loss.draws),
         collate=collate_training,
         config=config,
         settings=settings_of(chosen, run, config) | {"images": len(slices)},
@@ -244,6 +249,18 @@ def build(
         check=check,
         command=command_line(),
     )
+    if chosen.cuda_graphs and recordable(world, options):
+        loss.record_graphs(options.batch_size, options.amp)
+    return training
+
+
+def recordable(world: World, options: TrainOptions) -> bool:
+    """Whether a step's passes can be recorded as CUDA graphs; where not, that is said."""
+    several = {"several processes": world.size > 1, "--microbatch": 0 < options.microbatch < options.batch_size}
+    found = [name for name, there in several.items() if there]
+    if found and world.is_main:
+        print(f"--cuda_graphs is not used with {' and '.join(found)}: gradients then add up over several passes.")
+    return not found
 
 
 def training_codes(

@@ -12,12 +12,14 @@ from bernoulli_diffusion.objective import DiffusionLoss
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from uad.checkpoints import CheckpointFiles, load_checkpoint
+from uad.data.training.draws import WithDraws
 from uad.data.training.loading import collate_training
 from uad.distributed import World
 from uad.training import Phase, Training, TrainOptions
 
 ALONE = World(0, 1, torch.device("cpu"))
 BATCH = 4
+SHAPE = (4, 8, 8)
 FILES = "full{step}.pt", "ema{step}.pt"
 
 
@@ -25,7 +27,7 @@ class RandomCodes(Dataset):
     """Ten codes with many equal bits; a key is (index, position) as everywhere."""
 
     def __init__(self):
-        self.codes = (torch.rand(10, 4, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+        self.codes = (torch.rand(10, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.2).float()
 
     def __len__(self):
         return len(self.codes)
@@ -57,7 +59,7 @@ def training(
 ) -> Training:
     """A run of stage 2 with a log line every two steps and a falling learning rate; more: of Training."""
     network = small_network(dropout)
-    loss = DiffusionLoss(world, network, BernoulliDiffusion(), None, seed=0, highest=200)
+    loss = DiffusionLoss(world, network, BernoulliDiffusion(), None, 0, 200, SHAPE)
     # Plain momentum: Adam divides rounding noise by itself where the true gradient is zero.
     optimizer = torch.optim.SGD(network.parameters(), lr, momentum=0.9)
     options = TrainOptions(
@@ -73,7 +75,7 @@ def training(
         modules={"unet": network},
         averaged="unet",
         phases=[Phase("unet", loss.network, optimizer, loss)],
-        dataset=RandomCodes(),
+        dataset=WithDraws(RandomCodes(), loss.draws),
         collate=collate_training,
         **described,
     )

@@ -33,6 +33,7 @@ from bernoulli_diffusion.method import MaskedBernoulliDiffusion
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.networks import BinaryAutoEncoder
+from uad.cuda_graphs import GraphedInference
 from uad.data.reading.formats import write_slice
 from uad.distributed import distributed_world
 from uad.precision import prepare_inference
@@ -169,3 +170,47 @@ def test_comparing_methods(data, tmp_path, method):
         f"{flags} --data_dir {data / 'val_diseased'} --out_dir {tmp_path / 'out'} --noise_level 3 {more}",
     )
     assert np.isfinite(all_maps(tmp_path / "out")).all()
+
+
+def test_recorded_steps_lose_and_resume_as_launched_ones(data, tmp_path):
+    """100 steps, with dropout, in workers' memory that is pinned in a thread of its own."""
+    flags = f"{ON_CUDA} --dataset custom --amp bf16 --steps_per_log 10 --seed 1 --data_dir {data / 'train_healthy'}"
+    run(STAGE1, f"{SMALL_STAGE1} {flags} --log_dir {tmp_path / 'ae'} --train_steps 20")
+    stage2 = f"{SMALL_STAGE2} {flags} --ae_load_dir {tmp_path / 'ae'} --dropout 0.1 --workers 2"
+    for name, goals, more in (
+        ("launched", (100,), ""),
+        ("recorded", (100,), "--cuda_graphs"),
+        ("resumed", (60, 100), "--cuda_graphs"),
+    ):
+        for steps in goals:
+            run(STAGE2, f"{stage2} {more} --log_dir {tmp_path / name} --train_steps {steps}")
+    launched, recorded, resumed = (losses(tmp_path / name) for name in ("launched", "recorded", "resumed"))
+    assert len(launched) == 10
+    np.testing.assert_allclose(recorded, launched, rtol=0.02)
+    np.testing.assert_allclose(resumed, recorded, rtol=0.02)
+
+
+def test_recorded_detection_gives_the_same_maps(networks):
+    """Also of batches of another size, which were not recorded, and of the first one again."""
+    autoencoder, unet = (prepare_inference(copy.deepcopy(network).to("cuda"), "bf16") for network in networks)
+    passes = [autoencoder.encode, autoencoder.decode, unet]
+    recorded = [GraphedInference(each, "bf16") for each in passes]
+    found = []
+    for functions in (passes, recorded):
+        method = MaskedBernoulliDiffusion(*functions, BernoulliDiffusion(), 1, amp="bf16", shifts=4)
+        for count in (COUNT, 1, COUNT):
+            images = discs(COUNT, SIZE, 0, lesion=True)[0][:count].to("cuda")
+            generators = [keyed_generator("cuda", i, device="cuda") for i in range(count)]
+            found.append(method.reconstruct(images, generators).anomaly_map.cpu())
+    for launched, replayed in zip(found[:3], found[3:], strict=True):
+        torch.testing.assert_close(replayed, launched, atol=1e-5, rtol=1e-4)
+
+
+def test_noise_of_a_training_is_that_of_the_cpu(data, tmp_path):
+    """The first step's loss, before any rounding was learnt from."""
+    flags = f"--dataset custom --n_channels 2 --normalise none --data_dir {data / 'train_healthy'} --steps_per_log 1"
+    run(STAGE1, f"{SMALL_STAGE1} {flags} --device cpu --workers 0 --log_dir {tmp_path / 'ae'} --train_steps 2")
+    for device in ("cpu", "cuda"):
+        where = f"--device {device} --workers 0 --ae_load_dir {tmp_path / 'ae'} --log_dir {tmp_path / device}"
+        run(STAGE2, f"{SMALL_STAGE2} {flags} {where} --train_steps 1")
+    np.testing.assert_allclose(losses(tmp_path / "cuda"), losses(tmp_path / "cpu"), rtol=1e-4)

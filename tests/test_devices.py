@@ -4,11 +4,14 @@ They refuse what those of a real device refuse: to meet a tensor that was left o
 a value to the host, for which a real device would have to be waited for.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import default_collate
 
 from baselines import anoddpm, autoddpm, ldm, pddpm
 from baselines.gaussian import per_image_noise
@@ -21,10 +24,12 @@ from bernoulli_diffusion.unet import PREDICTIONS
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.averaging import MovingAverage
+from uad.checkpoints import CheckpointFiles
 from uad.distributed import World
 from uad.optimizers import OPTIMIZERS, make_optimizer
 from uad.precision import autocast
-from uad.training import Fraction
+from uad.train_options import TrainOptions
+from uad.training import Phase, Training
 
 CUDA = torch.device("cuda", 0)
 WORLD = World(0, 1, CUDA)
@@ -67,8 +72,6 @@ def pretended(monkeypatch):
     for name in ("rand", "randn", "randint"):
         draw = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *args, draw=draw, generator=None, **more: draw(*args, **more))
-    for module in ("bernoulli_diffusion.objective", "binary_autoencoder.objective"):
-        monkeypatch.setattr(f"{module}.keyed_generator", Generator)
     # Pretended tensors do not know it.
     monkeypatch.setattr(torch.inference_mode, "__enter__", lambda self: None)
     monkeypatch.setattr(torch.inference_mode, "__exit__", lambda self, *error: None)
@@ -102,12 +105,30 @@ def unet(prediction: str = "clean") -> nn.Module:
     return moved(Model(Architecture(**shape), Process()).build()[0])
 
 
-def update(network: nn.Module, name: str) -> None:
-    """A step with gradients made up: there is no backward pass on pretended tensors."""
-    for parameter in network.parameters():
-        parameter.grad = torch.rand_like(parameter)
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    make_optimizer(network, 1e-3, name, amp="bf16").step()
+@pytest.fixture
+def steps(monkeypatch):
+    """Training steps with gradients made up: there is no backward pass on pretended tensors. What a real step reads
+    back, the loss once, is read here from nowhere.
+    """
+
+    def steps_of(modules: dict[str, nn.Module], phases: list[Phase], draws, batch: dict) -> list:
+        def backward(loss: Tensor) -> None:
+            assert loss.device == CUDA
+            for parameter in (parameter for module in modules.values() for parameter in module.parameters()):
+                parameter.grad = torch.rand_like(parameter)
+
+        monkeypatch.setattr(Tensor, "backward", backward)
+        monkeypatch.setattr(torch.autograd, "grad", lambda loss, weight, **_: (torch.rand_like(weight),))
+        monkeypatch.setattr(World, "mean_on_host", lambda self, value: lambda: 0.0)
+        options = TrainOptions(2, COUNT, 0, amp="bf16", clip_norm=1.0, lr_anneal_steps=9)
+        training = Training(
+            "pretended", WORLD, options, Path(), CheckpointFiles(Path(), "{step}", "{step}"), modules,
+            next(iter(modules)), phases, dataset=[], collate=list, config={}, settings={},
+        )  # fmt: skip
+        batch = batch | {"position": torch.arange(COUNT)} | default_collate([draws(p) for p in range(COUNT)])
+        return [training.step(batch, number) for number in range(2)]
+
+    return steps_of
 
 
 def test_pretended_devices_do_not_mix():
@@ -116,30 +137,29 @@ def test_pretended_devices_do_not_mix():
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_stage_1(optimizer):
+def test_steps_of_stage_1(steps, optimizer):
     terms = LossTerms(code_weight=0.1, disc_start_step=1, diff_aug=True)
     network, discriminator = autoencoder(), moved(Discriminator(1, 8, 2))
     losses = AutoencoderLosses(terms, 0, WORLD, network, discriminator)
-    batch = {"image": images(), "reconstruction": images(), "position": torch.arange(COUNT)}
-    for module, phase in ((network, losses.autoencoder), (discriminator, losses.discriminate)):
-        with autocast("bf16", CUDA):
-            loss, logged = phase(batch, 0)
-        assert {value.device for value in (loss, *logged.values())} == {CUDA}
-        update(module, optimizer)
+    own, its = (make_optimizer(module, 1e-3, optimizer, amp="bf16") for module in (network, discriminator))
+    phases = [
+        Phase("autoencoder", network, own, losses.autoencoder),
+        Phase("discriminator", discriminator, its, losses.discriminate, 1),
+    ]
+    modules = {"autoencoder": network, "discriminator": discriminator}
+    first, second = steps(modules, phases, losses.draws, {"image": torch.rand(COUNT, 1, SIZE, SIZE)})
+    assert (len(first), len(second)) == (1, 2)
+    assert {sums.values.device for sums in (*first, *second)} == {CUDA}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_stage_2(optimizer, prediction):
-    network, process = unet(prediction), BernoulliDiffusion()
-    loss = DiffusionLoss(WORLD, network, process, encode=None, seed=0, highest=20)
-    code = torch.rand(COUNT, *CODE, device=CUDA).round()
-    with autocast("bf16", CUDA):
-        error, logged = loss({"code": code, "shown": code, "position": torch.arange(COUNT)}, 0)
-    fractions = [value for value in logged.values() if isinstance(value, Fraction)]
-    values = [error, logged["loss"], *(v for f in fractions for v in (f.numerator, f.denominator, f.sums()))]
-    assert {value.device for value in values} == {CUDA}
-    update(network, optimizer)
+def test_steps_of_stage_2(steps, optimizer, prediction):
+    network, code = unet(prediction), torch.rand(COUNT, *CODE).round()
+    loss = DiffusionLoss(WORLD, network, BernoulliDiffusion(), encode=None, seed=0, highest=20, code_shape=CODE)
+    phases = [Phase("unet", network, make_optimizer(network, 1e-3, optimizer, amp="bf16"), loss)]
+    for (sums,) in steps({"unet": network}, phases, loss.draws, {"code": code, "shown": code}):
+        assert sums.values.device == CUDA and sums.names[0] == "loss"
 
 
 def test_the_moving_average_follows_without_asking_the_device():

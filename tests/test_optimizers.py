@@ -105,7 +105,7 @@ def test_a_restored_state_continues_bit_for_bit():
 
 def test_an_overflow_skips_the_step_of_all_weights():
     network = small_network()
-    optimizer, scaler = muon(network), torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer, scaler = make_optimizer(network, 1e-3, "muon", amp="fp16"), torch.amp.GradScaler("cpu", init_scale=4.0)
     before = [p.detach().clone() for p in network.parameters()]
     backward(network)
     network[1].bias.grad[0] = torch.inf

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_diffusion import ALONE, BATCH, train
 
-from uad.training_log import Fraction, TrainingLog
+from uad.training_log import Fraction, Sums, TrainingLog
 
 TIMES = {"images_per_second", "cpu_seconds"}
 
@@ -18,15 +18,15 @@ def lines(folder: Path) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in TIMES} for line in read]
 
 
-def fraction(numerator: float, denominator: float) -> torch.Tensor:
-    return Fraction(torch.tensor(numerator), torch.tensor(denominator)).sums()
+def fraction(numerator: float, denominator: float) -> Fraction:
+    return Fraction(torch.tensor(numerator), torch.tensor(denominator))
 
 
 def test_fractions_add_up_over_steps_and_means_count_images(tmp_path):
     with TrainingLog(tmp_path, 0, ALONE, False) as log:
         for numerator, denominator, mean, images in ((1.0, 2.0, 5.0, 1), (3.0, 1.0, 1.0, 3)):
-            sums = {"ratio": fraction(numerator, denominator), "empty": fraction(0.0, 0.0)}
-            log.add(sums | {"mean": Fraction.mean(torch.tensor(mean), images).sums()}, images)
+            logged = {"ratio": fraction(numerator, denominator), "empty": fraction(0.0, 0.0)}
+            log.add([Sums.of(logged | {"mean": torch.tensor(mean)}, images)], images)
         written = log.write(2, {"lr": 0.5})
     assert written == {"ratio": pytest.approx(4 / 3), "mean": pytest.approx(2.0)}
     assert lines(tmp_path) == [{"step": 2, "lr": 0.5} | written]
@@ -35,22 +35,35 @@ def test_fractions_add_up_over_steps_and_means_count_images(tmp_path):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_left_out(tmp_path, bad):
     with TrainingLog(tmp_path, 0, ALONE, False) as log:
-        log.add({"a": fraction(bad, 1.0), "b": fraction(1.0, 1.0), "c": fraction(bad, 1.0)}, 1)
-        log.add({"a": fraction(3.0, 2.0), "b": fraction(bad, 2.0), "c": fraction(1.0, bad)}, 1)
+        for a, b, c in (
+            (fraction(bad, 1.0), fraction(1.0, 1.0), fraction(bad, 1.0)),
+            (fraction(3.0, 2.0), fraction(bad, 2.0), fraction(1.0, bad)),
+        ):
+            log.add([Sums.of({"a": a, "b": b, "c": c}, 1)], 1)
         assert log.write(1, {}) == {"a": 1.5, "b": 1.0}
 
 
 def test_a_line_begins_anew_after_the_one_before(tmp_path):
     with TrainingLog(tmp_path, 0, ALONE, False) as log:
         for step, numerator in ((1, 1.0), (2, 7.0)):
-            log.add({"a": fraction(numerator, 1.0)}, 1)
+            log.add([Sums.of({"a": fraction(numerator, 1.0)}, 1)], 1)
             log.write(step, {})
     assert lines(tmp_path) == [{"step": 1, "a": 1.0}, {"step": 2, "a": 7.0}]
 
 
 def test_a_mean_in_half_precision_is_summed_in_single():
-    sums = Fraction.mean(torch.tensor(1.0, dtype=torch.bfloat16), 257).sums()
-    assert sums.tolist() == [257.0, 257.0]
+    sums = Sums.of({"mean": torch.tensor(1.0, dtype=torch.bfloat16)}, 257)
+    assert sums.values.tolist() == [[257.0, 257.0]]
+
+
+def test_phases_of_other_names_are_counted_apart_and_never_mixed(tmp_path):
+    first, second = Sums.of({"a": torch.tensor(2.0)}, 1), Sums.of({"b": torch.tensor(4.0)}, 1)
+    with pytest.raises(ValueError, match="'b'"):
+        first + second
+    with TrainingLog(tmp_path, 0, ALONE, False) as log:
+        log.add([first], 1)
+        log.add([first, second], 1)
+        assert log.write(2, {}) == {"a": 2.0, "b": 4.0}
 
 
 def test_stage_2_logs_the_same_with_microbatches_and_processes(tmp_path):

@@ -59,11 +59,9 @@ class KeyedDropout(nn.Module):
         return f"rate={self.rate}, number={self.number}"
 
 
-def image_keys(seed: int, purpose: str, positions: Sequence[int], device: torch.device) -> Tensor:
+def image_keys(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:
     """Keys (N, 2), int32, of images by their positions in the stream of training images, for KeyedDropout."""
-    seeds = torch.tensor([[derive_seed(seed, purpose, position)] for position in positions])
-    # From memory that is not pinned, this returns when the numbers are read, without waiting for the device.
-    return seeds.view(torch.int32).to(device, non_blocking=True)
+    return torch.tensor([[derive_seed(seed, purpose, position)] for position in positions]).view(torch.int32)
 
 
 def _mixed(x: Tensor) -> Tensor:

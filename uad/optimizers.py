@@ -25,7 +25,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer `name` (one of OPTIMIZERS) for a network; amp, the training's, is for muon only."""
     if name == "muon":
-        return Muon(network, lr, MATRIX_LR, weight_decay, torch.bfloat16 if amp == "bf16" else torch.float32)
+        return Muon(network, lr, MATRIX_LR, weight_decay, amp)
     return torch.optim.AdamW(network.parameters(), lr, weight_decay=weight_decay, fused=True)
 
 
@@ -34,10 +34,11 @@ class Muon(torch.optim.AdamW):
 
     A weight is seen as a matrix of outputs x (inputs x kernel); its Nesterov momentum is replaced by the nearest
     semi-orthogonal matrix, times sqrt(max(1, rows / columns)) and `matrix_lr` (Jordan et al., "Muon: an optimizer for
-    hidden layers in neural networks", 2024). dtype: what the orthogonalisation computes in.
+    hidden layers in neural networks", 2024). amp: of the training: bf16, in which the orthogonalisation then computes,
+    fp16 or off.
     """
 
-    def __init__(self, network: nn.Module, lr: float, matrix_lr: float, weight_decay: float, dtype: torch.dtype):
+    def __init__(self, network: nn.Module, lr: float, matrix_lr: float, weight_decay: float, amp: str):
         layers = [layer.weight for layer in network.modules() if isinstance(layer, MATRIX_LAYERS)]
         matrices = [weight for weight in layers if min(weight.flatten(1).shape) >= LEAST_SIDE]
         chosen = set(map(id, matrices))
@@ -45,9 +46,12 @@ class Muon(torch.optim.AdamW):
         groups = [{"params": others, "lr": lr, "matrices": False}]
         if matrices:
             groups.append({"params": matrices, "lr": matrix_lr, "matrices": True})
-        # Not fused: a fused step would unscale float16 gradients by itself, for its own parameters only.
-        super().__init__(groups, betas=(0.9, 0.95), weight_decay=weight_decay, foreach=True)
-        self.dtype = dtype
+        # In float16 not fused: that would unscale gradients by itself, for its own parameters only.
+        kernel = {"foreach": True} if amp == "fp16" else {"fused": True}
+        super().__init__(groups, betas=(0.9, 0.95), weight_decay=weight_decay, **kernel)
+        self.dtype = torch.bfloat16 if amp == "bf16" else torch.float32
+        # By shape: which weights, and their momenta, (weights, rows, columns), of which those in the state are parts.
+        self._stacks: dict[torch.Size, tuple[list[int], Tensor]] = {}
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -69,26 +73,37 @@ class Muon(torch.optim.AdamW):
             if weight.grad is not None:
                 by_shape[weight.flatten(1).shape].append(weight)
         for (rows, columns), weights in by_shape.items():
-            gradients = [weight.grad for weight in weights]
-            momenta = [self._momentum(weight) for weight in weights]
-            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
-            stacked = torch.stack([update.flatten(1) for update in ahead])
-            updates = orthogonalised(stacked.to(self.dtype)).to(stacked.dtype)
+            gradients = torch.stack([weight.grad.flatten(1) for weight in weights])
+            momenta = self._momenta(weights)
+            momenta.lerp_(gradients, 1 - MOMENTUM)
+            ahead = gradients.lerp_(momenta, MOMENTUM)
+            updates = orthogonalised(ahead.to(self.dtype)).to(ahead.dtype)
             rate = group["lr"] * max(1.0, rows / columns) ** 0.5
             if group["weight_decay"]:
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             shaped = [update.view(weight.shape) for weight, update in zip(weights, updates, strict=True)]
             torch._foreach_add_(weights, shaped, alpha=-rate)
 
-    def _momentum(self, weight: Tensor) -> Tensor:
-        state = self.state[weight]
-        if "momentum" not in state:
-            # Every state that AdamW restores has a step.
-            state["step"] = torch.zeros(())
-            state["momentum"] = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-        state["step"] += 1
-        return state["momentum"]
+    def _momenta(self, weights: list[Tensor]) -> Tensor:
+        """The momenta of weights of one shape, (weights, rows, columns), zero at first; the state has parts of it."""
+        shape, which = weights[0].flatten(1).shape, list(map(id, weights))
+        stacked, momenta = self._stacks.get(shape, (None, None))
+        if stacked != which:
+            former = [self.state[weight].get("momentum", torch.zeros_like(weight)) for weight in weights]
+            momenta = torch.stack([momentum.flatten(1) for momentum in former])
+            self._stacks[shape] = which, momenta
+            for weight, momentum in zip(weights, momenta, strict=True):
+                # Every state that AdamW restores has a step.
+                step = self.state[weight].get("step", torch.zeros(()))
+                self.state[weight] = {"step": step, "momentum": momentum.view(weight.shape)}
+        for weight in weights:
+            self.state[weight]["step"] += 1
+        return momenta
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load a state; momenta are stacked anew."""
+        super().load_state_dict(state_dict)
+        self._stacks.clear()
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -34,9 +34,11 @@ from uad.errors import input_error
 from uad.files import refusals_named
 from uad.precision import autocast
 from uad.train_options import TrainOptions
-from uad.training_log import Fraction, TrainingLog
+from uad.training_log import Fraction, Sums, TrainingLog
 
 Losses = tuple[Tensor, dict[str, Tensor | Fraction]]
+# Several processes stop together: so often, in steps, those with GPUs tell each other whether one was asked to.
+STOP_EVERY = 8
 
 
 @dataclass
@@ -127,10 +129,9 @@ class Training:
         ):
             for done, batch in enumerate(loader, start + 1):
                 self.check()
-                asked_to_stop = world.mean_on_host(torch.full((), float(signals.received), device=world.device))
-                sums = self.step(batch, done - 1)
+                asked_to_stop = self._asked_to_stop(signals.received, done)
+                log.add(self.step(batch, done - 1), options.batch_size)
                 stopping = asked_to_stop() > 0
-                log.add(sums, options.batch_size)
                 bar.update()
                 if done % options.log_every == 0 or done == options.train_steps or stopping:
                     bar.set_postfix({k: f"{v:.4g}" for k, v in log.write(done, self._state_scalars()).items()})
@@ -144,26 +145,32 @@ class Training:
                     break
         return done
 
-    def step(self, batch: dict, step: int) -> dict[str, Tensor]:
-        """One optimizer step of every phase on this process's share of a batch.
+    def _asked_to_stop(self, received: bool, done: int) -> Callable[[], float]:
+        """What gives the share of the processes that were asked to stop; several GPUs tell each other at times."""
+        if self.world.size == 1:
+            return lambda: float(received)
+        if self.world.device.type == "cuda" and done % STOP_EVERY:
+            return lambda: 0.0
+        return self.world.mean_on_host(torch.full((), float(received), device=self.world.device))
 
-        Returns numerator and denominator (2,) of what to log, by name, over this share.
-        """
+    def step(self, batch: dict, step: int) -> list[Sums]:
+        """One optimizer step of every phase on this process's share of a batch; what to log of each over this share."""
         # Positions are read by the host only: it would have to wait for the device to have them back.
         moved = {k: v for k, v in batch.items() if torch.is_tensor(v) and k != "position"}
         batch = batch | {k: v.to(self.world.device, non_blocking=True) for k, v in moved.items()}
         chunks = self._chunks(batch)
-        sums: dict[str, Tensor] = {}
+        logged = []
         for phase in self.phases:
             if step < phase.first_step:
                 continue
-            loss, mean_loss = self._backward(phase, chunks, step, sums)
+            loss, mean_loss, sums = self._backward(phase, chunks, step)
+            logged.append(sums)
             if not math.isfinite(mean_loss()):
                 self._report_divergence(phase, batch, step, float(loss))
             self._update(phase, step)
         if (step + 1) % self.options.ema_every == 0:
             self.ema.update()
-        return sums
+        return logged
 
     def _chunks(self, batch: dict) -> list[dict]:
         count = len(batch["position"])
@@ -173,16 +180,14 @@ class Training:
             for i in range(0, count, size)
         ]
 
-    def _backward(
-        self, phase: Phase, chunks: list[dict], step: int, sums: dict[str, Tensor]
-    ) -> tuple[Tensor, Callable[[], float]]:
-        """Accumulate the gradient over chunks; returns this process's mean loss, and what gives that of all processes.
+    def _backward(self, phase: Phase, chunks: list[dict], step: int) -> tuple[Tensor, Callable[[], float], Sums]:
+        """Accumulate the gradient over chunks, of which the processes synchronise the last only.
 
-        What is to be logged is added to `sums`. Processes synchronise at the last chunk only.
+        Returns this process's mean loss, what gives that of all processes, and what is to be logged.
         """
         phase.optimizer.zero_grad(set_to_none=True)
         total = sum(len(chunk["position"]) for chunk in chunks)
-        loss_sum = torch.zeros((), device=self.world.device)
+        loss_sum, sums = torch.zeros((), device=self.world.device), None
         for i, chunk in enumerate(chunks):
             share = len(chunk["position"]) / total
             if isinstance(phase.module, DistributedDataParallel):
@@ -194,10 +199,9 @@ class Training:
                 # Sent before the backward pass, so that the host can go on while a CUDA device computes that.
                 mean_loss = self.world.mean_on_host(loss_sum)
             self.scaler.scale(loss * share).backward()
-            for name, value in logged.items():
-                fraction = value if isinstance(value, Fraction) else Fraction.mean(value, len(chunk["position"]))
-                sums[name] = sums.get(name, 0) + fraction.sums()
-        return loss_sum, mean_loss
+            counted = Sums.of(logged, len(chunk["position"]))
+            sums = counted if sums is None else sums + counted
+        return loss_sum, mean_loss, sums
 
     def _update(self, phase: Phase, step: int) -> None:
         anneal = self.options.lr_anneal_steps

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,31 @@ class Fraction:
         """A mean over images as a fraction."""
         return cls(value.float() * images, torch.full_like(value, images, dtype=torch.float32))
 
-    def sums(self) -> Tensor:
-        """Numerator and denominator (2,), float32, without a gradient; zeros where one of them is not finite."""
-        both = torch.stack([self.numerator, self.denominator]).detach().float()
-        return torch.where(torch.isfinite(both).all(), both, 0)
+
+@dataclass(frozen=True)
+class Sums:
+    """What several names log together: numerators and denominators (names, 2), float32, without a gradient.
+
+    In one tensor, since a device takes as long to start on a few numbers as on all. A row is 0 where one of its numbers
+    is not finite.
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+
+    @classmethod
+    def of(cls, logged: Mapping[str, Tensor | Fraction], images: int) -> "Sums":
+        """Of fractions, and of means over so many images."""
+        fractions = [v if isinstance(v, Fraction) else Fraction.mean(v, images) for v in logged.values()]
+        parts = [part.detach().float() for f in fractions for part in (f.numerator, f.denominator)]
+        both = torch.stack(parts).view(-1, 2)
+        return cls(tuple(logged), torch.where(torch.isfinite(both).all(1, keepdim=True), both, 0))
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """The sums of both, which have the same names."""
+        if self.names != other.names:
+            raise ValueError(f"{self.names} cannot be added to {other.names}")
+        return Sums(self.names, self.values + other.values)
 
 
 class TrainingLog:
@@ -62,26 +84,25 @@ class TrainingLog:
             self.board.close()
 
     def _clear(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, ...], Sums] = {}
         self.images, self.since = 0, time.perf_counter()
 
-    def add(self, sums: dict[str, Tensor], images: int) -> None:
-        """Count one step's numerators and denominators, each (2,); nothing is copied from the device yet.
+    def add(self, sums: Iterable[Sums], images: int) -> None:
+        """Count one step's sums; nothing is copied from the device yet.
 
         All processes give the same names; images: of the batch over all processes.
         """
-        for name, both in sums.items():
-            self.sums[name] = self.sums.get(name, 0) + both
+        for each in sums:
+            self.sums[each.names] = self.sums[each.names] + each if each.names in self.sums else each
         self.images += images
 
     def write(self, step: int, extra: dict[str, float]) -> dict[str, float]:
         """Write the quotients of what was counted since the last line, and return them; none where the divisor is 0."""
         seconds = time.perf_counter() - self.since
-        quotients = {}
-        for name in sorted(self.sums):
-            numerator, denominator = self.world.mean(self.sums[name]).tolist()
-            if denominator:
-                quotients[name] = numerator / denominator
+        counted = {}
+        for names in sorted(self.sums):
+            counted |= dict(zip(names, self.world.mean(self.sums[names].values).tolist(), strict=True))
+        quotients = {name: numerator / denominator for name, (numerator, denominator) in counted.items() if denominator}
         speed = {"images_per_second": self.images / seconds}
         self.write_values(step, quotients | extra | speed)
         self._clear()

@@ -9,7 +9,7 @@ from torch import nn
 
 from uad.cli.flags import add, add_switch
 from uad.configuration import check_values
-from uad.distributed import World
+from uad.distributed import World, choose_device
 from uad.files import read_json
 from uad.precision import AMP_MODES, precision_seconds, resolve_amp
 
@@ -28,8 +28,8 @@ class Runtime:
         check_values([("--workers", self.workers, "0 or more", self.workers >= 0)])
 
 
-def add_runtime_flags(parser: argparse.ArgumentParser, compile: bool = False) -> None:
-    """Device, precision, randomness, processes; compile: with --compile."""
+def add_runtime_flags(parser: argparse.ArgumentParser, compile: bool = False, cuda_graphs: bool = False) -> None:
+    """Device, precision, randomness, processes; compile, cuda_graphs: with the flags of these names."""
     group = parser.add_argument_group("runtime")
     add(
         group,
@@ -50,6 +50,8 @@ def add_runtime_flags(parser: argparse.ArgumentParser, compile: bool = False) ->
     )
     if compile:
         add_switch(group, "--compile", "compile the networks (torch.compile): worth its minutes in long runs on a GPU")
+    if cuda_graphs:
+        add_switch(group, "--cuda_graphs", "launch the network's kernels at once (CUDA graphs): for a single process")
     add(group, "--seed", type=int, default=0, help="seed of all randomness")
     add(group, "--workers", type=int, default=2, help="worker processes that read images")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
@@ -58,6 +60,24 @@ def add_runtime_flags(parser: argparse.ArgumentParser, compile: bool = False) ->
 def runtime_of(args: argparse.Namespace) -> Runtime:
     """What the flags say."""
     return Runtime(args.device, args.amp, args.seed, args.workers)
+
+
+def graphs_of(args: argparse.Namespace) -> bool:
+    """Whether --cuda_graphs is given; InputError where it cannot be meant."""
+    if args.cuda_graphs:
+        device = choose_device(args.device, 0)
+        with_compile = " with --compile" if args.compile else ""
+        check_values(
+            [
+                (
+                    "--cuda_graphs",
+                    f"device {device.type}{with_compile}",
+                    "a CUDA device, without --compile",
+                    device.type == "cuda" and not args.compile,
+                )
+            ]
+        )
+    return args.cuda_graphs
 
 
 def precision_of(

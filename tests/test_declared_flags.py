@@ -146,6 +146,10 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
         "scripts/prepare_oct.py": [f"--data_dir {data} --out {out / 'o'}"],
         "scripts/make_phantoms.py": [f"--dataset OCT --out {out / 'p'} --patients 1"],
         "scripts/demo.py": [""],
+        "scripts/cross_validate.py": [
+            f"--healthy_dir {data / 'train_healthy'} --diseased_dir {data / 'val_diseased'} --out {out / 'r'} {more}"
+            for more in ("--folds 2", f"--patients {table}", "--group '(.)' --groups t")
+        ],
         "scripts/compare_demo.py": [""],
     }[script]
 
@@ -200,6 +204,7 @@ SCRIPTS = (
     STAGE1, STAGE2, DETECT, ANSWER, TRAIN_BASELINE, SAMPLE_BASELINE, EVALUATE,
     "scripts/make_overview.py", "scripts/sample_trivial.py", "scripts/compare.py", "scripts/prepare_mri.py",
     "scripts/prepare_oct.py", "scripts/make_phantoms.py", "scripts/demo.py", "scripts/compare_demo.py",
+    "scripts/cross_validate.py",
 )  # fmt: skip
 
 
@@ -209,6 +214,7 @@ def test_everything_that_a_command_declares_is_read(script, data, trained, tmp_p
     # What takes long and is tested elsewhere.
     stand_ins = {
         "run_step": lambda *_: None,
+        "row_of": lambda *_: dict.fromkeys(("seed", "fold", "trained_on", "healthy", "diseased"), "0"),
         "find_scans": lambda *_, **__: Found([], ("t1",), 0),
         "prepare": lambda *_: {} if script.endswith("oct.py") else [],
     }

@@ -1,0 +1,228 @@
+"""A validation that leaves groups out: train without a hospital, measure on it, for every hospital and seed.
+
+    python scripts/cross_validate.py --healthy_dir DIR --diseased_dir DIR --group 'TCGA_([A-Z]+)_' --out DIR
+    python scripts/cross_validate.py --healthy_dir NORMAL --diseased_dir AMD --folds 2 --seeds 0 1 2 3 4 --out DIR
+
+A figure of one split of a few dozen patients moves by as much as most methods differ. Here both stages are trained on
+the healthy slices of all groups but those left out, and measured on the diseased slices (whose masks may lie in
+`<diseased_dir>_labels`) and the healthy slices of these. Diseased slices of groups without healthy ones are measured in
+every fold.
+
+Every step is one of the project's commands, printed as one would type it. One that is done is skipped, one that was
+interrupted continues. Written to --out: folds/ (links), logs/, results/, summary.md, summary.json.
+"""
+
+import argparse
+import re
+import shlex
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from uad.cli.command import command_of
+from uad.cli.flags import Flags, add, require
+from uad.cli.provenance import command_line
+from uad.cli.steps import ROOT, Step, run_step
+from uad.configuration import check_values
+from uad.data.preparing.folds import DISEASED, HEALTHY, TRAIN, Fold, folds_of, groups_of, link_fold, random_parts
+from uad.data.reading.listing import list_folder
+from uad.data.reading.patients import read_patients
+from uad.errors import input_error
+from uad.evaluation.tables import Table
+from uad.files import read_json, write_json, write_text
+
+SCRIPTS = ROOT / "scripts"
+STAGE1 = ROOT / "binary_autoencoder" / "train_ae_dist.py"
+# What is reported of a fold, with the metric's name in summary.json and in the table.
+REPORTED = {
+    "ap_with_healthy": "AP",
+    "best_dice_with_healthy": "best Dice",
+    "image_auroc": "image AUROC",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is validated: folders, folds by seed, and further flags of the commands."""
+
+    out: Path
+    seeds: tuple[int, ...]
+    folds: dict[int, list[Fold]]
+    stage1: str
+    stage2: str
+    detection: str
+
+
+def get_args_parser() -> Flags:
+    """The flags of the validation."""
+    parser = Flags(__doc__)
+    add(parser, "--healthy_dir", help="healthy slices", shown="required")
+    add(parser, "--diseased_dir", help="slices with lesions, with or without masks", shown="required")
+    add(parser, "--out", help="output folder; started again, it continues", shown="required")
+    group = parser.add_argument_group("groups")
+    add(group, "--group", help="regular expression: what it finds in a name is the group", shown="the patient")
+    add(group, "--groups", nargs="+", help="leave out each of these, one at a time", shown="every group, with --group")
+    add(group, "--folds", type=int, help="or leave out so many random parts of them, anew for every seed", shown="5")
+    add(group, "--patients", help="a table of the patients, CSV or TSV: name, patient", shown="the names tell")
+    add(parser, "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training, and of random parts")
+    group = parser.add_argument_group("commands")
+    add(group, "--stage1_flags", default="--size small --amp", help="flags of train_ae_dist.py, in one word")
+    add(group, "--stage2_flags", default="--size small --amp", help="flags of latent_train.py")
+    add(group, "--detection_flags", default="--amp --batch_size 32", help="flags of latent_sample_anomaly.py")
+    return parser
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """What the flags say, with the folds' folders made; InputError for what cannot be."""
+    require(args, "healthy_dir", "diseased_dir", "out")
+    check_values([("--folds", args.folds, "2 or more", args.folds is None or args.folds > 1)])
+    if args.folds and args.groups:
+        raise input_error("--folds", f"{args.folds}, with --groups", "one of the two", "leave one of them out")
+    out = Path(args.out).resolve()
+    healthy, diseased = (list_folder(Path(folder).resolve()) for folder in (args.healthy_dir, args.diseased_dir))
+    pattern, patients = _pattern(args.group), read_patients(args.patients) if args.patients else None
+    groups = [groups_of(each.slices, pattern, patients) for each in (healthy, diseased)]
+    folds = {}
+    for seed in args.seeds:
+        parts = _parts(args, sorted(set(groups[0].values())), seed)
+        names = [part[0] if len(part) == 1 else f"{number}of{len(parts)}" for number, part in enumerate(parts, 1)]
+        folds[seed] = folds_of(*groups, parts, names)
+        for fold in folds[seed]:
+            link_fold(_folder(out, seed, fold), fold, healthy, diseased)
+    return Plan(out, tuple(args.seeds), folds, args.stage1_flags, args.stage2_flags, args.detection_flags)
+
+
+def _pattern(text: str | None) -> re.Pattern | None:
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise input_error("--group", f"{text!r}: {error}", "a regular expression", "correct it") from error
+
+
+def _parts(args: argparse.Namespace, known: Sequence[str], seed: int) -> list[list[str]]:
+    """The groups that are left out together, by fold."""
+    unknown = sorted(set(args.groups or ()) - set(known))
+    if unknown:
+        raise input_error("--groups", ", ".join(unknown), f"of {', '.join(known[:20])}", "correct them, or --group")
+    if args.groups or (args.group and not args.folds):
+        return [[group] for group in args.groups or known]
+    return random_parts(known, args.folds or 5, seed)
+
+
+def _folder(out: Path, seed: int, fold: Fold) -> Path:
+    return out / "folds" / f"seed{seed}" / fold.name
+
+
+def steps_of(plan: Plan, seed: int, fold: Fold) -> list[Step]:
+    """The commands of a fold, in order."""
+    name, data = f"{fold.name}, seed {seed}", _folder(plan.out, seed, fold)
+    run, results = plan.out / "logs" / f"seed{seed}" / fold.name, _results(plan, seed, fold)
+    both = f"--data_dir {_word(data / TRAIN)} --seed {seed}"
+
+    def detection(part: str) -> Step:
+        folders = f"--data_dir {_word(data / part)} --ae_load_dir {_word(run)} --out_dir {_word(results / part)}"
+        words = f"{folders} --seed {seed} {plan.detection}"
+        return Step(f"{name}: detection on {part}", SCRIPTS / "latent_sample_anomaly.py", words)
+
+    return [
+        Step(f"{name}: stage 1", STAGE1, f"{both} --log_dir {_word(run)} {plan.stage1}"),
+        Step(f"{name}: stage 2", SCRIPTS / "latent_train.py", f"{both} --ae_load_dir {_word(run)} {plan.stage2}"),
+        detection(HEALTHY),
+        detection(DISEASED),
+        Step(
+            f"{name}: evaluation",
+            SCRIPTS / "evaluation.py",
+            f"--results {_word(results / DISEASED)} --healthy {_word(results / HEALTHY)} --protocol clinical "
+            f"--out {_word(results)}",
+        ),
+    ]
+
+
+def _word(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _results(plan: Plan, seed: int, fold: Fold) -> Path:
+    return plan.out / "results" / f"seed{seed}" / fold.name
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run what is not done, then gather."""
+    plan = plan_of(args)
+    rows = []
+    for seed in plan.seeds:
+        for fold in plan.folds[seed]:
+            steps = steps_of(plan, seed, fold)
+            for number, step in enumerate(steps, 1):
+                run_step(step, number, len(steps), plan.out / "steps" / f"seed{seed}" / fold.name, "the same command")
+            rows.append(row_of(plan, seed, fold))
+            write(plan.out, rows)
+    print(f"{(plan.out / 'summary.md').read_text(encoding='utf-8')}\nEverything is in {plan.out}")
+
+
+def write(out: Path, rows: Sequence[dict]) -> None:
+    """What is known of the folds that are done, as tables and as numbers."""
+    means = means_of(rows)
+    header = ["fold", "seed", "trained on", "healthy", "diseased", *(REPORTED[name] for name in means)]
+    lines = [
+        [row["fold"], *(str(row[key]) for key in ("seed", "trained_on", "healthy", "diseased"))]
+        + [f"{row[name]:.3f}" for name in means]
+        for row in rows
+    ]
+    summary = [
+        [REPORTED[name], f"{each['mean']:.3f}", f"{each['deviation']:.3f}", f"{each['worst']:.3f}", each["worst_fold"]]
+        for name, each in means.items()
+    ]
+    tables = [
+        Table("Folds", header, lines),
+        Table(
+            "Over folds and seeds",
+            ["metric", "mean", "deviation over seeds", "worst fold", "which"],
+            summary,
+            "Mean over folds of the means over seeds; the deviation is that of the mean over folds. Pixels are those "
+            "of the diseased and the healthy slices left out.",
+        ),
+    ]
+    write_text(out / "summary.md", "\n".join(table.markdown() for table in tables))
+    write_json(out / "summary.json", {"command": command_line(), "folds": list(rows), "means": means})
+
+
+def means_of(rows: Sequence[dict]) -> dict[str, dict]:
+    """Mean, deviation over seeds (0 for a single one) and worst fold of every metric that all rows have."""
+    means = {}
+    for name in REPORTED:
+        if not all(name in row for row in rows):
+            continue
+        by_fold, by_seed = defaultdict(list), defaultdict(list)
+        for row in rows:
+            by_fold[row["fold"]].append(row[name])
+            by_seed[row["seed"]].append(row[name])
+        folds = {fold: statistics.mean(values) for fold, values in by_fold.items()}
+        seeds = [statistics.mean(values) for values in by_seed.values()]
+        worst = min(folds, key=folds.get)
+        means[name] = {
+            "mean": statistics.mean(folds.values()),
+            "deviation": statistics.stdev(seeds) if len(seeds) > 1 else 0.0,
+            "worst": folds[worst],
+            "worst_fold": worst,
+            "folds": folds,
+        }
+    return means
+
+
+def row_of(plan: Plan, seed: int, fold: Fold) -> dict:
+    """A fold's numbers; those that its data do not allow, such as AP without masks, are left out."""
+    clinical = read_json(_results(plan, seed, fold) / "summary.json")["clinical"]
+    # The method stands first; after it what it is compared with.
+    metrics = next(iter(clinical["rows"].values()))["metrics"]
+    known = {name: metrics[name]["value"] for name in REPORTED if name in metrics}
+    counts = {"healthy": len(fold.healthy), "diseased": len(fold.diseased), "trained_on": len(fold.train)}
+    return {"seed": seed, "fold": fold.name, "left_out": fold.left_out, **counts, **known}
+
+
+command = command_of(get_args_parser, main)
+
+if __name__ == "__main__":
+    command()

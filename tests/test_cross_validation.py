@@ -1,0 +1,104 @@
+"""A validation that leaves groups out: no group on both sides, the same folders again, and numbers that add up."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import ROOT, SMALL_STAGE1, SMALL_STAGE2, module, run
+from short_training import discs
+
+from uad.data.preparing.folds import folds_of, groups_of, link_fold, random_parts
+from uad.data.reading.formats import write_slice
+from uad.data.reading.listing import list_folder
+from uad.errors import InputError
+
+COMMAND = "scripts/cross_validate.py"
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Healthy slices of hospitals A and B, diseased ones of A, B and of C, which has no healthy ones."""
+    for part, hospitals, seed in (("healthy", "AAABBB", 0), ("diseased", "AABBC", 1)):
+        images, masks = discs(len(hospitals), 32, seed, lesion=part == "diseased")
+        for i, (hospital, image) in enumerate(zip(hospitals, images.numpy(), strict=True)):
+            name = f"{hospital}{i}_001.nii.gz"
+            write_slice(tmp_path / part / name, image, np.diag([-2.0, -2.0, 3.0, 1.0]))
+            if part == "diseased":
+                write_slice(tmp_path / "diseased_labels" / name, masks[i].numpy()[None], np.eye(4))
+    return tmp_path
+
+
+def test_no_group_is_on_both_sides_and_every_slice_is_somewhere():
+    healthy = {f"p{i}_{j}": f"p{i}" for i in range(7) for j in range(3)}
+    diseased = {f"p{i}_9": f"p{i}" for i in range(4, 9)}
+    parts = random_parts(healthy.values(), 3, seed=0)
+    assert sorted(map(len, parts)) == [2, 2, 3]
+    folds = folds_of(healthy, diseased, parts, ["a", "b", "c"])
+    for fold in folds:
+        trained = {healthy[name] for name in fold.train}
+        assert trained.isdisjoint(fold.left_out) and {healthy[name] for name in fold.healthy} == set(fold.left_out)
+        assert trained.isdisjoint(diseased[name] for name in fold.diseased)
+        assert sorted((*fold.train, *fold.healthy)) == sorted(healthy)
+        assert {"p7_9", "p8_9"} <= set(fold.diseased), "seen by no network"
+    assert sorted(name for fold in folds for name in fold.healthy) == sorted(healthy)
+    assert random_parts(healthy.values(), 3, seed=0) == parts != random_parts(healthy.values(), 3, seed=1)
+
+
+def test_groups_are_patients_or_what_a_pattern_finds():
+    names = ["TCGA_CS_4941_19960909_003", "TCGA_CS_4941_19970101_001", "TCGA_DU_0001_19960909_003"]
+    assert list(groups_of(names, None).values()) == ["TCGA_CS_4941", "TCGA_CS_4941", "TCGA_DU_0001"]
+    assert list(groups_of(names, re.compile("TCGA_([A-Z]+)")).values()) == ["CS", "CS", "DU"]
+    assert list(groups_of(names, re.compile("CS|DU")).values()) == ["CS", "CS", "DU"]
+    with pytest.raises(InputError, match="finds nothing in TCGA_CS"):
+        groups_of(names, re.compile("XX"))
+
+
+def test_impossible_folds_are_refused():
+    with pytest.raises(InputError, match="at most 2, the number of groups"):
+        random_parts(["a", "b", "b"], 3, seed=0)
+    with pytest.raises(InputError, match="no slice for its part diseased"):
+        folds_of({"a_1": "a", "b_1": "b"}, {"b_2": "b"}, [["a"], ["b"]], ["a", "b"])
+    with pytest.raises(InputError, match="no slice for its part train"):
+        folds_of({"a_1": "a"}, {"a_2": "a"}, [["a"]], ["a"])
+
+
+def test_links_are_made_once_and_follow_a_change(data):
+    healthy, diseased = list_folder(data / "healthy"), list_folder(data / "diseased")
+    groups = [groups_of(each.slices, re.compile("^[ABC]")) for each in (healthy, diseased)]
+    a, b = folds_of(*groups, [["A"], ["B"]], ["A", "B"])
+    for fold in (a, b, b):
+        link_fold(data / "fold", fold, healthy, diseased)
+        found = list_folder(data / "fold" / "diseased")
+        assert tuple(found.slices) == tuple(found.masks) == fold.diseased and not found.problems
+        assert tuple(list_folder(data / "fold" / "train").slices) == fold.train
+
+
+def test_every_fold_is_trained_and_measured_and_the_summary_adds_up(data, tmp_path, monkeypatch):
+    loaded = module(COMMAND)
+    done = []
+
+    def run_here(step, *_) -> None:
+        done.append(step.name)
+        run(step.script.relative_to(ROOT).as_posix(), step.words)
+
+    monkeypatch.setattr(loaded, "run_step", run_here)
+    train = "--dataset custom --n_channels 2 --normalise none --cache_dir none --batch_size 2 --train_steps 2"
+    run(
+        COMMAND,
+        f"--healthy_dir {data / 'healthy'} --diseased_dir {data / 'diseased'} --out '{tmp_path / 'cv here'}' "
+        f"--group '^([ABC])' --seeds 0 1 --stage1_flags '{SMALL_STAGE1} {train}' "
+        f"--stage2_flags '{SMALL_STAGE2} --train_steps 2 --code_views 1 --batch_size 2' "
+        f"--detection_flags '--device cpu --workers 0 --batch_size 4'",
+    )
+    assert len(done) == 2 * 2 * 5 and done[0] == "A, seed 0: stage 1"
+    summary = json.loads((tmp_path / "cv here" / "summary.json").read_text())
+    assert [(row["fold"], row["seed"], row["trained_on"], row["diseased"]) for row in summary["folds"]] == [
+        ("A", 0, 3, 3), ("B", 0, 3, 3), ("A", 1, 3, 3), ("B", 1, 3, 3),
+    ]  # fmt: skip
+    for name, each in summary["means"].items():
+        assert each["mean"] == pytest.approx(statistics.mean(row[name] for row in summary["folds"]))
+        assert each["worst"] == min(each["folds"].values()) == each["folds"][each["worst_fold"]]
+    assert set(summary["means"]) == {"ap_with_healthy", "best_dice_with_healthy", "image_auroc"}

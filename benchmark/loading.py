@@ -5,8 +5,9 @@
 
 The slices are those of one phantom patient, with 4 channels, NIfTI, normalised by `tissue`; nothing is computed with
 them. All files are in the system's memory: of a set that does not fit there, the disk decides. Images a CPU-second,
-that of the workers included, are what a core gives that does nothing else; other load disturbs them less. What
-augmentation and synthetic lesions cost an image is measured in this process, with one thread.
+that of the workers included, are what a core gives that does nothing else; other load disturbs them less. The loader
+draws only how images are to be augmented. What drawing costs an image, and what augmentation and synthetic lesions of a
+batch do on a CPU, is measured in this process, with one thread.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from benchmark.tables import markdown
 from uad.cli.command import command_of
@@ -28,13 +29,23 @@ from uad.cli.flags import Flags, add
 from uad.data.phantoms.brain import make_patient
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import write_slice
-from uad.data.training.augmentation import augment
+from uad.data.training.augmentation import augmented, drawn_augmentation
 from uad.data.training.cache import cached_slices
-from uad.data.training.corruption import corrupt
+from uad.data.training.corruption import corrupted
+from uad.data.training.lesions import RECIPES, drawn_lesions
 from uad.data.training.loading import StepBatches, TrainingImages, Variation, collate_training, training_loader
 from uad.distributed import World
 
 CHANNELS, FULL_SIZE = 4, 256
+RECIPE = RECIPES["intensity"]
+COSTS = (
+    "read a file",
+    "read the cache",
+    "draw an augmentation",
+    "augment",
+    "draw lesions",
+    "paint lesions",
+)
 LEVELS = range(40, 104)
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -78,11 +89,11 @@ def main(args: argparse.Namespace) -> None:
             slices = written(Path(place) / str(size), volumes, size)
             cached = cached_slices(slices, Path(place), True, ALONE, workers=2)
             rows += [row_of(request, size, workers, slices, cached) for workers in request.workers]
-            costs.append(costs_of(size, slices, cached, request.seconds / 4))
+            costs.append((size, *costs_of(request, slices, cached)))
     print("Images a second, and a CPU-second, median of interleaved repeats:")
     print(markdown(("pixels", "workers", "files", "a CPU-second", "cache", "a CPU-second", "times as many"), rows))
     print("\nMilliseconds an image, one thread:")
-    print(markdown(("pixels", "read a file", "read the cache", "augmentation", "synthetic lesions"), costs))
+    print(markdown(("pixels", *COSTS), costs))
 
 
 def written(folder: Path, volumes: np.ndarray, size: int) -> SliceFolder:
@@ -129,28 +140,40 @@ def clocks() -> np.ndarray:
     return np.array([time.perf_counter(), time.process_time() + ticks / os.sysconf("SC_CLK_TCK")])
 
 
-def costs_of(size: int, slices: Dataset, cached: Dataset, seconds: float) -> tuple:
-    """A row of the second table."""
-    images = [cached[index]["image"] for index in range(len(cached))]
+def costs_of(request: Request, slices: SliceFolder, cached: Dataset) -> list[float]:
+    """CPU milliseconds an image of each of COSTS."""
+    size, count = slices.img_size, request.batch_size
+    images = torch.stack([cached[index % len(cached)]["image"] for index in range(count)])
+    donors = images.roll(1, 0)
     rng = np.random.default_rng(0)
-    calls: tuple[Callable[[int], object], ...] = (
-        slices.__getitem__,
-        cached.__getitem__,
-        lambda i: augment(images[i], 1.0, rng),
-        lambda i: corrupt(images[i], images[i - 1], rng, "intensity"),
+
+    def changes():
+        return drawn_augmentation(CHANNELS, size, 1.0, rng)
+
+    def lesions():
+        return drawn_lesions(CHANNELS, size, RECIPE, rng)
+
+    how, where = (default_collate([draw() for _ in range(count)]) for draw in (changes, lesions))
+    calls: tuple[tuple[Callable[[int], object], int], ...] = (
+        (lambda call: slices[call % len(slices)], 1),
+        (lambda call: cached[call % len(cached)], 1),
+        (lambda call: changes(), 1),
+        (lambda call: augmented(images, how), count),
+        (lambda call: lesions(), 1),
+        (lambda call: corrupted(images, donors, where, RECIPE), count),
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    costs = [milliseconds(call, len(images), seconds) for call in calls]
+    costs = [milliseconds(call, request.seconds / 4) / share for call, share in calls]
     torch.set_num_threads(threads)
-    return size, *costs
+    return costs
 
 
-def milliseconds(call: Callable[[int], object], count: int, seconds: float) -> float:
-    """CPU milliseconds of a call, the mean over numbers below `count`, in turn."""
+def milliseconds(call: Callable[[int], object], seconds: float) -> float:
+    """CPU milliseconds of a call, the mean over calls 0, 1, ..."""
     done, started, clock = 0, time.process_time(), time.perf_counter()
     while time.perf_counter() - clock < seconds:
-        call(done % count)
+        call(done)
         done += 1
     return 1000 * (time.process_time() - started) / done
 

@@ -13,7 +13,7 @@ from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
 from uad.cli.data import THE_CHECKPOINTS, compared_group
 from uad.cli.flags import add, given, number_or_all
-from uad.data.training.corruption import RECIPES
+from uad.data.training.lesions import RECIPES
 from uad.errors import input_error
 from uad.scores import SCORES
 

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from tqdm import tqdm
 
-from uad.data.reading.folder import SliceFolder, collate_slices
+from uad.data.reading.folder import SliceFolder
+from uad.data.training.augmentation import augmented
 from uad.data.training.cache import CachedSlices, allocated, digest_of
-from uad.data.training.corruption import corrupt
-from uad.data.training.loading import Variation, flip_axis
+from uad.data.training.corruption import corrupted
+from uad.data.training.lesions import RECIPES, Lesions, drawn_lesions
+from uad.data.training.loading import Variation, collate_training, flip_axis, with_augmentation
+from uad.data.training.parameters import Rows, each
 from uad.distributed import World
 from uad.errors import input_error
 from uad.files import put_in_place
@@ -21,7 +24,7 @@ from uad.randomness import derive_seed
 
 # Raised with every change of what a view shows (reading, augmentation, lesions) beyond rounding, so that older caches
 # are not used.
-VERSION = 1
+VERSION = 2
 # As many views of every image as make this many of the data set, within bounds: with fewer, small data sets are learnt
 # by heart; more cost time and space.
 WANTED_VIEWS, FEWEST_VIEWS, MOST_VIEWS = 20_000, 4, 32
@@ -31,7 +34,7 @@ WANTED_VIEWS, FEWEST_VIEWS, MOST_VIEWS = 20_000, 4, 32
 class Views:
     """The ways in which every slice is encoded: `count` variations of it (see uad.data.training.loading), each of them
     with synthetic lesions too where `lesion_share`, the share of training codes that show lesions, is above 0. lesions:
-    which ones, a name of uad.data.training.corruption.RECIPES.
+    which ones, a name of uad.data.training.lesions.RECIPES.
     """
 
     variation: Variation
@@ -44,18 +47,25 @@ class Views:
         """Codes per slice: of the healthy views, then of the same views with lesions."""
         return self.count * (2 if self.lesion_share else 1)
 
-    def healthy(self, item: dict, number: int) -> Tensor:
-        """View number 0, 1, ... of a slice folder's item. Mirrored views alternate with others."""
-        image = item["image"]
-        if self.variation.horizontal_flip and number % 2:
-            image = image.flip(1 + flip_axis(item["affine"], item["name"]))
-        # View 0 is the slice itself.
-        return self.variation.augmented(image, item["name"], number) if number else image
+    def oriented(self, item: dict, number: int) -> Tensor:
+        """The image (C, S, S) of a slice folder's item that view number 0, 1, ... is made of: itself, or mirrored."""
+        if self.mirrored(number):
+            return item["image"].flip(1 + flip_axis(item["affine"], item["name"]))
+        return item["image"]
 
-    def lesioned(self, image: Tensor, donor: Tensor, name: str, number: int) -> Tensor:
-        """The same view, `image`, with lesions; donor: another slice."""
-        rng = np.random.default_rng(derive_seed(self.variation.seed, "lesions", name, number))
-        return corrupt(image, donor, rng, self.lesions)
+    def mirrored(self, number: int) -> bool:
+        """Whether a view is mirrored: such views alternate with others."""
+        return self.variation.horizontal_flip and number % 2 == 1
+
+    def drawn_lesions(self, item: dict, number: int) -> Lesions:
+        """The lesions of a view of a slice folder's item, by (seed, name, number)."""
+        image = item["image"]
+        rng = np.random.default_rng(derive_seed(self.variation.seed, "lesions", item["name"], number))
+        return drawn_lesions(len(image), image.shape[-1], RECIPES[self.lesions], rng)
+
+    def lesioned(self, images: Tensor, donors: Tensor, lesions: Lesions) -> Tensor:
+        """Views (N, C, S, S) with their lesions, on the device of the images; donors: other slices, as many."""
+        return corrupted(images, donors, lesions, RECIPES[self.lesions])
 
     def chosen(self, position: int) -> tuple[int, bool]:
         """View shown at a position of the training stream, and whether with lesions, by (seed, position)."""
@@ -124,8 +134,8 @@ class CodeCache(Dataset):
 class LiveViews(Dataset):
     """A new view of a slice at every position of the stream, for codes that are not cached.
 
-    A key (index, position) gives a dict of image, the healthy view (C, S, S); shown_image, the same with lesions or
-    without; name, index and position.
+    A key (index, position) gives a dict of image (C, S, S), name, index and position, and of what `prepared` makes the
+    view of: `augmentation` and `lesions` where the views have any, with `donor`, an image that lesions take tissue of.
     """
 
     def __init__(self, slices: SliceFolder | CachedSlices, views: Views):
@@ -136,13 +146,24 @@ class LiveViews(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         index, position = key
-        item = self.slices[index]
-        image = self.views.healthy(item, position)
-        _, lesions = self.views.chosen(position)
-        shown = image
-        if lesions:
-            shown = self.views.lesioned(image, donor_of(self.slices, index), item["name"], position)
-        return {"image": image, "shown_image": shown, "name": item["name"], "index": index, "position": position}
+        item, views = self.slices[index], self.views
+        image = views.oriented(item, position)
+        view = {"image": image, "name": item["name"], "index": index, "position": position}
+        if views.variation.augment:
+            view["augmentation"] = views.variation.augmentation(image, item["name"], position)
+        if views.lesion_share:
+            lesions = views.drawn_lesions(item, position)
+            view["lesions"] = lesions if views.chosen(position)[1] else lesions.absent()
+            # Another slice is read only where it is needed.
+            view["donor"] = donor_of(self.slices, index) if view["lesions"].needs_donor() else image
+        return view
+
+    def prepared(self, batch: dict) -> dict:
+        """A collated batch, on any device, with image, the healthy views (N, C, S, S), and shown_image, the same with
+        lesions or without."""
+        batch = with_augmentation(batch)
+        image, lesions, donor = batch["image"], batch.pop("lesions", None), batch.pop("donor", None)
+        return batch | {"shown_image": image if lesions is None else self.views.lesioned(image, donor, lesions)}
 
 
 def cache_path(folder: Path, slices: SliceFolder, autoencoder_hash: str, views: Views) -> Path:
@@ -182,10 +203,12 @@ def build_cache(
     width = (int(np.prod(code_shape)) + 7) // 8
     world.on_main(lambda: allocated(temporary, np.uint8, (len(slices), views.codes, width)))
     packed = np.lib.format.open_memmap(temporary, "r+")
-    own = Subset(ViewedSlices(slices, views), range(world.rank, len(slices), world.size))
-    loader = DataLoader(own, max(1, batch_size // views.codes), num_workers=workers, collate_fn=collate_slices)
+    viewed = ViewedSlices(slices, views)
+    own = Subset(viewed, range(world.rank, len(slices), world.size))
+    loader = DataLoader(own, max(1, batch_size // views.codes), num_workers=workers, collate_fn=collate_training)
     for batch in tqdm(loader, desc="encoding", unit="batch", disable=not world.is_main):
-        images = batch["image"].to(world.device)
+        moved = {key: batch[key].to(world.device) for key in ("orientations", "donor") if key in batch}
+        images = viewed.prepared(batch | moved)
         packed[batch["index"].numpy()] = pack(encode(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
     packed.flush()
     world.barrier()
@@ -193,7 +216,12 @@ def build_cache(
 
 
 class ViewedSlices(Dataset):
-    """The slices of a folder with `image` (codes, C, S, S): every view, and every view with lesions."""
+    """The slices of a folder with all that their views are made of.
+
+    An item is a dict of index, orientations (1 or 2, C, S, S): the slice and the mirrored one, and where the views have
+    any, of `augmentation` (count - 1), of all views but view 0, `lesions` (count), and `donor` (C, S, S): another
+    slice.
+    """
 
     def __init__(self, slices: SliceFolder | CachedSlices, views: Views):
         self.slices, self.views = slices, views
@@ -202,12 +230,36 @@ class ViewedSlices(Dataset):
         return len(self.slices)
 
     def __getitem__(self, index: int) -> dict:
-        item = self.slices[index]
-        images = [self.views.healthy(item, number) for number in range(self.views.count)]
-        if self.views.lesion_share:
-            donor = donor_of(self.slices, index)
-            images += [self.views.lesioned(image, donor, item["name"], i) for i, image in enumerate(images)]
-        return item | {"image": torch.stack(images)}
+        item, views = self.slices[index], self.views
+        numbers = range(views.count)
+        orientations = [views.oriented(item, number) for number in numbers[: 1 + views.mirrored(1)]]
+        parts = {"index": index, "orientations": torch.stack(orientations)}
+        if views.variation.augment and views.count > 1:
+            drawn = (views.variation.augmentation(item["image"], item["name"], number) for number in numbers[1:])
+            parts["augmentation"] = default_collate(list(drawn))
+        if views.lesion_share:
+            parts["lesions"] = default_collate([views.drawn_lesions(item, number) for number in numbers])
+            parts["donor"] = donor_of(self.slices, index)
+        return parts
+
+    def prepared(self, batch: dict) -> Tensor:
+        """The images (N, codes, C, S, S) of a collated batch, whose tensors may be on any device: every view, and every
+        view with lesions. View 0 is the slice itself."""
+        count = self.views.count
+        images = torch.stack([batch["orientations"][:, int(self.views.mirrored(n))] for n in range(count)], 1)
+        if "augmentation" in batch:
+            others = augmented(images[:, 1:].flatten(0, 1), _of_views(batch["augmentation"]))
+            images[:, 1:] = others.unflatten(0, (-1, count - 1))
+        if "lesions" not in batch:
+            return images
+        donors = batch["donor"].repeat_interleave(count, 0)
+        shown = self.views.lesioned(images.flatten(0, 1), donors, _of_views(batch["lesions"]))
+        return torch.cat([images, shown.unflatten(0, (-1, count))], 1)
+
+
+def _of_views(parameters: Rows) -> Rows:
+    """Parameters of slices and their views, (N, V, ...), as those of N V images."""
+    return each(lambda value: value.flatten(0, 1), parameters)
 
 
 def pack(bits: Tensor) -> np.ndarray:

@@ -52,7 +52,7 @@ from uad.data.reading.facts import facts_of
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
 from uad.data.training.draws import WithDraws
-from uad.data.training.loading import TrainingImages, collate_training
+from uad.data.training.loading import TrainingImages, collate_training, with_augmentation
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
 from uad.optimizers import MATRIX_LR, make_optimizer
@@ -225,6 +225,7 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
             "facts": asdict(facts_of(slices, reading)),
         },
         settings=settings_of(chosen, run) | {"images": len(slices)},
+        prepare=with_augmentation,
         former=lambda saved: without_removed(saved, REMOVED_SETTINGS),
         sample=sample,
         evaluate=evaluate,

@@ -220,6 +220,7 @@ def build(
     shape = autoencoder.network.code_shape
     loss = DiffusionLoss(world, network, process, encode, options.seed, config["trained_levels"], shape)
     optimizer = make_optimizer(network, run.lr, run.optimizer, run.weight_decay, options.amp)
+    dataset = training_codes(chosen.codes, run, world, autoencoder, slices, encode)
     pictured = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))])
 
     def sample(step: int, ema: nn.Module) -> None:
@@ -239,10 +240,11 @@ def build(
         modules={"unet": network},
         averaged="unet",
         phases=[Phase("unet", loss.network, optimizer, loss)],
-        dataset=WithDraws(training_codes(chosen.codes, run, world, autoencoder, slices, encode), loss.draws),
+        dataset=WithDraws(dataset, loss.draws),
         collate=collate_training,
         config=config,
         settings=settings_of(chosen, run, config) | {"images": len(slices)},
+        prepare=dataset.prepared if isinstance(dataset, LiveViews) else dict,
         former=former_settings,
         sample=sample,
         initial=Path(chosen.resume_checkpoint) if chosen.resume_checkpoint else None,

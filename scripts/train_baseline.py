@@ -34,7 +34,7 @@ from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
 from uad.configuration import check_values, without_removed
 from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.data.reading.settings import Reading
-from uad.data.training.loading import TrainingImages, collate_training
+from uad.data.training.loading import TrainingImages, collate_training, with_augmentation
 from uad.distributed import World, distributed_world
 from uad.files import written_whole
 from uad.optimizers import MATRIX_LR, make_optimizer
@@ -260,6 +260,7 @@ def stage_training(
         ],
         dataset=TrainingImages(slices, run.variation),
         collate=collate_training,
+        prepare=with_augmentation,
         config={"method": config, "data": asdict(request.reading), "earlier": dict(earlier)},
         settings=settings,
         former=former_settings,

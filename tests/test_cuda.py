@@ -27,6 +27,7 @@ from commands import (
 )
 from short_training import discs
 from torch import nn
+from torch.utils.data import default_collate
 
 from bernoulli_diffusion import detect
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
@@ -35,6 +36,9 @@ from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.cuda_graphs import GraphedInference
 from uad.data.reading.formats import write_slice
+from uad.data.training.augmentation import augmented, drawn_augmentation
+from uad.data.training.corruption import corrupted
+from uad.data.training.lesions import RECIPES, drawn_lesions
 from uad.distributed import distributed_world
 from uad.precision import prepare_inference
 from uad.randomness import keyed_generator, uniform_field
@@ -99,6 +103,29 @@ def test_detection_equals_the_cpus(networks, host_randomness, monkeypatch, noise
     for kind in ("autoencoder", "flip_probability"):
         torch.testing.assert_close(on_cuda.extras[kind].cpu(), on_cpu.extras[kind], atol=5e-5, rtol=0)
     torch.testing.assert_close(on_cuda.anomaly_map.cpu(), on_cpu.anomaly_map, atol=5e-5, rtol=1e-3)
+
+
+@pytest.fixture
+def no_waiting():
+    """An error where the host waits for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_augmentation_and_lesions_equal_the_cpus_without_waiting(recipe, no_waiting):
+    images = discs(20, SIZE, 0)[0]
+    rngs = [np.random.default_rng(i) for i in range(len(images))]
+    how = default_collate([drawn_augmentation(2, SIZE, 1.0, rng) for rng in rngs])
+    lesions = default_collate([drawn_lesions(2, SIZE, recipe, rng) for rng in rngs])
+    varied = augmented(images, how)
+    shown = corrupted(varied, images, lesions, recipe)
+    there, originals = (value.pin_memory().to("cuda", non_blocking=True) for value in (varied, images))
+    found = augmented(originals, how), corrupted(there, originals, lesions, recipe)
+    torch.cuda.set_sync_debug_mode("default")
+    for on_cuda, on_cpu in zip(found, (varied, shown), strict=True):
+        torch.testing.assert_close(on_cuda.cpu(), on_cpu, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])

@@ -6,6 +6,7 @@ a value to the host, for which a real device would have to be waited for.
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.averaging import MovingAverage
 from uad.checkpoints import CheckpointFiles
+from uad.data.training.augmentation import augmented, drawn_augmentation
+from uad.data.training.corruption import corrupted
+from uad.data.training.lesions import KINDS, RECIPES, drawn_lesions
 from uad.distributed import World
 from uad.optimizers import OPTIMIZERS, make_optimizer
 from uad.precision import autocast
@@ -160,6 +164,21 @@ def test_steps_of_stage_2(steps, optimizer, prediction):
     phases = [Phase("unet", network, make_optimizer(network, 1e-3, optimizer, amp="bf16"), loss)]
     for (sums,) in steps({"unet": network}, phases, loss.draws, {"code": code, "shown": code}):
         assert sums.values.device == CUDA and sums.names[0] == "loss"
+
+
+def test_augmentation():
+    drawn = default_collate([drawn_augmentation(1, SIZE, 1.0, np.random.default_rng(i)) for i in range(COUNT)])
+    drawn = drawn._replace(coarse=torch.tensor([0, SIZE // 2]))
+    assert augmented(images(), drawn).device == CUDA
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_synthetic_lesions(recipe):
+    rng = np.random.default_rng(0)
+    every_kind = [torch.tensor(kinds) for kinds in ((0, 1, 2), (3, 4, 3))]
+    assert {int(kind) for kinds in every_kind for kind in kinds} == set(range(len(KINDS)))
+    drawn = default_collate([drawn_lesions(1, SIZE, recipe, rng)._replace(kind=kinds) for kinds in every_kind])
+    assert corrupted(images(), images(), drawn, recipe).device == CUDA
 
 
 def test_the_moving_average_follows_without_asking_the_device():

@@ -1,4 +1,4 @@
-"""Training batches: mirroring and its axis."""
+"""Training batches: mirroring and its axis, and augmentation that rides with them."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,15 @@ from PIL import Image
 
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import write_slice
-from uad.data.training.loading import TrainingImages, Variation, mirrored
+from uad.data.training.loading import (
+    StepBatches,
+    TrainingImages,
+    Variation,
+    collate_training,
+    mirrored,
+    training_loader,
+    with_augmentation,
+)
 from uad.errors import InputError
 
 RAS = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -48,3 +56,25 @@ def test_a_sagittal_slice_is_not_mirrored_silently(tmp_path):
     images = TrainingImages(SliceFolder(tmp_path, 1, 8, "joint"), Variation(True, 0, 1))
     with pytest.raises(InputError, match="left-right"):
         images[0, next(p for p in range(50) if mirrored(1, p))]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_augmentation_is_a_function_of_the_position(brains, workers):
+    """Whatever the batch and whoever reads it."""
+    images = TrainingImages(brains, Variation(True, 1.0, 1))
+
+    def batches(size: int, workers: int) -> torch.Tensor:
+        keys = StepBatches(len(images), size, rank=0, size=1, seed=3, start=0, stop=12 // size)
+        loader = training_loader(images, collate_training, keys, workers, pin_memory=False)
+        return torch.cat([with_augmentation(batch)["image"] for batch in loader])
+
+    alone = batches(1, 0)
+    torch.testing.assert_close(batches(6, workers), alone, atol=1e-6, rtol=0)
+    plain = torch.stack([images[index, p]["image"] for [(index, p)] in StepBatches(4, 1, 0, 1, 3, 0, 12)])
+    assert all(not torch.allclose(*pair, atol=1e-3) for pair in zip(alone, plain, strict=True))
+
+
+def test_images_are_augmented_once(brains):
+    images = TrainingImages(brains, Variation(False, 1.0, 1))
+    batch = with_augmentation(collate_training([images[0, 0], images[1, 1]]))
+    assert with_augmentation(batch)["image"] is batch["image"]

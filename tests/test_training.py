@@ -36,7 +36,7 @@ def images(tmp_path_factory) -> Path:
 
 
 def small(images: Path, log_dir: Path, steps: int, more: str = "") -> str:
-    flags = f"--dataset OCT --horizontal_flip --data_dir {images} --log_dir {log_dir} --train_steps {steps}"
+    flags = f"--dataset OCT --horizontal_flip --augment 1 --data_dir {images} --log_dir {log_dir} --train_steps {steps}"
     return f"{SMALL_STAGE1} {flags} {more}"
 
 
@@ -90,6 +90,19 @@ def test_interrupted_run_ends_bit_for_bit_where_an_uninterrupted_one_does(images
         assert_same(whole[key], parts[key])
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 8
+
+
+def test_views_made_in_the_step_are_the_same_after_an_interruption(images, tmp_path):
+    """Stage 2 on sampled codes of augmented images, with lesions and without, microbatched too."""
+    stage1(images, tmp_path / "ae", 1)
+    words = f"{SMALL_STAGE2} --data_dir {images} --ae_load_dir {tmp_path / 'ae'} --code_bits sample --augment 1"
+    for name, goals, more in (("whole", (4,), ""), ("parts", (2, 4), ""), ("micro", (4,), "--microbatch 1")):
+        for steps in goals:
+            run(STAGE2, f"{words} --horizontal_flip --log_dir {tmp_path / name} --train_steps {steps} {more}")
+    states = [load_checkpoint(tmp_path / name / "bld000004.pt") for name in ("whole", "parts", "micro")]
+    assert_same(*(state["models"] for state in states[:2]))
+    logs = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("whole", "micro")]
+    assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], rel=0.02)
 
 
 def test_two_processes_give_the_result_of_one(images, tmp_path):

@@ -64,7 +64,8 @@ class Training:
 
     modules: the plain modules to checkpoint, by name; averaged: the name of the one of which an EMA is kept;
     config: plain values that rebuild the network at inference; settings: plain values that a rerun in the same folder
-    must repeat; sample(step, ema) writes pictures; evaluate(ema) returns numbers to log; initial: another run's
+    must repeat; prepare(batch) makes of a batch, whose tensors are on the device already, what the losses get;
+    sample(step, ema) writes pictures; evaluate(ema) returns numbers to log; initial: another run's
     checkpoint to begin with where this run has none, with its optimizer states if `initial_optimizers`;
     former(settings) translates the settings of a checkpoint that an earlier version of the command saved; check() may
     end the run before a step; command: what was typed, for the checkpoints.
@@ -82,6 +83,7 @@ class Training:
     collate: Callable[[list], dict]
     config: dict
     settings: dict
+    prepare: Callable[[dict], dict] = dict
     sample: Callable[[int, nn.Module], None] | None = None
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     initial: Path | None = None
@@ -158,7 +160,7 @@ class Training:
         # Positions are read by the host only: it would have to wait for the device to have them back.
         moved = {k: v for k, v in batch.items() if torch.is_tensor(v) and k != "position"}
         batch = batch | {k: v.to(self.world.device, non_blocking=True) for k, v in moved.items()}
-        chunks = self._chunks(batch)
+        chunks = self._chunks(self.prepare(batch))
         logged = []
         for phase in self.phases:
             if step < phase.first_step:

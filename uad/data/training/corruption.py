@@ -4,149 +4,156 @@ They stand for no particular disease. A network that is shown such images and as
 out of place, where noise alone only teaches it what is improbable bit by bit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
+from torch import Tensor
 
-MAX_BLOBS = 3
-# Radii in units of the image size: from a focus of a few pixels to a large tumour.
-RADIUS = (0.02, 0.18)
-# Size of the random field that makes outlines irregular.
-FIELD = 8
-MAX_NOISE = 0.1
-# Greatest change of local size: tissue swells to or shrinks by 1 / (1 - MAX_SWELLING).
-MAX_SWELLING = 0.6
+from uad.data.training.fields import box_mean, interpolated, normal_noise
+from uad.data.training.lesions import KINDS, NONE, Lesions, Recipe
+from uad.data.training.parameters import each, in_pieces, on_device
+
+# What is brighter in any channel is foreground.
+AIR = 0.05
+# Chances are counted in such steps: sums of integers are the same on every device and in every order.
+STEPS = 2**20
+
+
+def corrupted(images: Tensor, donors: Tensor, lesions: Lesions, recipe: Recipe) -> Tensor:
+    """Copies of healthy images (N, C, S, S) in [0, 1] with lesions inside their foregrounds.
+
+    Each lesion is one of: intensities shifted, differently in every channel; replaced by a constant with noise;
+    blurred; taken from another place of the image itself or of its donor (N, C, S, S), another healthy image; swollen
+    or shrunken. What becomes of an image does not depend on the others. recipe: by which the lesions were drawn.
+    """
+    return in_pieces(partial(_corrupted, by_brightness=recipe.by_brightness), images, donors, lesions)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What lesions are like.
+class _Group:
+    """Lesions (M) that are painted at once: one of an image at most.
 
-    kinds: how often each kind is; change: the least and greatest shift of intensity, drawn evenly or, where faint ones
-    are to be as frequent as gross ones, evenly by its logarithm; by_brightness: the chance of a place is its
-    brightness, where otherwise all places of the foreground have the same.
+    drawn, there: their parameters on the host and on the images' device; index: of their images, on the host; rows: the
+    same on the device; centres (M, 2): row and column; blobs (M, S, S) in [0, 1].
     """
 
-    kinds: dict[str, float]
-    change: tuple[float, float]
-    logarithmic: bool
-    by_brightness: bool
+    drawn: Lesions
+    there: Lesions
+    index: Tensor
+    rows: Tensor
+    centres: Tensor
+    blobs: Tensor
+
+    def between(self, first: int, end: int) -> "_Group":
+        """Those from `first` to before `end`."""
+        own = {name: each(lambda value: value[first:end], value) for name, value in vars(self).items()}
+        return replace(self, **own)
 
 
-RECIPES = {
-    "intensity": Recipe(
-        kinds={"shifted": 0.5, "replaced": 0.2, "blurred": 0.1, "displaced": 0.2},
-        change=(0.08, 0.45),
-        logarithmic=False,
-        by_brightness=False,
-    ),
-    # Layers of tissue are brighter than what surrounds them, the noisy vitreous of an OCT image for instance.
-    "structure": Recipe(
-        kinds={"shifted": 0.4, "replaced": 0.15, "blurred": 0.1, "displaced": 0.15, "swollen": 0.2},
-        change=(0.04, 0.45),
-        logarithmic=True,
-        by_brightness=True,
-    ),
-}
+def _corrupted(images: Tensor, donors: Tensor, lesions: Lesions, by_brightness: bool) -> Tensor:
+    placed, runs = _placed(images, lesions, by_brightness)
+    changed = images.clone()
+    for kind, first, end in runs:
+        group = placed.between(first, end)
+        changed.index_copy_(0, group.rows, _painted(kind, changed[group.rows], group, images, donors))
+    return changed.clamp_(0, 1)
 
 
-def corrupt(image: torch.Tensor, donor: torch.Tensor, rng: np.random.Generator, recipe: str) -> torch.Tensor:
-    """A copy of a healthy image (C, S, S) in [0, 1] with one to three lesions inside its foreground.
+def _placed(images: Tensor, lesions: Lesions, by_brightness: bool) -> tuple[_Group, list[tuple[str, int, int]]]:
+    """All lesions that are there, in the order of painting, and which are painted at once: kind, first and end.
 
-    Each lesion is one of: intensities shifted, differently in every channel; replaced by a constant with noise;
-    blurred; taken from another place of the image itself or of `donor`, another healthy image; swollen or shrunken.
-    recipe: a name of RECIPES.
+    The host knows the kinds: without waiting for the device it takes those of a kind together, but an image's own
+    lesions one after the other.
     """
-    chosen = RECIPES[recipe]
-    foreground = (image > 0.05).any(0)
-    brightness = image.mean(0) * foreground
-    corrupted = image.clone()
-    for _ in range(rng.integers(1, MAX_BLOBS + 1)):
-        centre = drawn_by_chance(brightness, rng) if chosen.by_brightness else _anywhere(foreground, rng)
-        blob = _blob(centre, image.shape[-1], rng) * foreground
-        kind = rng.choice(list(chosen.kinds), p=list(chosen.kinds.values()))
-        if kind == "swollen":
-            corrupted = swollen(corrupted, blob, centre, rng.uniform(-MAX_SWELLING, MAX_SWELLING))
-            continue
-        if kind == "shifted":
-            size = changes_of(chosen, len(image), rng) * (rng.random(len(image)) < 0.8)
-            change = corrupted + _per_channel(size * rng.choice((-1, 1), len(image)))
-        elif kind == "replaced":
-            noise = rng.normal(0, rng.uniform(0, MAX_NOISE), image.shape).astype(np.float32)
-            change = _per_channel(rng.uniform(0, 1, len(image))) + torch.from_numpy(noise)
-        elif kind == "blurred":
-            change = blurred(corrupted)
-        else:
-            shift = tuple(int(d) for d in rng.integers(image.shape[-1] // 8, image.shape[-1] * 7 // 8, 2))
-            change = (image, donor)[rng.integers(2)].roll(shift, (1, 2))
-        corrupted = torch.lerp(corrupted, change, blob)
-    return corrupted.clamp(0, 1)
+    slots = lesions.kind.shape[1]
+    keys = (torch.arange(slots) * len(KINDS) + lesions.kind).masked_fill(lesions.kind == NONE, NONE).flatten()
+    order = keys.argsort(stable=True)[int((keys == NONE).sum()) :]
+    drawn = each(lambda value: value.flatten(0, 1)[order], lesions)
+    there = on_device(drawn, images.device)
+    which, place = (on_device(value, images.device) for value in (order, lesions.place))
+    rows, foreground = which // slots, (images > AIR).any(1)
+    chances = images.mean(1) * foreground if by_brightness else foreground.float()
+    centres = drawn_by_chance(chances, place).flatten(0, 1)[which]
+    blobs = _blobs(there, centres, images.shape[-1]).mul_(foreground[rows])
+    values, lengths = keys[order].unique_consecutive(return_counts=True)
+    ends = lengths.cumsum(0).tolist()
+    runs = [
+        (KINDS[value % len(KINDS)], end - length, end)
+        for value, length, end in zip(values.tolist(), lengths.tolist(), ends, strict=True)
+    ]
+    return _Group(drawn, there, order // slots, rows, centres, blobs), runs
 
 
-def changes_of(recipe: Recipe, count: int, rng: np.random.Generator) -> np.ndarray:
-    """How much a lesion changes each of `count` channels (count,), evenly or evenly by the logarithm."""
-    if recipe.logarithmic:
-        return np.exp(rng.uniform(*np.log(recipe.change), count))
-    return rng.uniform(*recipe.change, count)
+def drawn_by_chance(chances: Tensor, place: Tensor) -> Tensor:
+    """Rows and columns (N, B, 2) of pixels of images by their chances (N, S, S) in [0, 1]; place (N, B): see Lesions.
+
+    Any pixel where all chances are 0.
+    """
+    size = chances.shape[-1]
+    total = (chances * STEPS).long().flatten(1).cumsum(1)
+    wanted = (place * total[:, -1:]).long()
+    chosen = torch.searchsorted(total, wanted, right=True).clamp_(max=size**2 - 1)
+    return torch.stack((chosen // size, chosen % size), -1)
 
 
-def _per_channel(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.float32))[:, None, None]
+def _blobs(lesions: Lesions, centres: Tensor, size: int) -> Tensor:
+    """Soft masks (M, S, S) in [0, 1]: ellipses with irregular outlines."""
+    y, x = _offsets(centres, size)
+    cos, sin = lesions.angle.cos()[:, None], lesions.angle.sin()[:, None]
+    stretch, radius = lesions.stretch[:, None], size * lesions.radius[:, None]
+    # Scaled while they are a row and a column each, before they are added up to squares.
+    along = [value / (stretch * radius) for value in (cos * x, sin * y)]
+    across = [value * stretch / radius for value in (-sin * x, cos * y)]
+    distance, other = (columns[:, None] + rows[:, :, None] for columns, rows in (along, across))
+    distance = distance.square_().add_(other.square_()).sqrt_()
+    outline = interpolated(lesions.outline, size, align_corners=False).add_(1)
+    return outline.sub_(distance).mul_((2 / lesions.softness)[:, None, None]).sigmoid_()
 
 
-def blurred(image: torch.Tensor) -> torch.Tensor:
-    """The mean over squares of a sixteenth of the image size, over what of them lies in the image."""
-    side = 2 * max(1, image.shape[-1] // 32) + 1
-    # torch's pooling adds up every square anew: 28 ms for 4 x 256 x 256 pixels, where running sums take 2.
-    means = ndimage.uniform_filter(image.numpy(), (0, side, side), mode="constant")
-    inside = ndimage.uniform_filter(np.ones(image.shape[1:], np.float32), side, mode="constant")
-    return torch.from_numpy(means / inside)
+def _offsets(centres: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """How far rows and columns (M, S) lie from the centres (M, 2), in pixels."""
+    pixels = torch.arange(size, dtype=torch.float32, device=centres.device)
+    return pixels - centres[:, :1], pixels - centres[:, 1:]
 
 
-def swollen(image: torch.Tensor, blob: torch.Tensor, centre: tuple[float, float], swelling: float) -> torch.Tensor:
-    """Every position shows what lies nearer to the centre by the share blob * swelling (further away: negative)."""
-    size = image.shape[-1]
-    y, x = (torch.arange(size, dtype=torch.float32) - c for c in centre)
-    factor = 1 - swelling * blob
+def _painted(kind: str, current: Tensor, group: _Group, images: Tensor, donors: Tensor) -> Tensor:
+    """Images (M, C, S, S) with a lesion more; images, donors: all healthy ones."""
+    lesions = group.there
+    if kind == "swollen":
+        return swollen(current, group.blobs, group.centres, lesions.swelling)
+    if kind == "shifted":
+        change = current + lesions.change[:, :, None, None]
+    elif kind == "replaced":
+        noise = normal_noise(lesions.seed, current.shape[1:]).mul_(lesions.noise[:, None, None, None])
+        change = noise.add_(lesions.level[:, :, None, None])
+    elif kind == "blurred":
+        # Squares of a sixteenth of the image size.
+        change = box_mean(current, max(1, current.shape[-1] // 32))
+    else:
+        change = _displaced(group, images, donors)
+    return torch.lerp(current, change, group.blobs[:, None])
+
+
+def _displaced(group: _Group, images: Tensor, donors: Tensor) -> Tensor:
+    """The healthy images or their donors, shifted."""
+    drawn = group.drawn
+    chosen = zip(group.index.tolist(), drawn.from_donor.tolist(), drawn.shift.tolist(), strict=True)
+    return torch.stack([(images, donors)[donated][row].roll(shift, (1, 2)) for row, donated, shift in chosen])
+
+
+def swollen(images: Tensor, blobs: Tensor, centres: Tensor, swelling: Tensor) -> Tensor:
+    """Every position shows what lies nearer to the centre by the share blob * swelling (further away: negative).
+
+    images (M, C, S, S), blobs (M, S, S), centres (M, 2): row and column, swelling (M,).
+    """
+    size = images.shape[-1]
+    y, x = _offsets(centres, size)
+    pixels = torch.arange(size, dtype=torch.float32, device=images.device)
+    nearer = swelling[:, None, None] * blobs
     # grid_sample's coordinates: -1 and 1 are the outer edges of the first and last pixel.
-    columns = (2 * (centre[1] + factor * x[None]) + 1) / size - 1
-    rows = (2 * (centre[0] + factor * y[:, None]) + 1) / size - 1
+    columns = (2 * (pixels - nearer * x[:, None]) + 1) / size - 1
+    rows = (2 * (pixels[:, None] - nearer * y[:, :, None]) + 1) / size - 1
     grid = torch.stack((columns, rows), -1)
-    return F.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
-
-
-def _anywhere(foreground: torch.Tensor, rng: np.random.Generator) -> tuple[float, float]:
-    """Row and column of a random pixel of the foreground (S, S); the image's centre where there is none."""
-    inside = foreground.nonzero()
-    if not len(inside):
-        return len(foreground) / 2, len(foreground) / 2
-    row, column = inside[rng.integers(len(inside))].tolist()
-    return float(row), float(column)
-
-
-def drawn_by_chance(chances: torch.Tensor, rng: np.random.Generator) -> tuple[float, float]:
-    """Row and column of a random pixel by its chances (S, S); the image's centre where all are 0."""
-    size = len(chances)
-    total = chances.flatten().double().cumsum(0)
-    if total[-1] == 0:
-        return size / 2, size / 2
-    chosen = int(torch.searchsorted(total, rng.random() * float(total[-1]), right=True))
-    row, column = divmod(chosen, size)
-    return float(row), float(column)
-
-
-def _blob(centre: tuple[float, float], size: int, rng: np.random.Generator) -> torch.Tensor:
-    """A soft mask (S, S) in [0, 1]: an ellipse with an irregular outline."""
-    radius = size * np.exp(rng.uniform(*np.log(RADIUS)))
-    angle, stretch = rng.uniform(0, np.pi), rng.uniform(1, 2)
-    y, x = (torch.arange(size, dtype=torch.float32) - c for c in centre)
-    along = np.cos(angle) * x[None] + np.sin(angle) * y[:, None]
-    across = np.cos(angle) * y[:, None] - np.sin(angle) * x[None]
-    distance = torch.sqrt((along / stretch) ** 2 + (across * stretch) ** 2) / radius
-    field = torch.from_numpy(rng.normal(0, 0.35, (1, 1, FIELD, FIELD)).astype(np.float32))
-    outline = F.interpolate(field, (size, size), mode="bicubic", align_corners=False)[0, 0]
-    softness = rng.uniform(0.1, 0.4)
-    return torch.sigmoid((1 + outline - distance) / softness * 2)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

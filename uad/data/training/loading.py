@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from uad.data.reading.folder import SliceFolder, left_right_axis
-from uad.data.training.augmentation import augment
+from uad.data.training.augmentation import Augmentation, augmented, drawn_augmentation
 from uad.data.training.cache import CachedSlices
 from uad.errors import input_error
 from uad.randomness import derive_seed, keyed_generator
@@ -45,30 +45,29 @@ class StepBatches:
 
 @dataclass(frozen=True)
 class Variation:
-    """How training images are varied: mirrored left-right, and by `augment` of this strength (0: not at all)."""
+    """How training images are varied: mirrored left-right, and augmented with this strength (0: not at all)."""
 
     horizontal_flip: bool
     augment: float
     seed: int
 
-    def apply(self, item: dict, *key: int | str) -> torch.Tensor:
-        """The image (C, S, S) of a slice folder's item, varied at random by (seed, key)."""
-        image = item["image"]
+    def oriented(self, item: dict, *key: int | str) -> torch.Tensor:
+        """The image (C, S, S) of a slice folder's item, mirrored or not, at random by (seed, key)."""
         if self.horizontal_flip and mirrored(self.seed, *key):
-            image = image.flip(1 + flip_axis(item["affine"], item["name"]))
-        return self.augmented(image, *key)
+            return item["image"].flip(1 + flip_axis(item["affine"], item["name"]))
+        return item["image"]
 
-    def augmented(self, image: torch.Tensor, *key: int | str) -> torch.Tensor:
-        """The image augmented at random by (seed, key)."""
-        if not self.augment:
-            return image
-        return augment(image, self.augment, np.random.default_rng(derive_seed(self.seed, "augmentation", *key)))
+    def augmentation(self, image: torch.Tensor, *key: int | str) -> Augmentation:
+        """How an image (C, S, S) is to be augmented, at random by (seed, key)."""
+        rng = np.random.default_rng(derive_seed(self.seed, "augmentation", *key))
+        return drawn_augmentation(len(image), image.shape[-1], self.augment, rng)
 
 
 class TrainingImages(Dataset):
     """Images of a folder for training; a key (index, position) gives a dict of image, name, index and position.
 
-    An image is varied by (seed, position).
+    An image is varied by (seed, position): it is mirrored here, and where it is to be augmented, `augmentation` says
+    how to `with_augmentation`.
     """
 
     def __init__(self, slices: SliceFolder | CachedSlices, variation: Variation):
@@ -80,8 +79,16 @@ class TrainingImages(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         index, position = key
         item = self.slices[index]
-        image = self.variation.apply(item, position)
-        return {"image": image, "name": item["name"], "index": index, "position": position}
+        image = self.variation.oriented(item, position)
+        drawn = {"augmentation": self.variation.augmentation(image, position)} if self.variation.augment else {}
+        return {"image": image, "name": item["name"], "index": index, "position": position} | drawn
+
+
+def with_augmentation(batch: dict) -> dict:
+    """A collated batch of TrainingImages, whose images may be on any device, with these augmented as it says."""
+    rest = dict(batch)
+    drawn = rest.pop("augmentation", None)
+    return rest if drawn is None else rest | {"image": augmented(rest["image"], drawn)}
 
 
 def mirrored(seed: int, *key: int | str) -> bool:
@@ -103,7 +110,7 @@ def flip_axis(affine: torch.Tensor, name: str) -> int:
 
 
 def collate_training(items: Sequence[dict]) -> dict:
-    """Items of a training data set as one batch: tensors and numbers stacked, names as a list.
+    """Items of a training data set as one batch: tensors, those in named tuples too, and numbers stacked, names a list.
 
     In a worker they are stacked at once in the memory that the training process sees.
     """

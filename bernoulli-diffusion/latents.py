@@ -1,25 +1,19 @@
-"""The codes of the training images: encoded once, packed to one bit a bit, memory-mapped."""
+"""The views in which stage 2 sees its training images: varied, mirrored, with synthetic lesions or without."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
-from tqdm import tqdm
+from torch.utils.data import Dataset, default_collate
 
 from uad.data.reading.folder import SliceFolder
 from uad.data.training.augmentation import augmented
-from uad.data.training.cache import CachedSlices, allocated, digest_of
+from uad.data.training.cache import CachedSlices
 from uad.data.training.corruption import corrupted
 from uad.data.training.lesions import RECIPES, Lesions, drawn_lesions
-from uad.data.training.loading import Variation, collate_training, flip_axis, with_augmentation
+from uad.data.training.loading import Variation, flip_axis, with_augmentation
 from uad.data.training.parameters import Rows, each
-from uad.distributed import World
-from uad.errors import input_error
-from uad.files import put_in_place
 from uad.randomness import derive_seed
 
 # Raised with every change of what a view shows (reading, augmentation, lesions) beyond rounding, so that older caches
@@ -96,41 +90,6 @@ def donor_of(slices: SliceFolder | CachedSlices, index: int) -> Tensor:
     return slices[(index + len(slices) // 2) % len(slices)]["image"]
 
 
-class CodeCache(Dataset):
-    """Packed codes of all slices of a folder in all views.
-
-    A key (index, position) gives a dict of code, the healthy code (K, h, w) float32 in {0, 1}; shown, the one that
-    noise is added to (of the image with lesions, or the same); name, index and position.
-    """
-
-    def __init__(self, path: Path, slices: SliceFolder, code_shape: tuple[int, int, int], views: Views):
-        self.slices, self.code_shape, self.views = slices, code_shape, views
-        try:
-            self.packed = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
-            found = f"unreadable ({error})"
-            raise input_error(path, found, "packed codes", "delete it: the same command makes it anew") from error
-
-    def __len__(self) -> int:
-        return len(self.slices)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        index, position = key
-        view, lesions = self.views.chosen(position)
-        code = self._code(index, view)
-        return {
-            "code": code,
-            "shown": self._code(index, self.views.count + view) if lesions else code,
-            "name": self.slices.names[index],
-            "index": index,
-            "position": position,
-        }
-
-    def _code(self, index: int, number: int) -> Tensor:
-        bits = np.unpackbits(self.packed[index, number], count=int(np.prod(self.code_shape)))
-        return torch.from_numpy(bits.reshape(self.code_shape).astype(np.float32))
-
-
 class LiveViews(Dataset):
     """A new view of a slice at every position of the stream, for codes that are not cached.
 
@@ -164,55 +123,6 @@ class LiveViews(Dataset):
         batch = with_augmentation(batch)
         image, lesions, donor = batch["image"], batch.pop("lesions", None), batch.pop("donor", None)
         return batch | {"shown_image": image if lesions is None else self.views.lesioned(image, donor, lesions)}
-
-
-def cache_path(folder: Path, slices: SliceFolder, autoencoder_hash: str, views: Views) -> Path:
-    """The cache file's name: it changes with the autoencoder's weights, the images, how they are read and varied, and
-    with the code that does so, where VERSION says it."""
-    made_by = (
-        VERSION,
-        autoencoder_hash,
-        slices.normalise,
-        slices.img_size,
-        views.variation,
-        views.count,
-        views.lesions if views.lesion_share else None,
-    )
-    return folder / f"codes-{digest_of(made_by, slices.paths)}.npy"
-
-
-def build_cache(
-    path: Path,
-    slices: SliceFolder | CachedSlices,
-    encode: Callable[[Tensor], Tensor],
-    code_shape: tuple[int, int, int],
-    views: Views,
-    world: World,
-    batch_size: int,
-    workers: int,
-) -> None:
-    """Encode all slices, each process its share, into `path`; nothing is done where it exists.
-
-    encode: images (N, C, S, S) on the process's device -> bits (N, K, h, w) in {0, 1}. All processes write into one
-    temporary file, which gets its name when all are done.
-    """
-    # One answer for all: on a network file system the processes may see different folders for a while.
-    if world.from_main(int(path.exists())):
-        return
-    temporary = path.with_name(f".tmp-{path.name}")
-    width = (int(np.prod(code_shape)) + 7) // 8
-    world.on_main(lambda: allocated(temporary, np.uint8, (len(slices), views.codes, width)))
-    packed = np.lib.format.open_memmap(temporary, "r+")
-    viewed = ViewedSlices(slices, views)
-    own = Subset(viewed, range(world.rank, len(slices), world.size))
-    loader = DataLoader(own, max(1, batch_size // views.codes), num_workers=workers, collate_fn=collate_training)
-    for batch in tqdm(loader, desc="encoding", unit="batch", disable=not world.is_main):
-        moved = {key: batch[key].to(world.device) for key in ("orientations", "donor") if key in batch}
-        images = viewed.prepared(batch | moved)
-        packed[batch["index"].numpy()] = pack(encode(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
-    packed.flush()
-    world.barrier()
-    world.on_main(lambda: put_in_place(temporary, path))
 
 
 class ViewedSlices(Dataset):
@@ -260,8 +170,3 @@ class ViewedSlices(Dataset):
 def _of_views(parameters: Rows) -> Rows:
     """Parameters of slices and their views, (N, V, ...), as those of N V images."""
     return each(lambda value: value.flatten(0, 1), parameters)
-
-
-def pack(bits: Tensor) -> np.ndarray:
-    """Bits (N, K, h, w) -> packed rows (N, ceil(K h w / 8)) uint8."""
-    return np.packbits(bits.flatten(1).to("cpu", torch.uint8).numpy(), axis=1)

@@ -9,7 +9,7 @@ CPU: --size small.
 The autoencoder's architecture and the way images are read come from its checkpoint. --batch_size is the global one.
 Running the same command again continues from the newest checkpoint. Written to --log_dir (default
 <ae_load_dir>/bernoulli_diffusion, where inference looks for it): bld<step>.pt (all that resuming needs),
-emabld<rate>_<step>.pt (weights for inference), log.jsonl, images/, codes-*.npy. Decoded images are read
+emabld<rate>_<step>.pt (weights for inference), log.jsonl, images/, codes-*/. Decoded images are read
 from the cache of stage 1, see --cache_dir, where there is one.
 
 log.jsonl's `ratio` is the loss over the entropy of the noise: 1 means that nothing was learned; ratio_q1..q4 are the
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torchvision.utils import save_image
 
 from bernoulli_diffusion.architecture import Model, model_for
+from bernoulli_diffusion.codes import CodeFiles, cached_codes
 from bernoulli_diffusion.detect import masked_denoise
 from bernoulli_diffusion.flags import (
     SIZES,
@@ -37,7 +38,7 @@ from bernoulli_diffusion.flags import (
     renaming_notice,
     stated_model,
 )
-from bernoulli_diffusion.latents import CodeCache, LiveViews, build_cache, cache_path
+from bernoulli_diffusion.latents import LiveViews
 from bernoulli_diffusion.model import KIND, checkpoint_files, default_log_dir
 from bernoulli_diffusion.objective import DiffusionLoss
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
@@ -274,11 +275,8 @@ def training_codes(
     images = run.images(slices, world, earlier=autoencoder.path.parent.parent, once=not sampled)
     if sampled:
         return LiveViews(images, views)
-    code_shape = autoencoder.network.code_shape
-    path = cache_path(run.log_dir, slices, autoencoder.weights_hash, views)
-    share = world.share_of(run.options.batch_size)
-    build_cache(path, images, encode, code_shape, views, world, share, run.options.workers)
-    return CodeCache(path, slices, code_shape, views)
+    files = CodeFiles(run.log_dir, slices, autoencoder.weights_hash, autoencoder.network.code_shape, views)
+    return cached_codes(files, images, encode, world, run.options.workers)
 
 
 def settings_of(chosen: Stage2, run: Run, config: dict) -> dict:

@@ -19,7 +19,7 @@ from uad.checkpoints import load_checkpoint
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import write_slice
 from uad.data.reading.normalise import NORMALISATIONS
-from uad.data.training import cache
+from uad.data.training import cache, shards
 from uad.data.training.cache import CachedSlices, CacheFiles, cached_slices, found_cache
 from uad.data.training.loading import TrainingImages, Variation
 from uad.distributed import World
@@ -41,7 +41,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(cache, "LEAST_ROWS", 2)
+    monkeypatch.setattr(shards, "LEAST_ROWS", 2)
 
 
 def opened(folder: Path, size: int = 16, normalise: str = "percentile", kind=SliceFolder) -> SliceFolder:
@@ -253,7 +253,7 @@ def test_only_a_complete_cache_is_found(folder, tmp_path):
     built(slices, tmp_path / "b")
     found = found_cache(slices, [tmp_path / "a", tmp_path / "b"], ALONE)
     assert torch.equal(found[1]["image"], slices[1]["image"])
-    found.files.paths[2].unlink()
+    CacheFiles(tmp_path / "b", slices).paths[2].unlink()
     assert found_cache(slices, [tmp_path / "b"], ALONE) is None
 
 

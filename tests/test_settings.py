@@ -180,10 +180,14 @@ def test_stage_2_does_not_write_into_the_folder_of_stage_1(autoencoder, images):
 def test_a_damaged_code_cache_is_named(autoencoder, images, tmp_path):
     words = stage2(images, autoencoder, f"--log_dir {tmp_path}")
     run(STAGE2, f"{words} --train_steps 1")
-    (cache,) = tmp_path.glob("codes-*.npy")
-    cache.write_bytes(cache.read_bytes()[:100])
-    with pytest.raises(InputError, match="delete it"):
+    (shard,) = tmp_path.glob("codes-*/*.npy")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:100])
+    with pytest.raises(InputError, match=rf"{shard.name}(.|\n)*delete it"):
         run(STAGE2, f"{words} --train_steps 2")
+    shard.unlink()
+    run(STAGE2, f"{words} --train_steps 2")
+    assert shard.read_bytes() == whole
 
 
 def test_three_levels_fit_a_code_that_four_do_not(images, tmp_path):

@@ -96,19 +96,25 @@ class World:
 
         An InputError there ends all processes, so that none waits for ever.
         """
+        return self.together(action if self.is_main else lambda: None)
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Run `action` in every process and wait for all, however long it takes; its value here.
+
+        An InputError in any process is raised in all of them, so that none waits for ever and the one that speaks for
+        all knows what is wrong.
+        """
         value, error = None, None
-        if self.is_main:
-            try:
-                value = action()
-            except InputError as caught:
-                error = caught
-        failed = torch.tensor(float(error is not None))
+        try:
+            value = action()
+        except InputError as caught:
+            error = caught
+        errors = [error]
         if self.size > 1:
-            dist.all_reduce(failed, group=self.patient)
-        if failed > 0:
-            raise error or input_error(
-                "the first process", "an error", "none", "see its message; this process ends with it"
-            )
+            errors = [None] * self.size
+            dist.all_gather_object(errors, error, group=self.patient)
+        for first in filter(None, errors):
+            raise error or first
         return value
 
     def told_by_main(self, value: T) -> T:

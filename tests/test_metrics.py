@@ -184,6 +184,17 @@ def test_resamples_are_seeded_and_stratified():
     assert (weights != resample_weights(strata, 200, seed=8)).any()
 
 
+def test_resamples_drawn_in_parts_are_those_drawn_at_once_in_a_byte_each():
+    """Intervals must not move, and the weights of 100,000 patients must fit in memory."""
+    generator = np.random.default_rng(3)
+    expected = np.concatenate([generator.multinomial(n, np.full(n, 1 / n), 173) for n in (5, 90)], axis=1)
+    strata = np.array([1] * 45 + [0] * 5 + [1] * 45)
+    weights = resample_weights(strata, 173, seed=3)
+    np.testing.assert_array_equal(weights[:, strata == 0], expected[:, :5])
+    np.testing.assert_array_equal(weights[:, strata == 1], expected[:, 5:])
+    assert weights.dtype == np.uint8
+
+
 def test_bootstrap_interval_of_a_mean_is_the_textbook_one():
     generator = np.random.default_rng(0)
     values = generator.standard_normal(400)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 LEVEL = 0.95
+DRAWN_TOGETHER = 50
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,29 @@ class Estimate:
 
 
 def resample_weights(strata: Sequence[int], n_resamples: int, seed: int) -> np.ndarray:
-    """How often each patient is drawn in each resample, (n_resamples, P) float64.
+    """How often each patient is drawn in each resample, (n_resamples, P), in the smallest unsigned integers.
 
     strata: one number per patient; within each stratum as many patients are drawn, with replacement, as it
     has.
     """
     strata = np.asarray(strata)
     generator = np.random.default_rng(seed)
-    weights = np.zeros((n_resamples, len(strata)))
+    parts, order = [], []
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
-        weights[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), n_resamples)
-    return weights
+        order.append(members)
+        parts.append(_drawn(generator, len(members), n_resamples))
+    return np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(order))]
+
+
+def _drawn(generator: np.random.Generator, count: int, n_resamples: int) -> np.ndarray:
+    """How often each of `count` is drawn, (n_resamples, count); few at a time, since they come as 64 bits."""
+    shares = np.full(count, 1 / count)
+    starts = range(0, n_resamples, DRAWN_TOGETHER)
+    sizes = [min(DRAWN_TOGETHER, n_resamples - start) for start in starts]
+    chunks = (generator.multinomial(count, shares, size) for size in sizes)
+    narrow = [chunk.astype(np.min_scalar_type(chunk.max())) for chunk in chunks]
+    return np.concatenate(narrow) if narrow else np.zeros((0, count), np.uint8)
 
 
 def estimate(value: float, samples: np.ndarray, reason: str | None, interval_reason: str | None = None) -> Estimate:

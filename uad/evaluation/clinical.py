@@ -2,17 +2,18 @@
 patients as units.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from scipy import sparse
 
 from uad.evaluation import metrics
 from uad.evaluation.bootstrap import Estimate, estimate, resample_weights
 from uad.evaluation.contenders import Contender
 from uad.evaluation.measure import ImageMeasure, RowMeasure, largest_scores, measure_healthy_image, measure_image
-from uad.evaluation.pooling import PatientHistograms, Pool
+from uad.evaluation.pooling import Pool
 from uad.evaluation.statistics import (
     AT_METRICS,
     HEADLINE_RATE,
@@ -130,6 +131,7 @@ class _Cohort:
         self.patients = sorted({image.patient for image in images})
         only_healthy = sorted({image.patient for image in healthy} - set(self.patients))
         self.units = [*self.patients, *only_healthy]
+        self.place = {unit: number for number, unit in enumerate(self.units)}
         strata = [0] * len(self.patients) + [1] * len(only_healthy)
         self.weights = resample_weights(strata, n_resamples, seed)
         self.any_mask = any(image.lesion_pixels is not None for image in images)
@@ -186,48 +188,54 @@ class _Cohort:
         diseased = [image for image in self.images if image.lesion_pixels or not self.any_mask]
         healthy = [image for image in self.images if image.lesion_pixels == 0] + list(self.healthy)
         scores = [image.rows[name].image_score for image in (*diseased, *healthy)]
-        positions = np.unique(scores, return_inverse=True)[1]
-        size = max(1, len(set(positions)))
-        kinds = {"diseased": PatientHistograms(size), "healthy": PatientHistograms(size)}
-        labels = ["diseased"] * len(diseased) + ["healthy"] * len(healthy)
-        for image, kind, position in zip((*diseased, *healthy), labels, positions, strict=True):
-            kinds[kind].add(image.patient, np.array([position]), np.ones(1))
-        return {kind: histograms.matrix(self.units) for kind, histograms in kinds.items()}
+        distinct, positions = np.unique(scores, return_inverse=True)
+        rows = np.array([self.place[image.patient] for image in (*diseased, *healthy)], dtype=np.int64)
+        shape = (len(self.units), max(1, len(distinct)))
+        groups = {"diseased": slice(len(diseased)), "healthy": slice(len(diseased), None)}
+        # A coordinate that occurs several times counts as often.
+        return {
+            kind: sparse.coo_array((np.ones(len(rows[group])), (rows[group], positions[group])), shape).tocsr()
+            for kind, group in groups.items()
+        }
 
     def _resample(self, histograms: dict, scored: dict) -> dict[str, np.ndarray]:
         samples = {name: np.zeros(len(self.weights)) for name in METRICS}
-        for start in range(0, len(self.weights), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            pixels = {kind: self.weights[chunk] @ matrix for kind, matrix in histograms.items()}
-            images = {kind: self.weights[chunk] @ matrix for kind, matrix in scored.items()}
+        for chunk, weights in self._chunks():
+            pixels = {kind: weights @ matrix for kind, matrix in histograms.items()}
+            images = {kind: weights @ matrix for kind, matrix in scored.items()}
             for name, values in {**pixel_statistics(pixels), **image_statistics(images)}.items():
                 samples[name][chunk] = values
         return samples
+
+    def _chunks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Some of the resamples and their weights (n, P) at a time: those of all would take 8 KB a patient."""
+        for start in range(0, len(self.weights), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            yield chunk, self.weights[chunk].astype(np.float64)
 
     def _patient_dice(self, histograms: dict, pooled: dict) -> np.ndarray:
         """(P,) Dice of each patient's pixels at the 1 % threshold; NaN without lesion or without healthy
         images.
         """
-        if not pooled["healthy"].any():
-            return np.full(len(self.units), np.nan)
-        depth = metrics.depth_at_rate(metrics.tally(pooled["healthy"]), HEADLINE_RATE)
-        dice = []
-        for unit in range(len(self.units)):
-            positives, negatives = (
-                metrics.tally(histograms[kind][[unit]].toarray()[0]) for kind in ("positives", "negatives")
-            )
-            dice.append(metrics.dice_at(positives, negatives, depth))
-        return np.array(dice)
+        dice = np.full(len(self.units), np.nan)
+        if pooled["healthy"].any():
+            depth = int(metrics.depth_at_rate(metrics.tally(pooled["healthy"]), HEADLINE_RATE))
+            positives, negatives = histograms["positives"], histograms["negatives"]
+            lowest = positives.shape[1] - depth
+            true, false, total = (m.sum(axis=1) for m in (positives[:, lowest:], negatives[:, lowest:], positives))
+            np.divide(2 * true, true + false + total, out=dice, where=total > 0)
+        return dice
 
     def _mean_over_patients(self, values: np.ndarray) -> tuple[float, np.ndarray]:
         """Mean of the defined values and the same mean of each resample."""
         defined = np.isfinite(values)
+        samples = np.full(len(self.weights), np.nan)
         if not defined.any():
-            return np.nan, np.full(len(self.weights), np.nan)
-        drawn = self.weights[:, defined]
-        number = drawn.sum(1)
-        samples = np.full(len(drawn), np.nan)
-        np.divide(drawn @ values[defined], number, out=samples, where=number > 0)
+            return np.nan, samples
+        for chunk, weights in self._chunks():
+            drawn = weights[:, defined]
+            number = drawn.sum(1)
+            np.divide(drawn @ values[defined], number, out=samples[chunk], where=number > 0)
         return values[defined].mean(), samples
 
 

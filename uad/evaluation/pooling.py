@@ -30,12 +30,12 @@ class PatientHistograms:
         if patient in self._by_patient:
             before, weights = self._by_patient[patient]
             total[before] += weights
-        kept = np.flatnonzero(total)
+        kept = np.flatnonzero(total).astype(np.int32)  # what sparse matrices take
         self._by_patient[patient] = (kept, total[kept])
 
     def matrix(self, patients: Sequence[str]) -> sparse.csr_array:
         """(P, n_bins), one row a patient; a patient that was never added has a row of zeros."""
-        none = (np.zeros(0, dtype=np.int64), np.zeros(0))
+        none = (np.zeros(0, dtype=np.int32), np.zeros(0))
         rows = [self._by_patient.get(patient, none) for patient in patients]
         pointers = np.cumsum([0, *(len(bins) for bins, _ in rows)])
         bins = np.concatenate([bins for bins, _ in rows])

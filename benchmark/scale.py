@@ -8,7 +8,6 @@ them. CPU seconds are those of all processes, memory is that of the command's ow
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark.tables import markdown
+from benchmark.tables import exponents, markdown
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.configuration import check_values
@@ -75,17 +74,10 @@ def main(args: argparse.Namespace) -> None:
             folder = make_folder(Path(root) / "healthy", count)
             time.sleep(JUST_NOW)  # younger files are not remembered
             for start in ("first", "second"):
-                found[start, count] = child(folder, request)
+                found[f"{start} start", count] = child(folder, request)
     rows = [(count, start, *numbers.values()) for (start, count), numbers in found.items()]
     print(markdown(HEAD, rows))
-    for start in ("first", "second"):
-        for fewer, more in zip(request.images, request.images[1:], strict=False):
-            ratio = {key: found[start, more][key] / found[start, fewer][key] for key in ("seconds", "mib")}
-            growth = {key: math.log(value) / math.log(more / fewer) for key, value in ratio.items()}
-            print(
-                f"{start} start, {fewer} to {more}: seconds grow with exponent {growth['seconds']:.2f}, "
-                f"memory with {growth['mib']:.2f}"
-            )
+    print(exponents(found, request.images))
 
 
 def make_folder(folder: Path, count: int) -> Path:

@@ -35,7 +35,7 @@ from uad.evaluation.contenders import SAVED
 from uad.evaluation.figures import save
 from uad.evaluation.panels import choose_cases
 from uad.evaluation.report import clinical_summary, differences, origin, write_csv
-from uad.evaluation.study import Study, check_comparable, mapping, open_study
+from uad.evaluation.study import Study, check_comparable, mapping, open_study, with_neighbours
 from uad.evaluation.tables import difference_table, headline_table, scopes
 from uad.files import write_json, write_text
 
@@ -68,6 +68,7 @@ def compare(results: Sequence[str], healthy_results: Sequence[str], out: Path, s
         "results": list(results),
         "healthy": list(healthy_results),
         "image_score": scoring.image_score,
+        "neighbours": scoring.neighbours,
         "bootstrap": scoring.bootstrap,
         "seed": scoring.seed,
     }
@@ -95,7 +96,11 @@ def open_all(
         {name: method_alone(study, name) for name, study in zip(names, group, strict=False)}
         for group in (found, healthy)
     )
-    return studies, healthy_studies
+    pairs = [
+        with_neighbours([each[name] for each in (studies, healthy_studies) if name in each], scoring.neighbours)
+        for name in studies
+    ]
+    return tuple({name: pair[i] for name, pair in zip(studies, pairs, strict=True) if len(pair) > i} for i in (0, 1))
 
 
 def write(

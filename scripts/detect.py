@@ -18,7 +18,7 @@ there again. The same command continues what was interrupted.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,8 +29,8 @@ from bernoulli_diffusion.flags import DETECTION_PRESETS, add_detection_flags, de
 from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion, detector
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
-from uad.application.calibration import RATES, Calibration, calibrate, calibration_path, stored_calibration
-from uad.application.inputs import Item, find_items
+from uad.application.calibration import RATES, Calibrations, calibrate, calibration_paths, stored_calibrations
+from uad.application.inputs import Item, find_items, in_groups
 from uad.application.judging import Judged, judge
 from uad.application.opening import Chain, Opened, chain_of, open_item, slice_name
 from uad.application.writing import is_written, write_opened, write_summary
@@ -46,10 +46,9 @@ from uad.data.reading.scans import header_problems
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, Problem, input_error
 from uad.files import write_json
+from uad.neighbours import SIGMA
 from uad.scores import check_polarity, image_kind
 
-# Single slices that are opened and judged together.
-TOGETHER = 64
 RUN = "run.json"
 
 
@@ -68,6 +67,7 @@ class Request:
     healthy: Path | None
     rate: float
     median: int
+    neighbours: float
     spacing: float | None
     all_slices: bool
     resampling: bool
@@ -124,6 +124,13 @@ def get_args_parser() -> Flags:
     )
     add(
         parser,
+        "--neighbours",
+        type=float,
+        default=SIGMA,
+        help="maps are averaged across the slices of a volume by a Gaussian of so many mm; 0: each slice by itself",
+    )
+    add(
+        parser,
         "--spacing",
         type=float,
         help="millimetres of a pixel of the model's 256 x 256 plane; 0: that of each volume",
@@ -150,6 +157,7 @@ def request_of(args: argparse.Namespace) -> Request:
         [
             ("--batch_size", args.batch_size, "1 or more", args.batch_size >= 1),
             ("--spacing", args.spacing, "0 or more", args.spacing is None or args.spacing >= 0),
+            ("--neighbours", args.neighbours, "0 or more", args.neighbours >= 0),
         ]
     )
     return Request(
@@ -160,6 +168,7 @@ def request_of(args: argparse.Namespace) -> Request:
         healthy=args.healthy,
         rate=args.false_positives,
         median=args.median,
+        neighbours=args.neighbours,
         spacing=args.spacing,
         all_slices=args.all_slices,
         resampling=args.resample,
@@ -191,15 +200,15 @@ def main(args: argparse.Namespace) -> None:
         method = detector(autoencoder.network, model, detection, world.device, amp)
         kind = image_kind(detection.score, detection.polarity)
         judging = Judge(method, world, request.batch_size, runtime.seed, kind)
-        kept = calibration_path(request.model, settings)
+        kept = calibration_paths(request.model, settings, request.neighbours)
         world.on_main(lambda: calibrated(request, chain, kept, judging))
-        calibration = stored_calibration(kept)
+        calibrations = stored_calibrations(kept)
         info = info_of(request, chain, settings | {"amp": amp})
         check_configuration(request.out / RUN, info)
-        waiting = _waiting(request, items, calibration)
-        if calibration is None and world.is_main:
+        waiting = _waiting(request, items, calibrations)
+        if calibrations.slices is None and world.is_main:
             print("Nothing was calibrated: no mask and no percentile. Name a folder of healthy slices by --healthy.")
-        problems = judge_items(request, chain, autoencoder, waiting, judging, calibration, info)
+        problems = judge_items(request, chain, autoencoder, waiting, judging, calibrations, info)
         world.barrier()
         if world.is_main:
             table = write_summary(request.out, [item.name for item in items])
@@ -227,12 +236,12 @@ def settings_of(
     }
 
 
-def calibrated(request: Request, chain: Chain, path: Path, judging: Judge) -> None:
-    """Have a calibration at `path`, unless there is nothing to measure on: measured on --healthy, or before."""
-    known = stored_calibration(path)
+def calibrated(request: Request, chain: Chain, paths: Mapping[float, Path], judging: Judge) -> None:
+    """Have calibrations at the paths, unless there is nothing to measure on: measured on --healthy, or before."""
+    known = stored_calibrations(paths).slices
     if request.healthy is None:
         if known:
-            print(f"Thresholds and percentiles are those of {known.healthy} ({known.images} slices), from {path}")
+            print(f"Thresholds and percentiles are those of {known.healthy} ({known.images} slices), from {paths[0.0]}")
         return
     content = data_hash(request.healthy)
     if known and known.data_hash == content:
@@ -241,13 +250,11 @@ def calibrated(request: Request, chain: Chain, path: Path, judging: Judge) -> No
     print(check_folder(request.healthy, reading.n_channels, reading.img_size, reading.normalise, healthy=True))
     slices = open_slices(request.healthy, reading)
 
-    def judged(numbers: list[int]) -> tuple[np.ndarray, list[float]]:
-        images = np.stack([slices[number]["image"].numpy() for number in numbers])
-        with tqdm(total=len(numbers), desc="calibrating", unit="slice") as bar:
-            found = judging(images, [slices.names[number] for number in numbers], bar)
-        return found.maps, found.scores
+    def judged(images: np.ndarray, names: list[str]) -> Judged:
+        with tqdm(total=len(images), desc="calibrating", unit="slice") as bar:
+            return judging(images, names, bar)
 
-    calibrate(slices, content, judged, path)
+    calibrate(slices, content, judged, paths)
 
 
 def info_of(request: Request, chain: Chain, settings: dict) -> dict:
@@ -256,6 +263,7 @@ def info_of(request: Request, chain: Chain, settings: dict) -> dict:
         **settings,
         "method": "masked Bernoulli diffusion",
         "median": request.median,
+        "neighbours": request.neighbours,
         "false_positives": request.rate,
         "spacing": chain.framing.spacing,
         "all_slices": request.all_slices,
@@ -263,11 +271,12 @@ def info_of(request: Request, chain: Chain, settings: dict) -> dict:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in info.items()}
 
 
-def _waiting(request: Request, items: Sequence[Item], calibration: Calibration | None) -> list[Item]:
+def _waiting(request: Request, items: Sequence[Item], calibrations: Calibrations) -> list[Item]:
     """The inputs that are not complete in --out; InputError with those that would replace results of others."""
-    threshold = calibration.threshold(request.rate) if calibration else None
     waiting, problems = [], []
     for item in items:
+        calibration = calibrations.of(item.scan is not None)
+        threshold = calibration.threshold(request.rate) if calibration else None
         try:
             waiting += [] if is_written(request.out, item, threshold) else [item]
         except InputError as error:
@@ -283,14 +292,14 @@ def judge_items(
     autoencoder: TrainedAutoencoder,
     waiting: Sequence[Item],
     judging: Judge,
-    calibration: Calibration | None,
+    calibrations: Calibrations,
     info: dict,
 ) -> list[Problem]:
     """Judge this process's share of the inputs; the problems of those that could not be used. info: for run.json."""
     world, run = judging.world, request.out / RUN
     problems = []
     with tqdm(total=0, desc="detecting", unit="slice", disable=not world.is_main) as bar:
-        for group in _groups(waiting[world.rank :: world.size]):
+        for group in in_groups(waiting[world.rank :: world.size]):
             opened = []
             for item in group:
                 try:
@@ -313,18 +322,14 @@ def judge_items(
             start = 0
             for item, each in opened:
                 part = judged.part(start, start + len(each.images))
+                places = [level * each.distance for level in each.levels]
+                part = part.across_slices([item.name] * len(places), places, request.neighbours)
                 start += len(each.images)
                 channel = chain.reading.display_channel
                 notices = [*each.notices, *unlike]
+                calibration = calibrations.of(item.scan is not None)
                 write_opened(request.out, item, each, part, calibration, request.rate, request.median, channel, notices)
     return problems
-
-
-def _groups(items: Sequence[Item]) -> list[list[Item]]:
-    """Scans alone, single slices together."""
-    scans = [[item] for item in items if item.scan]
-    slices = [item for item in items if not item.scan]
-    return scans + [slices[start : start + TOGETHER] for start in range(0, len(slices), TOGETHER)]
 
 
 def _unlike(opened: Sequence[Opened], chain: Chain, autoencoder: TrainedAutoencoder) -> list[str]:

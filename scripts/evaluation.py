@@ -38,7 +38,7 @@ from uad.evaluation.contenders import SAVED
 from uad.evaluation.foreign_maps import open_maps
 from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
 from uad.evaluation.report import clinical_summary, origin, write_clinical, write_csv, write_report
-from uad.evaluation.study import Study, check_comparable, mapping, open_study
+from uad.evaluation.study import Study, check_comparable, mapping, open_study, with_neighbours
 from uad.evaluation.tables import (
     HEADLINE,
     Scope,
@@ -176,7 +176,15 @@ def _open_all(
     elif chosen.patients and not any(study.folder.run["patients_from_table"] for study in (*studies, *healthy)):
         found = f"no image of the folders ({studies[0].names[0]}, ...), but {next(iter(chosen.patients))}"
         raise input_error("--patients", found, "names of slices or scans, without extension", "correct the table")
-    return list(zip(studies, healthy or [None] * len(studies), strict=True))
+    pairs = zip(studies, healthy or [None] * len(studies), strict=True)
+    return [_beside(study, other, chosen.scoring.neighbours) for study, other in pairs]
+
+
+def _beside(study: Study, healthy: Study | None, sigma: float) -> tuple[Study, Study | None]:
+    """Both with maps averaged across the slices of a scan, wherever these are."""
+    if healthy is None:
+        return with_neighbours([study], sigma)[0], None
+    return tuple(with_neighbours([study, healthy], sigma))
 
 
 def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
@@ -231,6 +239,7 @@ def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
         "score": chosen.score,
         "polarity": list(chosen.polarity) if chosen.polarity else None,
         "image_score": scoring.image_score,
+        "neighbours": 0.0 if chosen.elsewhere else scoring.neighbours,
         "bootstrap": scoring.bootstrap,
         "seed": scoring.seed,
         **further,

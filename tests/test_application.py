@@ -18,6 +18,7 @@ from uad.data.reading.likeness import differences, likeness_of
 from uad.data.reading.planes import Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.errors import InputError
+from uad.neighbours import smoothed
 
 PREPARE = "scripts/prepare_mri.py"
 # 64 x 60 voxels of 4 mm, 8 slices of 6 mm: axes to the left, to the back and to the head.
@@ -80,7 +81,9 @@ def summary(out: Path) -> list[dict]:
 
 
 def test_maps_are_those_of_prepared_slices(runs, tmp_path):
-    """A volume gives what preparation and detection over a folder give, brought back to its voxels."""
+    """A volume gives what preparation and detection over a folder give, averaged with its neighbours' and brought back
+    to its voxels.
+    """
     run(PREPARE, f"--data_dir {runs / 'raw'} --out {tmp_path / 'data'} --no_labels --img_size 32")
     words = f"--data_dir {tmp_path / 'data' / 'unlabelled'} --ae_load_dir {runs / 'model'} --device cpu --workers 0"
     run(DETECT, f"{words} --out_dir {tmp_path / 'slices'}")
@@ -89,7 +92,8 @@ def test_maps_are_those_of_prepared_slices(runs, tmp_path):
     loaded = load_scan(find_scans(runs / "raw", labelled=False).scans[0])
     plane = plane_of(brains_of(loaded.images), loaded.spacing[:2], Framing(1.0, 32))
     volume = nib.load(runs / "answer" / "anomaly_map" / "p90.nii.gz")
-    for level, values in zip(BRAIN, slices.values(), strict=True):
+    places = loaded.spacing[2] * np.array(BRAIN)
+    for level, values in zip(BRAIN, smoothed(np.stack(list(slices.values())), places), strict=True):
         np.testing.assert_allclose(volume.get_fdata()[..., level], plane.back(values), rtol=1e-3, atol=1e-5)
 
 

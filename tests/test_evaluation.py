@@ -290,9 +290,7 @@ def test_images_are_scored_by_their_evidence_where_the_map_is(tmp_path):
     result = study.load(study.names[0])
     evidence = np.sort(result.extras["flip_probability"][0].ravel())
     highest = evidence[-round(0.03 * evidence.size) :].mean()
-    anomaly_map = study.rows[0].map(result)
-    assert study.rows[0].image_score(result, anomaly_map) == pytest.approx(highest)
-    by_map = np.sort(anomaly_map.ravel())[-round(0.01 * anomaly_map.size) :].mean()
+    assert study.rows[0].image_score(study.rows[0].judged(result)) == pytest.approx(highest)
     others = [
         open_study(folder, "balanced_evidence", image_score="map"),
         open_study(folder, "balanced_evidence", polarity=(1,) * len(result.image)),
@@ -302,10 +300,12 @@ def test_images_are_scored_by_their_evidence_where_the_map_is(tmp_path):
     ]
     for other in others:
         row = other.rows[0]
-        assert row.image_score(result, anomaly_map) == pytest.approx(by_map)
+        values = np.sort(row.map(result).ravel())
+        by_map = values[-round(0.01 * values.size) :].mean()
+        assert row.image_score(row.judged(result)) == pytest.approx(by_map)
         assert row.image_score_definition == "mean of the highest 1% of the map"
     saved = open_study(write_folder(tmp_path / "saved", evidence=True, score="evidence"), "saved").rows[0]
-    assert saved.image_score(result, anomaly_map) == pytest.approx(highest)
+    assert saved.image_score(saved.judged(result)) == pytest.approx(highest)
     assert "3% of the evidence" in detection_tables(evaluate(study, None, 0, 0))[0].note
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.distributed import World
 from uad.files import read_json
+from uad.neighbours import DISTANCE_KEY, distance_of
 from uad.randomness import keyed_generator
 from uad.results import ALL, MAPS, ImageResult, ResultWriter
 
@@ -82,7 +84,9 @@ def detect_folder(
                 torch.cuda.synchronize(world.device)
             seconds = (time.perf_counter() - start) / len(images)
             cost = {"seconds": seconds, "peak_memory_mib": peak_memory_mib(world.device)}
-            save(_save, writer, batch, result, cost, writers.map)
+            places = zip(batch["index"].tolist(), batch["affine"], strict=True)
+            records = [cost | _distance(slices.paths[index], affine.numpy()) for index, affine in places]
+            save(_save, writer, batch, result, records, writers.map)
             bar.update(len(images))
     bar.close()
     world.barrier()
@@ -136,7 +140,15 @@ def peak_memory_mib(device: torch.device) -> float:
     return int(status["VmHWM"].removesuffix("kB")) / 2**10
 
 
-def _save(writer: ResultWriter, batch: dict, result: Reconstruction, cost: dict[str, float], spread: Callable) -> None:
+def _distance(path: Path, affine: np.ndarray) -> dict[str, float]:
+    """How far the slices of a scan are apart, where a file says it."""
+    distance = distance_of(path, affine)
+    return {} if distance is None else {DISTANCE_KEY: distance}
+
+
+def _save(
+    writer: ResultWriter, batch: dict, result: Reconstruction, records: list[dict[str, float]], spread: Callable
+) -> None:
     image, reconstruction = batch["image"].numpy(), result.image.float().cpu().numpy()
     maps = result.anomaly_map.float().cpu().numpy()
     extras = {name: value.cpu().numpy() for name, value in result.extras.items()}
@@ -151,7 +163,7 @@ def _save(writer: ResultWriter, batch: dict, result: Reconstruction, cost: dict[
             maps[i],
             label=batch["label"][i].numpy() if "label" in batch else None,
             extras={kind: value[i] for kind, value in extras.items()},
-            record={kind: value[i] for kind, value in numbers.items()} | cost,
+            record={kind: value[i] for kind, value in numbers.items()} | records[i],
         )
         for i, name in enumerate(batch["name"])
     ]

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from uad.application.judging import Judged
 from uad.data.reading.folder import SliceFolder, evenly_spread
+from uad.data.reading.patients import scan_of
 from uad.errors import input_error
 from uad.files import read_json, write_json
+from uad.neighbours import UNKNOWN_DISTANCE, distance_of, slice_number
 
 # Shares of healthy pixels that a mask may mark.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -40,10 +45,15 @@ class Calibration:
         return 100 * float(np.searchsorted(self.scores, score)) / len(self.scores)
 
 
-def calibration_path(model: Path, settings: Mapping) -> Path:
-    """Where the calibration of a model with these settings lies."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    return model / FOLDER / f"{digest}.json"
+def calibration_paths(model: Path, settings: Mapping, neighbours: float) -> dict[float, Path]:
+    """Where the calibrations of a model with these settings lie: of slices of scans, by the reach over neighbours, and
+    of slices by themselves, by 0.
+    """
+    paths = {}
+    for sigma in (neighbours, 0.0):
+        text = json.dumps({**settings, "neighbours": sigma}, sort_keys=True)
+        paths[sigma] = model / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return paths
 
 
 def stored_calibration(path: Path) -> Calibration | None:
@@ -56,23 +66,66 @@ def stored_calibration(path: Path) -> Calibration | None:
         raise input_error(path, f"no calibration ({error})", "one of this version", "delete it") from error
 
 
-def calibrate(
-    slices: SliceFolder, data_hash: str, judge: Callable[[list[int]], tuple[np.ndarray, list[float]]], path: Path
-) -> Calibration:
-    """Measure on healthy slices and keep it at `path`.
+class Calibrations(NamedTuple):
+    """What is normal for the slices of scans, which are judged beside their neighbours, and for slices by themselves.
 
-    judge: numbers of slices -> maps (N, S, S) and the slices' scores.
+    Averages have fewer high values: a threshold of one kind would mark too much or too little of the other.
     """
-    chosen = evenly_spread(range(len(slices)), MOST_IMAGES)
-    maps, scores = judge(chosen)
-    by_patient: dict[str, float] = {}
-    for number, score in zip(chosen, scores, strict=True):
-        patient = slices.patients[number]
-        by_patient[patient] = max(score, by_patient.get(patient, score))
-    thresholds = thresholds_at(maps.ravel())
-    found = Calibration(str(slices.folder), data_hash, len(chosen), thresholds, sorted(by_patient.values()))
-    write_json(path, asdict(found))
-    return found
+
+    scans: Calibration | None
+    slices: Calibration | None
+
+    def of(self, is_scan: bool) -> Calibration | None:
+        """That of a kind of input."""
+        return self.scans if is_scan else self.slices
+
+
+def stored_calibrations(paths: Mapping[float, Path]) -> Calibrations:
+    """What earlier commands measured, see calibration_paths; none where one of the two lacks."""
+    found = [stored_calibration(path) for path in paths.values()]
+    return Calibrations(found[0], found[-1]) if all(found) else Calibrations(None, None)
+
+
+def calibrate(
+    slices: SliceFolder, data_hash: str, judge: Callable[[np.ndarray, list[str]], Judged], paths: Mapping[float, Path]
+) -> None:
+    """Measure on healthy slices and keep it.
+
+    judge: images (N, C, S, S) and their names -> what they are judged as by themselves; paths: where it is kept, by the
+    reach over neighbours in millimetres, see uad.neighbours.
+    """
+    chosen = whole_scans(slices.names, MOST_IMAGES)
+    names, items = [slices.names[number] for number in chosen], [slices[number] for number in chosen]
+    judged = judge(np.stack([item["image"].numpy() for item in items]), names)
+    places = [
+        (distance_of(slices.paths[number], item["affine"].numpy()) or UNKNOWN_DISTANCE) * (slice_number(name) or 0)
+        for number, item, name in zip(chosen, items, names, strict=True)
+    ]
+    scans, patients = [scan_of(name) for name in names], [slices.patients[number] for number in chosen]
+    for sigma, path in paths.items():
+        beside = judged.across_slices(scans, places, sigma)
+        by_patient: dict[str, float] = {}
+        for patient, score in zip(patients, beside.scores, strict=True):
+            by_patient[patient] = max(score, by_patient.get(patient, score))
+        thresholds, scores = thresholds_at(beside.maps.ravel()), sorted(by_patient.values())
+        write_json(path, asdict(Calibration(str(slices.folder), data_hash, len(chosen), thresholds, scores)))
+
+
+def whole_scans(names: Sequence[str], most: int) -> list[int]:
+    """Numbers of slices, all of them or those of as many scans, evenly spread, as have at most so many; where already
+    one has more, slices of it, evenly spread.
+
+    Slices are judged beside their neighbours, and scans have to be judged as those to come will be.
+    """
+    by_scan: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(names):
+        by_scan[scan_of(name)].append(number)
+    scans = list(by_scan.values())
+    for count in range(len(scans), 0, -1):
+        chosen = [number for scan in evenly_spread(scans, count) for number in scan]
+        if len(chosen) <= most:
+            return chosen
+    return evenly_spread(scans[0], most)
 
 
 def thresholds_at(values: np.ndarray) -> dict[str, float]:

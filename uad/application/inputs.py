@@ -15,6 +15,8 @@ from uad.errors import InputError, Problem, input_error
 
 EXPECTED = "a volume, a slice, a folder of patients or of slices, or the folder of a DICOM series"
 PLAIN_FILES = (*IMAGE_EXTENSIONS, ".npy")
+# Single slices that are opened and judged together.
+TOGETHER = 64
 
 
 class Item(NamedTuple):
@@ -179,3 +181,10 @@ def _scans(files: Sequence[Path], channels: Sequence[str] | None, n_channels: in
 
 def _holds(path: Path, n_channels: int) -> bool:
     return read_header(path).channels == n_channels
+
+
+def in_groups(items: Sequence[Item]) -> list[list[Item]]:
+    """As they are judged: scans alone, single slices several at a time."""
+    scans = [[item] for item in items if item.scan]
+    slices = [item for item in items if not item.scan]
+    return scans + [slices[start : start + TOGETHER] for start in range(0, len(slices), TOGETHER)]

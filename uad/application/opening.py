@@ -61,9 +61,9 @@ class Opened:
 
     images: (N, C, S, S) float32 in [0, 1], of the slices that show the patient; foregrounds: (N, S, S) bool; levels:
     their places on the third axis; shape: (X, Y, Z), the volume with its axes turned (of a slice Z = 1); affine: that
-    of the file, on whose grid results are written; plane_affine: of the squares, for display; voxel_ml: what a voxel
-    holds, None of a single slice. back: (..., S, S) to (..., X, Y); to_file: (X, Y, Z, ...) to the axes of the file;
-    notices: what was done to it.
+    of the file, on whose grid results are written; distance: millimetres between slices; plane_affine: of the squares,
+    for display; voxel_ml: what a voxel holds, None of a single slice. back: (..., S, S) to (..., X, Y); to_file:
+    (X, Y, Z, ...) to the axes of the file; notices: what was done to it.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Opened:
     levels: tuple[int, ...]
     shape: tuple[int, int, int]
     affine: np.ndarray
+    distance: float
     plane_affine: np.ndarray
     voxel_ml: float | None
     back: Callable[[np.ndarray], np.ndarray]
@@ -130,6 +131,7 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         tuple(levels),
         loaded.images.shape[1:],
         grid.affine,
+        float(loaded.spacing[2]),
         plane.affine(loaded.affine, 0),
         float(np.prod(grid.spacing)) / 1000,
         plane.back,
@@ -167,6 +169,7 @@ def _open_slice(item: Item, chain: Chain) -> Opened:
         (0,),
         (height, width, 1),
         raw.affine,
+        0.0,
         raw.affine,
         None,
         back,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from uad.cli.flags import Flags, add
 from uad.configuration import check_values
+from uad.neighbours import SIGMA, UNKNOWN_DISTANCE
 from uad.scores import IMAGE_SCORES
 
 
@@ -13,11 +14,13 @@ class Scoring:
     """How result folders are scored.
 
     labels: folder of masks for results that hold none, or None; image_score: one of uad.scores.IMAGE_SCORES;
-    bootstrap: resamples of patients; seed: of the bootstrap; workers: further processes.
+    neighbours: standard deviation in mm over which maps are averaged across slices, 0 for each slice alone; bootstrap:
+    resamples of patients; seed: of the bootstrap; workers: further processes.
     """
 
     labels: str | None
     image_score: str
+    neighbours: float
     bootstrap: int
     seed: int
     workers: int
@@ -34,6 +37,14 @@ def add_evaluation_flags(parser: Flags) -> None:
         help="what scores an image as a whole. map: the highest 1 %% of its map; method: the highest 3 %% of the "
         "evidence where the map is made with evidence and without a polarity, else as map",
     )
+    add(
+        parser,
+        "--neighbours",
+        type=float,
+        default=SIGMA,
+        help="maps are averaged across the slices of a scan by a Gaussian of so many mm, also between --results and "
+        f"--healthy (slices of unknown distance count as {UNKNOWN_DISTANCE:g} mm apart); 0: each slice by itself",
+    )
     add(parser, "--bootstrap", type=int, default=1000, help="resamples of patients for the intervals")
     add(parser, "--seed", type=int, default=0, help="of the bootstrap")
     add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
@@ -42,5 +53,6 @@ def add_evaluation_flags(parser: Flags) -> None:
 def scoring_of(args: Namespace) -> Scoring:
     """What the flags say; InputError for numbers out of range."""
     numbers = {name: getattr(args, name) for name in ("bootstrap", "seed", "workers")}
+    numbers["neighbours"] = args.neighbours
     check_values([(f"--{name}", number, "0 or more", number >= 0) for name, number in numbers.items()])
     return Scoring(args.labels, args.image_score, **numbers)

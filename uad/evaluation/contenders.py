@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,13 @@ from uad.results import Result
 
 AUTOENCODER = "autoencoder"
 SAVED = "saved"
+
+
+class Judged(NamedTuple):
+    """map: the raw anomaly map (H, W); basis: what scores the image as a whole, the map or the evidence (h, w)."""
+
+    map: np.ndarray
+    basis: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,14 @@ class Contender:
             evidence = torch.from_numpy(result.extras[scores.EVIDENCE_EXTRA][:1])
         return scores.anomaly_map(image, reconstruction, self.score, evidence, self.polarity)[0].numpy()
 
-    def image_score(self, result: Result, anomaly_map: np.ndarray) -> float:
-        """The score of the image as a whole; anomaly_map: what `map` gives."""
-        if self.image_kind == "evidence":
-            return scores.image_score(result.extras[scores.EVIDENCE_EXTRA][0], "evidence")
-        return scores.image_score(anomaly_map)
+    def judged(self, result: Result) -> Judged:
+        """Map and basis of one image."""
+        found = self.map(result)
+        return Judged(found, result.extras[scores.EVIDENCE_EXTRA][0] if self.image_kind == "evidence" else found)
+
+    def image_score(self, judged: Judged) -> float:
+        """The score of the image as a whole."""
+        return scores.image_score(judged.basis, self.image_kind)
 
     @property
     def image_score_definition(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from uad.errors import input_error
 from uad.evaluation import metrics
-from uad.evaluation.contenders import Contender
+from uad.evaluation.contenders import Contender, Judged
 from uad.evaluation.pooling import sparse_histogram
 from uad.evaluation.regions import half_found, region_weights
 from uad.evaluation.similarity import psnr, ssim_map
@@ -47,7 +47,7 @@ class ImageMeasure:
 
 
 def largest_scores(study: Study, name: str) -> dict[str, float]:
-    """{row name: largest magnitude in the map} of one image."""
+    """{row name: largest magnitude in the map} of one image by itself; neighbours make none larger than the largest."""
     result = study.load(name)
     return {row.name: float(np.abs(row.map(result)).max()) for row in study.rows}
 
@@ -61,7 +61,11 @@ def measure_image(
     rate: lowest bin that is called positive}, empty without healthy images.
     """
     result = study.load(name)
-    rows = {row.name: _measure_row(row, result, scales[row.name], thresholds[row.name]) for row in study.rows}
+    judged = study.judged(result)
+    rows = {
+        row.name: _measure_row(row, result, judged[row.name], scales[row.name], thresholds[row.name])
+        for row in study.rows
+    }
     lesion_pixels = None if result.label is None else int((result.label > 0).sum())
     return ImageMeasure(name, result.patient, result.anomaly_map.size, lesion_pixels, rows)
 
@@ -78,22 +82,22 @@ def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) 
             "no lesion in the folder given with --healthy",
             "give a result folder of healthy images",
         )
-    rows = {}
+    rows, judged = {}, study.judged(result)
     for row in study.rows:
-        scores = row.map(result)
-        bins = metrics.float16_bins(scores, scales[row.name])
-        rows[row.name] = RowMeasure(row.image_score(result, scores), {"healthy": sparse_histogram(bins)})
+        bins = metrics.float16_bins(judged[row.name].map, scales[row.name])
+        rows[row.name] = RowMeasure(row.image_score(judged[row.name]), {"healthy": sparse_histogram(bins)})
     return ImageMeasure(name, result.patient, result.anomaly_map.size, 0, rows)
 
 
-def _measure_row(row: Contender, result: Result, scale: float, thresholds: Mapping[float, int]) -> RowMeasure:
-    scores = row.map(result)
-    measured = RowMeasure(row.image_score(result, scores))
+def _measure_row(
+    row: Contender, result: Result, judged: Judged, scale: float, thresholds: Mapping[float, int]
+) -> RowMeasure:
+    measured = RowMeasure(row.image_score(judged))
     measured.numbers.update(_closeness(row, result))
     if result.label is None:
         return measured
     lesion = result.label > 0
-    bins = metrics.float16_bins(scores, scale)
+    bins = metrics.float16_bins(judged.map, scale)
     measured.histograms = {
         "positives": sparse_histogram(bins[lesion]),
         "negatives": sparse_histogram(bins[~lesion]),

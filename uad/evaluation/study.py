@@ -4,16 +4,19 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from uad.data.reading.formats import EXTENSIONS, read_mask, slice_stem
+from uad.data.reading.patients import scan_of
 from uad.errors import InputError, Problem, input_error
-from uad.evaluation.contenders import AUTOENCODER, Contender, contenders
+from uad.evaluation.contenders import AUTOENCODER, Contender, Judged, contenders
+from uad.neighbours import DISTANCE_KEY, UNKNOWN_DISTANCE, neighbours_of
 from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened
 from uad.scores import EVIDENCE_EXTRA
 
@@ -21,28 +24,69 @@ from uad.scores import EVIDENCE_EXTRA
 FREE_KEYS = VOLATILE_KEYS | {"data_dir", "data_hash", "num_samples", "seed", "out_dir", "save"}
 
 
+# So many slices keep what they are judged by themselves: more than a slice has neighbours of 1 mm.
+RECENT = 24
+
+
+class Neighbour(NamedTuple):
+    """A slice of the same scan, in the same result folder or another one, and its weight."""
+
+    folder: ResultFolder
+    name: str
+    weight: float
+
+
 @dataclass(frozen=True)
 class Study:
     """A result folder, what to score in it, and masks kept elsewhere (name -> file).
 
-    folder: a ResultFolder, or a folder of maps with its interface, see uad.evaluation.foreign_maps.
+    folder: a ResultFolder, or a folder of maps with its interface, see uad.evaluation.foreign_maps; near: slice -> the
+    slices of its scan with their weights, where maps are averaged across slices, see with_neighbours.
     """
 
     folder: ResultFolder
     rows: tuple[Contender, ...]
     masks: Mapping[str, Path] = field(default_factory=dict)
+    near: Mapping[str, tuple[Neighbour, ...]] | None = None
+    _recent: dict[str, dict[str, Judged]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def names(self) -> list[str]:
         return self.folder.names
+
+    @property
+    def extras(self) -> list[str]:
+        """What has to be loaded with every image."""
+        return sorted({extra for row in self.rows for extra in row.extras})
+
+    def judged(self, result: Result) -> dict[str, Judged]:
+        """Every row's map and basis of one image, by the row's name: of the image itself, or averaged with those of its
+        neighbours.
+        """
+        if self.near is None:
+            return {row.name: row.judged(result) for row in self.rows}
+        near = self.near[result.name]
+        alone = [self._alone(each, result) for each in near]
+        weights = [each.weight for each in near]
+        return {row.name: _averaged([found[row.name] for found in alone], weights) for row in self.rows}
+
+    def _alone(self, neighbour: Neighbour, result: Result) -> dict[str, Judged]:
+        """What a neighbour is judged by itself; the last ones are kept, since slices come in their order."""
+        name = neighbour.name
+        if name not in self._recent:
+            if name != result.name:
+                result = neighbour.folder.load(name, self.extras)
+            while len(self._recent) >= RECENT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[name] = {row.name: row.judged(result) for row in self.rows}
+        return self._recent[name]
 
     def load(self, name: str) -> Result:
         """One image; its mask comes from the result folder or, where that has none, from `masks`.
 
         A mask of another size is resampled to the map's grid by nearest neighbour.
         """
-        extras = sorted({extra for row in self.rows for extra in row.extras})
-        result = self.folder.load(name, extras)
+        result = self.folder.load(name, self.extras)
         if result.label is None and name in self.masks:
             result = result._replace(label=_nearest(read_mask(self.masks[name]), result.anomaly_map.shape))
         return result
@@ -68,7 +112,8 @@ def mapping(workers: int) -> Iterator[Callable]:
     # Forking a process in which torch has started threads can deadlock; fresh interpreters cannot.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield partial(pool.map, chunksize=4)
+        # Slices in their order, so that neighbours are read once; what is sent with a chunk is as long as the folder.
+        yield partial(pool.map, chunksize=16)
 
 
 def open_study(
@@ -86,6 +131,38 @@ def open_study(
     everywhere = tuple(extra for extra in (AUTOENCODER, EVIDENCE_EXTRA) if _stored(extra, results, records))
     rows = contenders(results.run, everywhere, score, polarity, image_score, results.has_inputs)
     return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
+
+
+def with_neighbours(studies: Sequence[Study], sigma: float) -> list[Study]:
+    """The studies, on images of the same patients, with maps averaged across the slices of a scan that any of them has.
+
+    sigma: of the Gaussian in millimetres, see uad.neighbours; 0, and studies of maps made elsewhere, stay as they are.
+    """
+    if not sigma or not all(isinstance(study.folder, ResultFolder) for study in studies):
+        return list(studies)
+    found = []
+    for study in studies:
+        # A name that is in several folders is this one's own image here.
+        folders = {name: each.folder for each in (*studies, study) for name in each.names}
+        first, own = {scan_of(name): name for name in folders}, set(study.names)
+        distances = {
+            scan: folders[name].record(name).get(DISTANCE_KEY, UNKNOWN_DISTANCE) for scan, name in first.items()
+        }
+        near = {
+            name: tuple(Neighbour(folders[each], each, weight) for each, weight in weights)
+            for name, weights in neighbours_of(folders, distances, sigma).items()
+            if name in own
+        }
+        found.append(replace(study, near=near))
+    return found
+
+
+def _averaged(found: Sequence[Judged], weights: Sequence[float]) -> Judged:
+    """The weighted mean of maps and bases; those of a single slice stay the same bit for bit."""
+    if len(found) == 1:
+        return found[0]
+    parts = zip(*found, strict=True)
+    return Judged(*(sum(w * array for w, array in zip(weights, arrays, strict=True)) for arrays in parts))
 
 
 def _stored(extra: str, results: ResultFolder, records: Sequence[Mapping]) -> bool:

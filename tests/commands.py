@@ -1,15 +1,18 @@
 """Running the project's commands inside the tests: in this process where that is enough, else as a user would."""
 
 import importlib.util
+import multiprocessing
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 
 ROOT = Path(__file__).parent.parent
 STAGE1 = "binary_autoencoder/train_ae_dist.py"
@@ -29,6 +32,18 @@ SMALL_STAGE2 = (
     "--num_channels 16 --channel_mult 1 2 --num_res_blocks 1 --batch_size 4 --lr 1e-3 --workers 0 --device cpu "
     "--steps_per_save_output 0 "
 )
+
+
+def forked(target: Callable, *args) -> multiprocessing.Process:
+    """A process, not yet started, that calls target(*args) with what this one has in memory, but in a single thread:
+    those of torch do not outlive the fork, and it would wait for them for ever.
+    """
+    return multiprocessing.get_context("fork").Process(target=_in_one_thread, args=(target, args))
+
+
+def _in_one_thread(target: Callable, args: tuple) -> None:
+    torch.set_num_threads(1)
+    target(*args)
 
 
 @cache

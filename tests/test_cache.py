@@ -1,6 +1,5 @@
 """The cache of decoded training images: it changes no item, follows its sources, and survives kills and full disks."""
 
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from commands import SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run
+from commands import SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, forked, run
 
 from uad.checkpoints import load_checkpoint
 from uad.data.reading.folder import SliceFolder
@@ -128,7 +127,7 @@ def test_a_shared_place_keeps_the_caches_of_others(folder, tmp_path):
 def test_a_killed_build_goes_on_where_it_was_and_leaves_nothing(folder, tmp_path):
     slices = opened(folder, kind=Watched)
     slices.at, slices.action = 7, lambda: os.kill(os.getpid(), signal.SIGKILL)
-    process = multiprocessing.get_context("fork").Process(target=built, args=(slices, tmp_path / "run"))
+    process = forked(built, slices, tmp_path / "run")
     process.start()
     process.join()
     left = files_in(tmp_path / "run")
@@ -173,10 +172,7 @@ def slowly(self, index: int) -> dict:
 
 
 def test_one_of_two_processes_builds_and_the_other_waits_beyond_its_patience(folder, tmp_path):
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=build_together, args=(rank, folder, tmp_path / "run", 4.0)) for rank in range(2)
-    ]
+    processes = [forked(build_together, rank, folder, tmp_path / "run", 4.0) for rank in range(2)]
     started = time.monotonic()
     for process in processes:
         process.start()

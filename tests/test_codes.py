@@ -1,6 +1,5 @@
 """The cache of codes: the encoder's, whoever builds it, and it survives kills; and the lesions that it shows."""
 
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from commands import forked
 
 from bernoulli_diffusion import codes as module
 from bernoulli_diffusion.codes import CodeCache, CodeFiles, cached_codes
@@ -113,8 +113,7 @@ def test_cache_follows_the_lesions_where_there_are_any(slices, tmp_path):
 
 def together(action, size: int = 2) -> list[int]:
     """Exit codes of processes that run action(rank)."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=action, args=(rank,)) for rank in range(size)]
+    processes = [forked(action, rank) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:

@@ -93,6 +93,16 @@ def test_maps_are_averaged_between_the_folders_of_a_patient(tmp_path):
     np.testing.assert_allclose(together["scan7_004"], expected, rtol=1e-5)
 
 
+def test_two_studies_beside_one_folder_of_healthy_images_do_not_meet(tmp_path):
+    """Their names are the same, and what was judged beside the first is not taken for the second."""
+    first, second = (scan_folder(tmp_path / name, (4, 5, 6), seed=seed) for seed, name in enumerate(("a", "b")))
+    healthy = study(scan_folder(tmp_path / "healthy", (2, 3, 7, 8)))
+    found = [maps_of(with_neighbours([study(each), healthy], SIGMA)[1]) for each in (first, second)]
+    alone = maps_of(with_neighbours([study(second), study(tmp_path / "healthy")], SIGMA)[1])
+    assert all(np.array_equal(found[1][name], alone[name]) for name in alone)
+    assert not np.array_equal(found[0]["scan7_003"], found[1]["scan7_003"])
+
+
 def test_a_lesion_of_several_slices_stands_out_from_noise(tmp_path):
     sick = scan_folder(tmp_path / "sick", range(3, 9), lesions=range(3, 9))
     healthy = scan_folder(tmp_path / "healthy", (*range(3), *range(9, 14)))

@@ -43,7 +43,8 @@ def add_evaluation_flags(parser: Flags) -> None:
         type=float,
         default=SIGMA,
         help="maps are averaged across the slices of a scan by a Gaussian of so many mm, also between --results and "
-        f"--healthy (slices of unknown distance count as {UNKNOWN_DISTANCE:g} mm apart); 0: each slice by itself",
+        f"--healthy (slices of unknown distance count as {UNKNOWN_DISTANCE:g} mm apart), but for --maps; 0: each slice "
+        "by itself",
     )
     add(parser, "--bootstrap", type=int, default=1000, help="resamples of patients for the intervals")
     add(parser, "--seed", type=int, default=0, help="of the bootstrap")

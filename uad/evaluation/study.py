@@ -48,7 +48,8 @@ class Study:
     rows: tuple[Contender, ...]
     masks: Mapping[str, Path] = field(default_factory=dict)
     near: Mapping[str, tuple[Neighbour, ...]] | None = None
-    _recent: dict[str, dict[str, Judged]] = field(default_factory=dict, repr=False, compare=False)
+    # Never handed on to a copy, which has other rows or other neighbours under the same names.
+    _recent: dict[str, dict[str, Judged]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def names(self) -> list[str]:
@@ -140,19 +141,15 @@ def with_neighbours(studies: Sequence[Study], sigma: float) -> list[Study]:
     """
     if not sigma or not all(isinstance(study.folder, ResultFolder) for study in studies):
         return list(studies)
+    folders = {name: study.folder for study in studies for name in study.names}
+    first = {scan_of(name): name for name in folders}
+    distances = {scan: folders[name].record(name).get(DISTANCE_KEY, UNKNOWN_DISTANCE) for scan, name in first.items()}
+    weights = neighbours_of(folders, distances, sigma)
     found = []
     for study in studies:
         # A name that is in several folders is this one's own image here.
-        folders = {name: each.folder for each in (*studies, study) for name in each.names}
-        first, own = {scan_of(name): name for name in folders}, set(study.names)
-        distances = {
-            scan: folders[name].record(name).get(DISTANCE_KEY, UNKNOWN_DISTANCE) for scan, name in first.items()
-        }
-        near = {
-            name: tuple(Neighbour(folders[each], each, weight) for each, weight in weights)
-            for name, weights in neighbours_of(folders, distances, sigma).items()
-            if name in own
-        }
+        held = folders | dict.fromkeys(study.names, study.folder)
+        near = {name: tuple(Neighbour(held[each], each, w) for each, w in weights[name]) for name in study.names}
         found.append(replace(study, near=near))
     return found
 

@@ -12,14 +12,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from commands import forked
+from random_slices import random_slices, views
 
 from bernoulli_diffusion import codes as module
 from bernoulli_diffusion.codes import CodeCache, CodeFiles, cached_codes
 from bernoulli_diffusion.latents import Views
 from uad.data.reading.folder import SliceFolder
-from uad.data.reading.formats import write_slice
 from uad.data.training import shards
-from uad.data.training.loading import Variation
 from uad.distributed import World
 from uad.errors import InputError
 
@@ -36,15 +35,7 @@ def encode(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture
 def slices(tmp_path) -> SliceFolder:
-    rng = np.random.default_rng(0)
-    for index in range(7):
-        image = rng.random((2, 20, 20)).repeat(2, axis=0)[:2]
-        write_slice(tmp_path / "healthy" / f"P{index}_000.nii.gz", image, np.eye(4))
-    return SliceFolder(tmp_path / "healthy", 2, 20, "joint")
-
-
-def views(flip: bool, count: int, share: float = 0.0, augment: float = 0.0, lesions: str = "intensity") -> Views:
-    return Views(Variation(flip, augment, seed=1), count, share, lesions)
+    return random_slices(tmp_path / "healthy")
 
 
 def files(slices, folder: Path, views: Views, weights: str = "hash") -> CodeFiles:

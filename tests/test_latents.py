@@ -1,26 +1,17 @@
 """The views in which stage 2 sees a slice."""
 
-import numpy as np
 import pytest
 import torch
+from random_slices import random_slices, views
 
 from bernoulli_diffusion.latents import LiveViews, ViewedSlices, Views
 from uad.data.reading.folder import SliceFolder
-from uad.data.reading.formats import write_slice
-from uad.data.training.loading import Variation, collate_training
+from uad.data.training.loading import collate_training
 
 
 @pytest.fixture
 def slices(tmp_path) -> SliceFolder:
-    rng = np.random.default_rng(0)
-    for index in range(7):
-        image = rng.random((2, 20, 20)).repeat(2, axis=0)[:2]
-        write_slice(tmp_path / "healthy" / f"P{index}_000.nii.gz", image, np.eye(4))
-    return SliceFolder(tmp_path / "healthy", 2, 20, "joint")
-
-
-def views(flip: bool, count: int, share: float = 0.0, augment: float = 0.0, lesions: str = "intensity") -> Views:
-    return Views(Variation(flip, augment, seed=1), count, share, lesions)
+    return random_slices(tmp_path / "healthy")
 
 
 def test_augmented_views_differ_and_view_0_is_the_slice_itself(slices):

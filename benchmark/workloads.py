@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from benchmark import released
 from benchmark.measure import gflop
 from benchmark.options import RECOMMENDED, Options
-from bernoulli_diffusion.method import MaskedBernoulliDiffusion
+from bernoulli_diffusion.method import MaskedBernoulliDiffusion, fast_detector
 from bernoulli_diffusion.model import load_diffusion
 from bernoulli_diffusion.objective import DiffusionLoss
 from bernoulli_diffusion.process import BernoulliDiffusion
@@ -22,10 +22,9 @@ from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator, Upsample
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.checkpoints import CheckpointFiles
-from uad.cuda_graphs import GraphedInference
 from uad.distributed import World
 from uad.optimizers import make_optimizer
-from uad.precision import precision_seconds, prepare_inference, resolve_amp
+from uad.precision import precision_seconds, resolve_amp
 from uad.randomness import keyed_generator
 from uad.training import Phase, Training, TrainOptions
 
@@ -106,17 +105,14 @@ class Workbench:
 
     def method(self, amp: str, steps: int, score: str = "paper", shifts: int = 1) -> MaskedBernoulliDiffusion:
         """Our detector, on networks of its own."""
-        autoencoder = prepare_inference(copy.deepcopy(self.autoencoder), amp)
-        network = prepare_inference(copy.deepcopy(self.network), amp)
-        passes = [autoencoder.encode, autoencoder.decode, network]
-        if self.cuda_graphs:
-            passes = [GraphedInference(each, amp) for each in passes]
-        return MaskedBernoulliDiffusion(
-            *passes,
+        return fast_detector(
+            copy.deepcopy(self.autoencoder),
+            copy.deepcopy(self.network),
             self.process,
-            self.noise_level,
+            amp,
+            cuda_graphs=self.cuda_graphs,
+            noise_level=self.noise_level,
             denoise_steps=steps,
-            amp=amp,
             score=score,
             shifts=shifts,
         )

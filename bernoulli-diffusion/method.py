@@ -151,6 +151,27 @@ class _Copy:
     outcome: MaskedDenoising
 
 
+def fast_detector(
+    autoencoder: nn.Module,
+    network: nn.Module,
+    process: BernoulliDiffusion,
+    amp: str,
+    compiled: bool = False,
+    cuda_graphs: bool = False,
+    **chosen,
+) -> MaskedBernoulliDiffusion:
+    """The detector of two networks, which are made fast for evaluation where they are.
+
+    autoencoder: with `encode` and `decode`; amp: off, bf16 or fp16; cuda_graphs: the networks' passes over batches of
+    the first one's size are recorded, see GraphedInference; chosen: further arguments of MaskedBernoulliDiffusion.
+    """
+    autoencoder = prepare_inference(autoencoder, amp)
+    passes = [autoencoder.encode, autoencoder.decode, prepare_inference(network, amp, compiled)]
+    if cuda_graphs:
+        passes = [GraphedInference(each, amp) for each in passes]
+    return MaskedBernoulliDiffusion(*passes, process, amp=amp, **chosen)
+
+
 def detector(
     autoencoder: nn.Module,
     model: TrainedDiffusion,
@@ -160,15 +181,7 @@ def detector(
     compiled: bool = False,
     cuda_graphs: bool = False,
 ) -> MaskedBernoulliDiffusion:
-    """The detector of a trained pair, made fast for evaluation; amp: off, bf16 or fp16; cuda_graphs: its passes over
-    batches of the first one's size are recorded, see GraphedInference.
-
-    autoencoder: with `encode` and `decode`, see MaskedBernoulliDiffusion. Its networks are moved to the device.
-    """
-    autoencoder = prepare_inference(autoencoder.to(device), amp)
-    network = prepare_inference(model.network.to(device), amp, compiled)
+    """The detector of a trained pair, whose networks are moved to the device; see fast_detector."""
+    networks = autoencoder.to(device), model.network.to(device)
     chosen = asdict(detection.completed(model))
-    passes = [autoencoder.encode, autoencoder.decode, network]
-    if cuda_graphs:
-        passes = [GraphedInference(each, amp) for each in passes]
-    return MaskedBernoulliDiffusion(*passes, model.process, amp=amp, **chosen)
+    return fast_detector(*networks, model.process, amp, compiled, cuda_graphs, **chosen)

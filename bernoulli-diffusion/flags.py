@@ -13,6 +13,7 @@ from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
 from uad.cli.data import THE_CHECKPOINTS, compared_group
 from uad.cli.flags import add, given, number_or_all
+from uad.cli.inference import add_sides_flag
 from uad.data.training.lesions import RECIPES
 from uad.errors import input_error
 from uad.scores import SCORES
@@ -37,9 +38,9 @@ TRAINING_PRESETS = {
     },
 }
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 10, "shifts": 4, "score": "balanced_evidence"},
-    "fast": {"noise_level": 10, "shifts": 1, "score": "balanced_evidence"},
-    "paper": {"noise_level": 200, "shifts": 1, "score": "paper"},
+    "recommended": {"noise_level": 10, "shifts": 4, "score": "evidence", "compare_sides": True},
+    "fast": {"noise_level": 10, "shifts": 1, "score": "evidence", "compare_sides": True},
+    "paper": {"noise_level": 200, "shifts": 1, "score": "paper", "compare_sides": False},
 }
 # `paper` is the paper's network, `small` one that minutes on a CPU train on codes of 16 x 16 positions.
 SIZES = {
@@ -258,6 +259,7 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
         help="prior knowledge per channel: lesions are brighter (1), darker (-1), or do not show (0)",
         shown="none",
     )
+    add_sides_flag(group)
 
 
 def detection_of(args: argparse.Namespace) -> Detection:
@@ -279,6 +281,7 @@ def detection_of(args: argparse.Namespace) -> Detection:
         code_bits=args.code_bits,
         score=args.score,
         polarity=tuple(args.polarity) if args.polarity else None,
+        compare_sides=args.compare_sides,
     )
 
 

@@ -16,6 +16,7 @@ from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
 from uad.scores import anomaly_map
+from uad.sides import one_sided
 
 CODE_BITS = ("threshold", "sample")
 
@@ -34,6 +35,7 @@ class Detection:
     code_bits: str | None
     score: str
     polarity: tuple[int, ...] | None
+    compare_sides: bool
 
     def completed(self, model: TrainedDiffusion) -> "Detection":
         """The same with the code bits that the model was trained with, unless they are chosen.
@@ -49,8 +51,8 @@ class MaskedBernoulliDiffusion:
 
     encode: images (N, C, S, S) -> bit probabilities (N, K, h, w); decode: bits -> images; network and process: the
     diffusion model; code_bits: `threshold` probabilities at 0.5, or `sample` them; amp: off, bf16 or fp16, for the
-    networks only; score: see uad.scores; shifts: how many copies of an image, shifted by half a code position, are
-    averaged (1, 2 or 4).
+    networks only; score, polarity: see uad.scores; compare_sides: see uad.sides; shifts: how many copies of an image,
+    shifted by half a code position, are averaged (1, 2 or 4).
     """
 
     def __init__(
@@ -66,12 +68,13 @@ class MaskedBernoulliDiffusion:
         amp: str = "off",
         score: str = "paper",
         polarity: Sequence[int] | None = None,
+        compare_sides: bool = False,
         shifts: int = 1,
     ):
         self.encode, self.decode, self.network, self.process = encode, decode, network, process
         self.noise_level, self.prob_threshold, self.denoise_steps = noise_level, prob_threshold, denoise_steps
         self.code_bits, self.amp = code_bits, amp
-        self.score, self.polarity, self.shifts = score, polarity, shifts
+        self.score, self.polarity, self.compare_sides, self.shifts = score, polarity, compare_sides, shifts
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
@@ -92,11 +95,12 @@ class MaskedBernoulliDiffusion:
             size = images.shape[-2:]
             fine = [F.interpolate(copy.flip, size, mode="bilinear", align_corners=False) for copy in copies]
             flip = mean_of_shifted(fine, shifts)
+        maps = anomaly_map(images, reconstruction, self.score, flip[:, 0], self.polarity)
         evaluations = len(copies) * (self.denoise_steps or self.noise_level)
         mask, code = first.outcome.mask, first.outcome.code
         return Reconstruction(
             image=reconstruction,
-            anomaly_map=anomaly_map(images, reconstruction, self.score, flip[:, 0], self.polarity),
+            anomaly_map=one_sided(maps, images) if self.compare_sides else maps,
             extras={
                 "autoencoder": self._decoded(first.code),
                 "latent_mask": mask.to(torch.uint8),

@@ -67,7 +67,6 @@ def compare(results: Sequence[str], healthy_results: Sequence[str], out: Path, s
     facts = {
         "results": list(results),
         "healthy": list(healthy_results),
-        "image_score": scoring.image_score,
         "neighbours": scoring.neighbours,
         "bootstrap": scoring.bootstrap,
         "seed": scoring.seed,
@@ -79,14 +78,14 @@ def open_all(
     results: Sequence[str], healthy_results: Sequence[str], scoring: Scoring
 ) -> tuple[dict[str, Study], dict[str, Study]]:
     """Studies on the test images and on the healthy images by the method's name, each with its method alone."""
-    found = [open_study(folder, SAVED, scoring.labels, image_score=scoring.image_score) for folder in results]
+    found = [open_study(folder, SAVED, scoring.labels) for folder in results]
     names = method_names(found)
     if healthy_results and len(healthy_results) != len(found):
         number = f"{len(healthy_results)} folders"
         raise input_error(
             "--healthy", number, f"{len(found)}, one for each of --results", "name them in the same order"
         )
-    healthy = [open_study(folder, SAVED, image_score=scoring.image_score) for folder in healthy_results]
+    healthy = [open_study(folder, SAVED) for folder in healthy_results]
     for study, other in zip(found, healthy, strict=False):
         check_comparable(study, other)
     for group in (found, healthy):

@@ -52,7 +52,7 @@ VARIANTS = {
 # What every method gets: the optimizer of the main method, and the score that residuals are best with; intensities
 # are better without balancing.
 FAIRNESS = "--optimizer muon"
-SCORE = "--score balanced_smooth"
+SCORE = "--score balanced_smooth --compare_sides"
 INTENSITY_SCORE = "--score smooth"
 READING = "--img_size 128 --workers 0"
 

@@ -47,7 +47,7 @@ from uad.distributed import World, distributed_world
 from uad.errors import InputError, Problem, input_error
 from uad.files import write_json
 from uad.neighbours import SIGMA
-from uad.scores import check_polarity, image_kind
+from uad.scores import check_polarity
 
 RUN = "run.json"
 
@@ -84,11 +84,10 @@ class Judge:
     world: World
     batch_size: int
     seed: int
-    kind: str
 
     def __call__(self, images: np.ndarray, names: Sequence[str], bar: tqdm) -> Judged:
         """Maps and scores of images (N, C, S, S)."""
-        return judge(self.method, images, names, self.world.device, self.batch_size, self.seed, self.kind, bar.update)
+        return judge(self.method, images, names, self.world.device, self.batch_size, self.seed, bar.update)
 
 
 def get_args_parser() -> Flags:
@@ -198,8 +197,7 @@ def main(args: argparse.Namespace) -> None:
         networks = (autoencoder.network, model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(request.out))
         method = detector(autoencoder.network, model, detection, world.device, amp)
-        kind = image_kind(detection.score, detection.polarity)
-        judging = Judge(method, world, request.batch_size, runtime.seed, kind)
+        judging = Judge(method, world, request.batch_size, runtime.seed)
         kept = calibration_paths(request.model, settings, request.neighbours)
         world.on_main(lambda: calibrated(request, chain, kept, judging))
         calibrations = stored_calibrations(kept)

@@ -124,7 +124,7 @@ class Chosen:
         """A folder with the maps that were chosen; InputError where the paper's protocol lacks the inputs."""
         if self.elsewhere:
             return open_maps(folder, labels, self.patients, mapper, partial(_progress, "checking"))
-        study = open_study(folder, self.score, labels, self.polarity, self.scoring.image_score)
+        study = open_study(folder, self.score, labels, self.polarity)
         if self.protocol in VARIANTS and not study.folder.has_inputs:
             remedy = "choose --protocol clinical, or run the inference with --save all into another folder"
             raise input_error(folder, ONLY_MAPS, f"stored inputs for --protocol {self.protocol}", remedy)
@@ -238,7 +238,6 @@ def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
         "protocol": chosen.protocol,
         "score": chosen.score,
         "polarity": list(chosen.polarity) if chosen.polarity else None,
-        "image_score": scoring.image_score,
         "neighbours": 0.0 if chosen.elsewhere else scoring.neighbours,
         "bootstrap": scoring.bootstrap,
         "seed": scoring.seed,

@@ -32,7 +32,7 @@ from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, graphs_of, precision_of, runtime_of
 from uad.distributed import World, distributed_world
-from uad.scores import EVIDENCE_SCORES, check_polarity
+from uad.scores import EVIDENCE, check_polarity
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def run_info(
 def notices(detection: Detection, model: TrainedDiffusion) -> list[str]:
     """What to know where a model was not trained for what is asked of it."""
     found = []
-    if detection.score in EVIDENCE_SCORES and not model.config.get("lesion_share"):
+    if detection.score == EVIDENCE and not model.config.get("lesion_share"):
         found.append("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
     levels = model.config.get("trained_levels", detection.noise_level)
     if detection.noise_level > levels:

@@ -30,6 +30,7 @@ from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import read_json
 from uad.inference import result_writer
+from uad.sides import with_sides
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Request:
     stated: dict
     options: dict
     score: str
+    compare_sides: bool
     output: Output
     runtime: Runtime
     compile: bool
@@ -76,6 +78,7 @@ def request_of(args: argparse.Namespace) -> Request:
         stated=given_reading(args),
         options=given_options(args),
         score=args.score,
+        compare_sides=args.compare_sides,
         output=output_of(args),
         runtime=runtime_of(args),
         compile=args.compile,
@@ -114,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
             calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, share, runtime.workers)
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, request.score)
-        detect(detector, slices, out_dir, info, share, runtime, world)
+        detect(with_sides(detector, request.compare_sides), slices, out_dir, info, share, runtime, world)
 
 
 def checkpoint_of(request: Request, method) -> Path:
@@ -166,6 +169,7 @@ def run_info(request: Request, trained: TrainedBaseline, detector, options: dict
         "amp": amp,
         "compile": request.compile,
         "score": request.score,
+        "compare_sides": request.compare_sides,
         "options": options,
         "model": {"step": trained.step, "weights_hash": trained.weights_hashes, "command": trained.command},
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),

@@ -23,7 +23,7 @@ from uad.checkpoints import weights_hash
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags, add, add_switch, require
-from uad.cli.inference import Output, add_output_flags, detect, output_of
+from uad.cli.inference import Output, add_output_flags, add_sides_flag, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given, check_values
@@ -32,6 +32,7 @@ from uad.data.reading.settings import IMG_SIZE, Reading
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, input_error, missing_flag
 from uad.scores import RESIDUAL_SCORES
+from uad.sides import with_sides
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Request:
     components: int
     model_path: str | None
     score: str
+    compare_sides: bool
     output: Output
     runtime: Runtime
 
@@ -78,6 +80,7 @@ def get_args_parser() -> Flags:
         choices=RESIDUAL_SCORES,
         help="anomaly score; intensity: smoothed unless it is paper",
     )
+    add_sides_flag(group)
     add_folder_flags(parser)
     add_output_flags(parser)
     add_runtime_flags(parser)
@@ -98,6 +101,7 @@ def request_of(args: argparse.Namespace) -> Request:
         components=args.components,
         model_path=args.model_path,
         score=args.score,
+        compare_sides=args.compare_sides,
         output=output_of(args),
         runtime=runtime_of(args),
     )
@@ -197,13 +201,14 @@ def main(args: argparse.Namespace) -> None:
             "seed": runtime.seed,
             "amp": "off",
             "score": request.score,
+            "compare_sides": request.compare_sides,
             **chosen.facts,
             **provenance(chosen.reading, folders.data_dir, folders.patients, world),
             **request.output.facts(out_dir, slices),
         }
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
-        detect(chosen.method, slices, out_dir, info, share, runtime, world)
+        detect(with_sides(chosen.method, request.compare_sides), slices, out_dir, info, share, runtime, world)
 
 
 command = command_of(get_args_parser, main)

@@ -190,7 +190,7 @@ def test_the_moving_average_follows_without_asking_the_device():
     assert {parameter.device for parameter in average.module.parameters()} == {CUDA}
 
 
-@pytest.mark.parametrize("options", [{"noise_level": 3}, {"shifts": 4, "score": "balanced_evidence", "polarity": (1,)}])
+@pytest.mark.parametrize("options", [{"noise_level": 3}, {"shifts": 4, "score": "evidence", "polarity": (1,)}])
 def test_detection(options):
     parts = autoencoder(), unet().eval()
     method = MaskedBernoulliDiffusion(

@@ -34,7 +34,7 @@ def study(folder):
 
 def maps_of(opened) -> dict[str, np.ndarray]:
     row = opened.rows[0].name
-    return {name: opened.judged(opened.load(name))[row].map for name in opened.names}
+    return {name: opened.maps(opened.load(name))[row] for name in opened.names}
 
 
 def test_the_number_of_a_slice_is_that_within_its_scan():
@@ -118,9 +118,8 @@ def test_slices_alone_are_scored_as_ever(tmp_path):
     folder = write_folder(tmp_path / "r", slices=1, evidence=True)
     alone, beside = study(folder), with_neighbours([study(folder)], SIGMA)[0]
     for name in alone.names:
-        for row, judged in alone.judged(alone.load(name)).items():
-            other = beside.judged(beside.load(name))[row]
-            assert np.array_equal(judged.map, other.map) and np.array_equal(judged.basis, other.basis)
+        for row, found in alone.maps(alone.load(name)).items():
+            assert np.array_equal(found, beside.maps(beside.load(name))[row])
 
 
 def test_the_distance_of_slices_comes_from_their_files(tmp_path):

@@ -142,8 +142,9 @@ def test_rerun_skips_what_is_done_and_fills_gaps(data, trained, tmp_path):
 
 
 def test_planted_lesions_are_found_and_evaluated(data, trained, tmp_path):
+    """By the difference alone: after so short a training the flip probability knows little."""
     for folder in ("val_healthy", "val_diseased"):
-        run(DETECT, detect_words(trained, data / folder, tmp_path / folder, "--batch_size 4"))
+        run(DETECT, detect_words(trained, data / folder, tmp_path / folder, "--batch_size 4 --score smooth"))
     run(EVALUATE, f"--results {tmp_path / 'val_diseased'} --healthy {tmp_path / 'val_healthy'} --bootstrap 50")
     summary = json.loads((tmp_path / "val_diseased" / "evaluation" / "summary.json").read_text())
     text = json.dumps(summary)
@@ -153,7 +154,7 @@ def test_planted_lesions_are_found_and_evaluated(data, trained, tmp_path):
         scores.append(np.asarray(nib.load(path).dataobj).ravel())
         labels.append(np.asarray(nib.load(tmp_path / "val_diseased" / "label" / path.name).dataobj).ravel())
     score, label = np.concatenate(scores), np.concatenate(labels)
-    assert roc_auc_score(label, score) > 0.9
+    assert roc_auc_score(label, score) > 0.99
 
 
 def test_noise_that_the_model_does_not_know_is_pointed_out(data, trained, tmp_path, capsys):

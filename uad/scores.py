@@ -13,17 +13,18 @@ import torch.nn.functional as F
 from uad.errors import input_error
 
 BALANCED = "balanced_"
-SCORES = ("paper", "smooth", "evidence", "balanced_smooth", "balanced_evidence")
-EVIDENCE_SCORES = ("evidence", "balanced_evidence")
+EVIDENCE = "evidence"
 # Those that need nothing but image and reconstruction.
-RESIDUAL_SCORES = tuple(score for score in SCORES if score not in EVIDENCE_SCORES)
+RESIDUAL_SCORES = ("paper", "smooth", "balanced_smooth")
+SCORES = (*RESIDUAL_SCORES, EVIDENCE)
 SIGNED_SCORES = tuple(score for score in SCORES if score != "paper")
 # The array of a result folder whose first channel is the evidence.
 EVIDENCE_EXTRA = "flip_probability"
-# How an image as a whole is scored: as fits the method's map, or by every map alike.
-IMAGE_SCORES = ("method", "map")
-# What such a score is made of, and the share of the highest values that count.
-IMAGE_SHARES = {"map": 0.01, "evidence": 0.03}
+# The share of a map's values, the highest, that score the image as a whole.
+IMAGE_SHARE = 0.01
+IMAGE_SCORE = f"mean of the highest {IMAGE_SHARE:.0%} of the map"
+# The difference that counts half as much as the greatest one does, where there is evidence.
+HALF_BELIEVED = 0.1
 MEDIAN_SIZE = 5
 SIGMA_AT_128 = 3.0
 
@@ -41,12 +42,11 @@ def anomaly_map(
     "paper" (equation 18): sum over channels of the 5x5 median of (image - reconstruction)^2.
     "smooth" (19): sum over channels of (Gaussian of (image - reconstruction))^2, sigma 3 pixels at 128 x 128 and
     proportional to the image size: smoothing the signed difference lets noise of either sign cancel.
-    "evidence" (20): the root of "smooth", times the evidence (N, h, w) in [0, 1], which the method gives on its own
-    grid (here the mean flip probability of a position's bits), interpolated to the image: both have to speak for a
-    lesion.
-    "balanced_smooth", "balanced_evidence" (21): such a map over the root of its mean, that is, the geometric mean of
-    the map and of its ratio to the image's own mean. Of an image that the method knows badly as a whole, less is
-    believed.
+    "evidence" (20): the root r of "smooth" as r / (r + 0.1), times the evidence (N, h, w) in [0, 1], which the method
+    gives on its own grid (here the mean flip probability of a position's bits), interpolated to the image: both have to
+    speak for a lesion, but a difference beyond what noise makes need not be great.
+    "balanced_smooth" (21): "smooth" over the root of its mean, that is, the geometric mean of the map and of its ratio
+    to the image's own mean. Of an image that the method knows badly as a whole, less is believed.
     polarity: prior knowledge, per channel: 1 where lesions are brighter than healthy tissue, -1 darker, 0 where they do
     not show; differences of another sign count as 0. None knows nothing. Not for "paper".
     Raises ValueError for unequal shapes, an unknown score or missing evidence, InputError for a polarity that does not
@@ -71,7 +71,8 @@ def anomaly_map(
     if evidence is None:
         raise ValueError("the score 'evidence' needs the method's evidence")
     fine = F.interpolate(evidence[:, None].float(), image.shape[-2:], mode="bilinear", align_corners=False)
-    return residual.sqrt() * fine[:, 0]
+    root = residual.sqrt()
+    return root / (root + HALF_BELIEVED) * fine[:, 0]
 
 
 def balanced(maps: torch.Tensor) -> torch.Tensor:
@@ -79,26 +80,17 @@ def balanced(maps: torch.Tensor) -> torch.Tensor:
     return maps / maps.double().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-6).float()
 
 
-def image_score(values: np.ndarray, kind: str = "map") -> float:
-    """Score of an image as a whole: the mean of the highest values (at least one) of its anomaly map or its evidence
-    (equation 22 of docs/METHOD.md).
-
-    kind: "map", the highest 1 %; "evidence", the highest 3 %.
+def image_score(anomaly_map: np.ndarray) -> float:
+    """Score of an image as a whole: the mean of the highest 1 % of its anomaly map's values, at least one (equation 24
+    of docs/METHOD.md).
     """
-    count = max(1, round(IMAGE_SHARES[kind] * values.size))
-    return float(np.partition(values.ravel().astype(np.float64), -count)[-count:].mean())
-
-
-def image_kind(score: str | None, polarity: Sequence[int] | None) -> str:
-    """What an image is scored by as fits a method's map: its evidence where the map is made with it and without a
-    polarity, of which evidence knows nothing, else the map.
-    """
-    return "evidence" if score in EVIDENCE_SCORES and polarity is None else "map"
+    count = max(1, round(IMAGE_SHARE * anomaly_map.size))
+    return float(np.partition(anomaly_map.ravel().astype(np.float64), -count)[-count:].mean())
 
 
 def residual_score(score: str) -> str:
     """The same score without evidence, for what has none, such as the autoencoder alone."""
-    return score.replace("evidence", "smooth")
+    return score.replace(EVIDENCE, "smooth")
 
 
 def check_polarity(polarity: Sequence[int] | None, score: str, n_channels: int) -> None:

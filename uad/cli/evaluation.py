@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from uad.cli.flags import Flags, add
 from uad.configuration import check_values
 from uad.neighbours import SIGMA, UNKNOWN_DISTANCE
-from uad.scores import IMAGE_SCORES
 
 
 @dataclass(frozen=True)
 class Scoring:
     """How result folders are scored.
 
-    labels: folder of masks for results that hold none, or None; image_score: one of uad.scores.IMAGE_SCORES;
-    neighbours: standard deviation in mm over which maps are averaged across slices, 0 for each slice alone; bootstrap:
-    resamples of patients; seed: of the bootstrap; workers: further processes.
+    labels: folder of masks for results that hold none, or None; neighbours: standard deviation in mm over which maps
+    are averaged across slices, 0 for each slice alone; bootstrap: resamples of patients; seed: of the bootstrap;
+    workers: further processes.
     """
 
     labels: str | None
-    image_score: str
     neighbours: float
     bootstrap: int
     seed: int
@@ -27,16 +25,8 @@ class Scoring:
 
 
 def add_evaluation_flags(parser: Flags) -> None:
-    """Masks, image scores, bootstrap and processes."""
+    """Masks, neighbours, bootstrap and processes."""
     add(parser, "--labels", help="folder of masks, for results that hold none", shown="none")
-    add(
-        parser,
-        "--image_score",
-        default="method",
-        choices=IMAGE_SCORES,
-        help="what scores an image as a whole. map: the highest 1 %% of its map; method: the highest 3 %% of the "
-        "evidence where the map is made with evidence and without a polarity, else as map",
-    )
     add(
         parser,
         "--neighbours",
@@ -56,4 +46,4 @@ def scoring_of(args: Namespace) -> Scoring:
     numbers = {name: getattr(args, name) for name in ("bootstrap", "seed", "workers")}
     numbers["neighbours"] = args.neighbours
     check_values([(f"--{name}", number, "0 or more", number >= 0) for name, number in numbers.items()])
-    return Scoring(args.labels, args.image_score, **numbers)
+    return Scoring(args.labels, **numbers)

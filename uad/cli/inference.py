@@ -51,6 +51,18 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sides_flag(group) -> None:
+    """--compare_sides."""
+    add(
+        group,
+        "--compare_sides",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="what a map finds counts less where the mirrored place shows it, too: for bodies whose left and right are "
+        "alike, such as heads",
+    )
+
+
 def output_of(args: argparse.Namespace) -> Output:
     """What the flags say."""
     return Output(args.batch_size, args.out_dir, args.save)

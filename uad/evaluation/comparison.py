@@ -187,7 +187,7 @@ def comparison_figure(studies: Mapping[str, Study], clinical: Mapping[str, Clini
     _draw_inputs(grid[:, :2], _with_inputs(studies.values()), cases)
     for column, (name, study) in zip(grid[:, 2:].T, studies.items(), strict=True):
         results = [study.load(case.name) for case in cases]
-        maps = [study.judged(result)[study.rows[0].name].map for result in results]
+        maps = [study.maps(result)[study.rows[0].name] for result in results]
         highest = float(np.quantile(maps, 0.998)) or 1.0
         for axes, result, scores in zip(column, results, maps, strict=True):
             axes.imshow(for_display(scores, result.affine), cmap="inferno", vmin=0, vmax=highest)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,16 +9,10 @@ import torch
 from uad import scores
 from uad.errors import input_error
 from uad.results import Result
+from uad.sides import one_sided
 
 AUTOENCODER = "autoencoder"
 SAVED = "saved"
-
-
-class Judged(NamedTuple):
-    """map: the raw anomaly map (H, W); basis: what scores the image as a whole, the map or the evidence (h, w)."""
-
-    map: np.ndarray
-    basis: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -28,7 +21,7 @@ class Contender:
 
     name: as shown; kind: "method", "autoencoder" or "intensity"; score: "saved" (the stored map) or a score's name;
     channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed; polarity: see
-    uad.scores.anomaly_map; image_kind: what an image as a whole is scored by, see uad.scores.image_score.
+    uad.scores.anomaly_map; compare_sides: whether a map made anew is compared with the other side's, see uad.sides.
     """
 
     name: str
@@ -37,15 +30,14 @@ class Contender:
     channel: int | None = None
     smooth: bool = False
     polarity: tuple[int, ...] | None = None
-    image_kind: str = "map"
+    compare_sides: bool = False
 
     @property
     def extras(self) -> tuple[str, ...]:
         """Extras that have to be loaded for this contender."""
         if self.kind == AUTOENCODER:
             return (AUTOENCODER,)
-        needed = self.score in scores.EVIDENCE_SCORES or self.image_kind == "evidence"
-        return (scores.EVIDENCE_EXTRA,) if needed else ()
+        return (scores.EVIDENCE_EXTRA,) if self.score == scores.EVIDENCE else ()
 
     def map(self, result: Result) -> np.ndarray:
         """The raw anomaly map, (H, W)."""
@@ -56,23 +48,10 @@ class Contender:
             return scores.intensity_map(image, self.channel, self.smooth)[0].numpy()
         reconstruction = torch.from_numpy(self.reconstruction(result))[None]
         evidence = None
-        if self.score in scores.EVIDENCE_SCORES:
+        if self.score == scores.EVIDENCE:
             evidence = torch.from_numpy(result.extras[scores.EVIDENCE_EXTRA][:1])
-        return scores.anomaly_map(image, reconstruction, self.score, evidence, self.polarity)[0].numpy()
-
-    def judged(self, result: Result) -> Judged:
-        """Map and basis of one image."""
-        found = self.map(result)
-        return Judged(found, result.extras[scores.EVIDENCE_EXTRA][0] if self.image_kind == "evidence" else found)
-
-    def image_score(self, judged: Judged) -> float:
-        """The score of the image as a whole."""
-        return scores.image_score(judged.basis, self.image_kind)
-
-    @property
-    def image_score_definition(self) -> str:
-        """What `image_score` is, in words."""
-        return f"mean of the highest {scores.IMAGE_SHARES[self.image_kind]:.0%} of the {self.image_kind}"
+        found = scores.anomaly_map(image, reconstruction, self.score, evidence, self.polarity)
+        return (one_sided(found, image) if self.compare_sides else found)[0].numpy()
 
     def channel_maps(self, result: Result) -> np.ndarray:
         """The maps that the paper protocol starts from, (C, H, W): median-filtered squared differences per
@@ -97,20 +76,18 @@ def contenders(
     extras: tuple[str, ...],
     score: str,
     polarity: tuple[int, ...] | None = None,
-    image_score: str = "method",
     has_inputs: bool = True,
 ) -> tuple[Contender, ...]:
     """The rows to score for a run: the method first, then the autoencoder where it is stored, then
     intensities. Without inputs there is the method alone, by its maps; InputError for another score.
 
     run: contents of run.json; extras: what every image of the folder has stored; score: "saved" or a score's name;
-    polarity: for scores made anew; image_score: what scores an image as a whole: "method", the evidence where the map
-    is made with it and without a polarity (of which evidence knows nothing), else the map; "map", the map.
+    polarity: for scores made anew. Whether sides are compared is as in the run.
     With "saved", the autoencoder alone gets the score that run.json names; it has no evidence of its own, so that its
     "evidence" is "smooth". Four channels are BraTS' (T1, T1ce, T2, FLAIR): there the intensity is FLAIR, the last; one
     channel is itself; otherwise the sum and each channel are scored.
     """
-    if score in scores.EVIDENCE_SCORES and scores.EVIDENCE_EXTRA not in extras:
+    if score == scores.EVIDENCE and scores.EVIDENCE_EXTRA not in extras:
         raise input_error(
             f"--score {score}",
             f"no {scores.EVIDENCE_EXTRA} stored with every image",
@@ -126,21 +103,21 @@ def contenders(
         )
     scores.check_polarity(polarity, score, run["n_channels"])
     own, known = (run.get("score"), run.get("polarity")) if score == SAVED else (score, polarity)
-    by_method = image_score == "method" and scores.EVIDENCE_EXTRA in extras
-    kind = scores.image_kind(own, known) if by_method else "map"
-    rows = [Contender(str(run["method"]), "method", score, polarity=polarity, image_kind=kind)]
+    sides = run.get("compare_sides", False)
+    rows = [Contender(str(run["method"]), "method", score, polarity=polarity, compare_sides=sides)]
     if not has_inputs:
         return tuple(rows)
     if AUTOENCODER in extras:
-        if own not in scores.SCORES:
+        alike = scores.residual_score(own or "")
+        if alike not in scores.RESIDUAL_SCORES:
             raise input_error(
                 "run.json, score",
                 repr(own),
                 f"one of {', '.join(scores.SCORES)}, so that the autoencoder alone is scored alike",
                 "choose --score paper or --score smooth, which score every row anew",
             )
-        alike = scores.residual_score(own)
-        rows.append(Contender("autoencoder alone", AUTOENCODER, alike, polarity=known and tuple(known)))
+        known = known and tuple(known)
+        rows.append(Contender("autoencoder alone", AUTOENCODER, alike, polarity=known, compare_sides=sides))
     for name, channel in _intensities(run):
         rows.append(Contender(name, "intensity", channel=channel))
         rows.append(Contender(f"{name}, smoothed", "intensity", channel=channel, smooth=True))

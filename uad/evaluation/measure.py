@@ -10,20 +10,21 @@ import numpy as np
 
 from uad.errors import input_error
 from uad.evaluation import metrics
-from uad.evaluation.contenders import Contender, Judged
+from uad.evaluation.contenders import Contender
 from uad.evaluation.pooling import sparse_histogram
 from uad.evaluation.regions import half_found, region_weights
 from uad.evaluation.similarity import psnr, ssim_map
 from uad.evaluation.statistics import names_at
 from uad.evaluation.study import Study
 from uad.results import Result
+from uad.scores import image_score
 
 
 @dataclass
 class RowMeasure:
     """One contender on one image.
 
-    image_score: of the image as a whole, see Contender; histograms: kind -> (bins, weights), kinds "positives",
+    image_score: of the image as a whole; histograms: kind -> (bins, weights), kinds "positives",
     "negatives", "overlaps" (positives weighted by 1 / region size) where the image has a mask; regions:
     (size, highest bin at which half of the region is found); numbers: the image's own metrics, NaN where
     undefined.
@@ -61,9 +62,9 @@ def measure_image(
     rate: lowest bin that is called positive}, empty without healthy images.
     """
     result = study.load(name)
-    judged = study.judged(result)
+    maps = study.maps(result)
     rows = {
-        row.name: _measure_row(row, result, judged[row.name], scales[row.name], thresholds[row.name])
+        row.name: _measure_row(row, result, maps[row.name], scales[row.name], thresholds[row.name])
         for row in study.rows
     }
     lesion_pixels = None if result.label is None else int((result.label > 0).sum())
@@ -82,22 +83,22 @@ def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) 
             "no lesion in the folder given with --healthy",
             "give a result folder of healthy images",
         )
-    rows, judged = {}, study.judged(result)
+    rows, maps = {}, study.maps(result)
     for row in study.rows:
-        bins = metrics.float16_bins(judged[row.name].map, scales[row.name])
-        rows[row.name] = RowMeasure(row.image_score(judged[row.name]), {"healthy": sparse_histogram(bins)})
+        bins = metrics.float16_bins(maps[row.name], scales[row.name])
+        rows[row.name] = RowMeasure(image_score(maps[row.name]), {"healthy": sparse_histogram(bins)})
     return ImageMeasure(name, result.patient, result.anomaly_map.size, 0, rows)
 
 
 def _measure_row(
-    row: Contender, result: Result, judged: Judged, scale: float, thresholds: Mapping[float, int]
+    row: Contender, result: Result, found: np.ndarray, scale: float, thresholds: Mapping[float, int]
 ) -> RowMeasure:
-    measured = RowMeasure(row.image_score(judged))
+    measured = RowMeasure(image_score(found))
     measured.numbers.update(_closeness(row, result))
     if result.label is None:
         return measured
     lesion = result.label > 0
-    bins = metrics.float16_bins(judged.map, scale)
+    bins = metrics.float16_bins(found, scale)
     measured.histograms = {
         "positives": sparse_histogram(bins[lesion]),
         "negatives": sparse_histogram(bins[~lesion]),

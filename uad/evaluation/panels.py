@@ -40,7 +40,7 @@ def panels_figure(study: Study, cases: Sequence[Case], threshold: tuple[float, s
     """One row a case. threshold: (lowest score that is called positive, how it was chosen), or None."""
     method = study.rows[0]
     results = [study.load(case.name) for case in cases]
-    maps = [study.judged(result)[method.name].map for result in results]
+    maps = [study.maps(result)[method.name] for result in results]
     limits = _limits(maps)
     titles = _titles(study, threshold)
     figure = Figure(figsize=(1.9 * len(titles) + 0.9, 1.95 * len(cases) + 0.25), layout="constrained")

@@ -15,7 +15,7 @@ import torch
 from uad.data.reading.formats import EXTENSIONS, read_mask, slice_stem
 from uad.data.reading.patients import scan_of
 from uad.errors import InputError, Problem, input_error
-from uad.evaluation.contenders import AUTOENCODER, Contender, Judged, contenders
+from uad.evaluation.contenders import AUTOENCODER, Contender, contenders
 from uad.neighbours import DISTANCE_KEY, UNKNOWN_DISTANCE, neighbours_of
 from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened
 from uad.scores import EVIDENCE_EXTRA
@@ -49,7 +49,7 @@ class Study:
     masks: Mapping[str, Path] = field(default_factory=dict)
     near: Mapping[str, tuple[Neighbour, ...]] | None = None
     # Never handed on to a copy, which has other rows or other neighbours under the same names.
-    _recent: dict[str, dict[str, Judged]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _recent: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def names(self) -> list[str]:
@@ -60,26 +60,26 @@ class Study:
         """What has to be loaded with every image."""
         return sorted({extra for row in self.rows for extra in row.extras})
 
-    def judged(self, result: Result) -> dict[str, Judged]:
-        """Every row's map and basis of one image, by the row's name: of the image itself, or averaged with those of its
+    def maps(self, result: Result) -> dict[str, np.ndarray]:
+        """Every row's map of one image, by the row's name: that of the image itself, or averaged with those of its
         neighbours.
         """
         if self.near is None:
-            return {row.name: row.judged(result) for row in self.rows}
+            return {row.name: row.map(result) for row in self.rows}
         near = self.near[result.name]
         alone = [self._alone(each, result) for each in near]
         weights = [each.weight for each in near]
         return {row.name: _averaged([found[row.name] for found in alone], weights) for row in self.rows}
 
-    def _alone(self, neighbour: Neighbour, result: Result) -> dict[str, Judged]:
-        """What a neighbour is judged by itself; the last ones are kept, since slices come in their order."""
+    def _alone(self, neighbour: Neighbour, result: Result) -> dict[str, np.ndarray]:
+        """The maps of a neighbour by itself; the last ones are kept, since slices come in their order."""
         name = neighbour.name
         if name not in self._recent:
             if name != result.name:
                 result = neighbour.folder.load(name, self.extras)
             while len(self._recent) >= RECENT:
                 del self._recent[next(iter(self._recent))]
-            self._recent[name] = {row.name: row.judged(result) for row in self.rows}
+            self._recent[name] = {row.name: row.map(result) for row in self.rows}
         return self._recent[name]
 
     def load(self, name: str) -> Result:
@@ -122,15 +122,14 @@ def open_study(
     score: str,
     labels: Path | str | None = None,
     polarity: tuple[int, ...] | None = None,
-    image_score: str = "method",
 ) -> Study:
-    """A study of the result folder `folder`; labels: folder of masks named as the images; score, polarity, image_score:
-    see contenders. Raises InputError.
+    """A study of the result folder `folder`; labels: folder of masks named as the images; score, polarity: see
+    contenders. Raises InputError.
     """
     results = ResultFolder(folder)
     records = [results.record(name) for name in results.names]
     everywhere = tuple(extra for extra in (AUTOENCODER, EVIDENCE_EXTRA) if _stored(extra, results, records))
-    rows = contenders(results.run, everywhere, score, polarity, image_score, results.has_inputs)
+    rows = contenders(results.run, everywhere, score, polarity, results.has_inputs)
     return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
 
 
@@ -154,12 +153,9 @@ def with_neighbours(studies: Sequence[Study], sigma: float) -> list[Study]:
     return found
 
 
-def _averaged(found: Sequence[Judged], weights: Sequence[float]) -> Judged:
-    """The weighted mean of maps and bases; those of a single slice stay the same bit for bit."""
-    if len(found) == 1:
-        return found[0]
-    parts = zip(*found, strict=True)
-    return Judged(*(sum(w * array for w, array in zip(weights, arrays, strict=True)) for arrays in parts))
+def _averaged(maps: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The weighted mean of maps; that of a single slice stays the same bit for bit."""
+    return maps[0] if len(maps) == 1 else sum(w * one for w, one in zip(weights, maps, strict=True))
 
 
 def _stored(extra: str, results: ResultFolder, records: Sequence[Mapping]) -> bool:

@@ -1,7 +1,7 @@
 """Flags of the Bernoulli diffusion model: chosen in stage 2, compared with its checkpoint in detection."""
 
 import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from bernoulli_diffusion.architecture import Architecture, Process
@@ -73,6 +73,8 @@ SIZES = {
         "steps_per_save_output": 100,
     },
 }
+# The synthetic lesions that the images of a data set are best learned with; of all others OTHERS.
+LESIONS, OTHERS = {"OCT": "structure"}, "intensity"
 # So many denoising steps find at least as much as every step does; up to ONE_STEP_LEVEL a single step does
 # (docs/SPEED.md).
 ENOUGH_STEPS, ONE_STEP_LEVEL = 5, 20
@@ -124,12 +126,18 @@ def stated_model(args: argparse.Namespace) -> dict:
 class CodeTraining:
     """What stage 2 trains on.
 
-    code_bits: how probabilities become bits; train_noise_levels: noise levels 1..N, None for all; plan: the views.
+    code_bits: how probabilities become bits; train_noise_levels: noise levels 1..N, None for all; plan: the views,
+    whose lesions are None for what suits the data set.
     """
 
     code_bits: str
     train_noise_levels: int | None
     plan: ViewPlan
+
+    def completed(self, dataset: str) -> "CodeTraining":
+        """The same with the synthetic lesions that suit the data set, unless they are chosen."""
+        lesions = self.plan.lesions or LESIONS.get(dataset, OTHERS)
+        return replace(self, plan=replace(self.plan, lesions=lesions))
 
     def levels(self, process: Process) -> int:
         """The highest noise level in training; InputError where the process does not have it."""
@@ -168,10 +176,10 @@ def add_code_training_flags(parser: argparse.ArgumentParser) -> None:
     add(
         group,
         "--lesions",
-        default="intensity",
         choices=tuple(RECIPES),
         help="which synthetic lesions. intensity: mostly changed intensities, anywhere in the body; structure: fainter "
         "ones too, swollen and shrunken tissue, and more where the image is bright, for layers such as the retina's",
+        shown=", ".join(f"{lesions} for {dataset}" for dataset, lesions in LESIONS.items()) + f", else {OTHERS}",
     )
     add(
         group,

@@ -12,7 +12,7 @@ from uad.data.training.augmentation import augmented
 from uad.data.training.cache import CachedSlices
 from uad.data.training.corruption import corrupted
 from uad.data.training.lesions import RECIPES, Lesions, drawn_lesions
-from uad.data.training.loading import Variation, flip_axis, with_augmentation
+from uad.data.training.loading import Variation, flipped, with_augmentation
 from uad.data.training.parameters import Rows, each
 from uad.randomness import derive_seed
 
@@ -44,7 +44,7 @@ class Views:
     def oriented(self, item: dict, number: int) -> Tensor:
         """The image (C, S, S) of a slice folder's item that view number 0, 1, ... is made of: itself, or mirrored."""
         if self.mirrored(number):
-            return item["image"].flip(1 + flip_axis(item["affine"], item["name"]))
+            return flipped(item)
         return item["image"]
 
     def mirrored(self, number: int) -> bool:
@@ -69,11 +69,11 @@ class Views:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Views before the number of slices is known; count None: as many as fit it. See Views."""
+    """Views before slices are known; count None: as many as fit their number; lesions None: not yet chosen. See Views."""
 
     count: int | None
     lesion_share: float
-    lesions: str
+    lesions: str | None
 
     def views(self, variation: Variation, slices: int) -> Views:
         """The views of each of so many slices."""

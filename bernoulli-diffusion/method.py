@@ -16,7 +16,6 @@ from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
 from uad.scores import anomaly_map
-from uad.sides import one_sided
 
 CODE_BITS = ("threshold", "sample")
 
@@ -25,7 +24,8 @@ CODE_BITS = ("threshold", "sample")
 class Detection:
     """How scans are judged; the fields are the arguments of MaskedBernoulliDiffusion of the same names.
 
-    code_bits: None for what the model was trained with.
+    code_bits: None for what the model was trained with; compare_sides: maps are compared with those of the other side,
+    which is done to any method's, see uad.sides.
     """
 
     noise_level: int
@@ -51,8 +51,8 @@ class MaskedBernoulliDiffusion:
 
     encode: images (N, C, S, S) -> bit probabilities (N, K, h, w); decode: bits -> images; network and process: the
     diffusion model; code_bits: `threshold` probabilities at 0.5, or `sample` them; amp: off, bf16 or fp16, for the
-    networks only; score, polarity: see uad.scores; compare_sides: see uad.sides; shifts: how many copies of an image,
-    shifted by half a code position, are averaged (1, 2 or 4).
+    networks only; score, polarity: see uad.scores; shifts: how many copies of an image, shifted by half a code
+    position, are averaged (1, 2 or 4).
     """
 
     def __init__(
@@ -68,13 +68,12 @@ class MaskedBernoulliDiffusion:
         amp: str = "off",
         score: str = "paper",
         polarity: Sequence[int] | None = None,
-        compare_sides: bool = False,
         shifts: int = 1,
     ):
         self.encode, self.decode, self.network, self.process = encode, decode, network, process
         self.noise_level, self.prob_threshold, self.denoise_steps = noise_level, prob_threshold, denoise_steps
         self.code_bits, self.amp = code_bits, amp
-        self.score, self.polarity, self.compare_sides, self.shifts = score, polarity, compare_sides, shifts
+        self.score, self.polarity, self.shifts = score, polarity, shifts
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
@@ -95,12 +94,11 @@ class MaskedBernoulliDiffusion:
             size = images.shape[-2:]
             fine = [F.interpolate(copy.flip, size, mode="bilinear", align_corners=False) for copy in copies]
             flip = mean_of_shifted(fine, shifts)
-        maps = anomaly_map(images, reconstruction, self.score, flip[:, 0], self.polarity)
         evaluations = len(copies) * (self.denoise_steps or self.noise_level)
         mask, code = first.outcome.mask, first.outcome.code
         return Reconstruction(
             image=reconstruction,
-            anomaly_map=one_sided(maps, images) if self.compare_sides else maps,
+            anomaly_map=anomaly_map(images, reconstruction, self.score, flip[:, 0], self.polarity),
             extras={
                 "autoencoder": self._decoded(first.code),
                 "latent_mask": mask.to(torch.uint8),
@@ -188,4 +186,5 @@ def detector(
     """The detector of a trained pair, whose networks are moved to the device; see fast_detector."""
     networks = autoencoder.to(device), model.network.to(device)
     chosen = asdict(detection.completed(model))
+    del chosen["compare_sides"]
     return fast_detector(*networks, model.process, amp, compiled, cuda_graphs, **chosen)

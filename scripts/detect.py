@@ -84,10 +84,12 @@ class Judge:
     world: World
     batch_size: int
     seed: int
+    compare_sides: bool
 
-    def __call__(self, images: np.ndarray, names: Sequence[str], bar: tqdm) -> Judged:
+    def __call__(self, images: np.ndarray, names: Sequence[str], affines: Sequence[np.ndarray], bar: tqdm) -> Judged:
         """Maps and scores of images (N, C, S, S)."""
-        return judge(self.method, images, names, self.world.device, self.batch_size, self.seed, bar.update)
+        sides = affines if self.compare_sides else None
+        return judge(self.method, images, names, sides, self.world.device, self.batch_size, self.seed, bar.update)
 
 
 def get_args_parser() -> Flags:
@@ -197,7 +199,7 @@ def main(args: argparse.Namespace) -> None:
         networks = (autoencoder.network, model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(request.out))
         method = detector(autoencoder.network, model, detection, world.device, amp)
-        judging = Judge(method, world, request.batch_size, runtime.seed)
+        judging = Judge(method, world, request.batch_size, runtime.seed, detection.compare_sides)
         kept = calibration_paths(request.model, settings, request.neighbours)
         world.on_main(lambda: calibrated(request, chain, kept, judging))
         calibrations = stored_calibrations(kept)
@@ -248,9 +250,9 @@ def calibrated(request: Request, chain: Chain, paths: Mapping[float, Path], judg
     print(check_folder(request.healthy, reading.n_channels, reading.img_size, reading.normalise, healthy=True))
     slices = open_slices(request.healthy, reading)
 
-    def judged(images: np.ndarray, names: list[str]) -> Judged:
+    def judged(images: np.ndarray, names: list[str], affines: list[np.ndarray]) -> Judged:
         with tqdm(total=len(images), desc="calibrating", unit="slice") as bar:
-            return judging(images, names, bar)
+            return judging(images, names, affines, bar)
 
     calibrate(slices, content, judged, paths)
 
@@ -308,9 +310,10 @@ def judge_items(
                 continue
             images = np.concatenate([each.images for _, each in opened])
             names = [slice_name(item, level) for item, each in opened for level in each.levels]
+            affines = [each.plane_affine for _, each in opened for _ in each.levels]
             bar.total += len(images)
             bar.refresh()
-            judged = judging(images, names, bar)
+            judged = judging(images, names, affines, bar)
             unlike = _unlike([each for _, each in opened], chain, autoencoder)
             for notice in unlike:
                 tqdm.write(f"{group[0].name}{' and others' if len(group) > 1 else ''}: {notice}")

@@ -147,7 +147,7 @@ def main(args: argparse.Namespace) -> None:
             return
         speed = {"compiled": request.compile, "cuda_graphs": request.cuda_graphs}
         method = detector(autoencoder.network, model, detection, world.device, amp, **speed)
-        detect(method, slices, out_dir, info, share, runtime, world)
+        detect(method, slices, out_dir, info, detection.compare_sides, share, runtime, world)
 
 
 def default_out_dir(request: Request) -> Path:

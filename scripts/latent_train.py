@@ -18,7 +18,7 @@ same for the quarters of the noise levels, weakest noise first.
 
 import argparse
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -156,6 +156,7 @@ def main(args: argparse.Namespace) -> None:
     chosen = stage2_of(args)
     with distributed_world(chosen.device) as world:
         autoencoder = load_autoencoder(chosen.source)
+        chosen = replace(chosen, codes=chosen.codes.completed(autoencoder.reading.dataset))
         model = model_for(autoencoder.network.code_shape, chosen.stated)
         files = checkpoint_files(chosen.run.log_dir, chosen.run.options.ema_beta)
         run = chosen.run.on(world, [model.build()[0]], files, KIND)

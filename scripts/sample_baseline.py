@@ -30,7 +30,6 @@ from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.files import read_json
 from uad.inference import result_writer
-from uad.sides import with_sides
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def main(args: argparse.Namespace) -> None:
             calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, share, runtime.workers)
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, request.score)
-        detect(with_sides(detector, request.compare_sides), slices, out_dir, info, share, runtime, world)
+        detect(detector, slices, out_dir, info, request.compare_sides, share, runtime, world)
 
 
 def checkpoint_of(request: Request, method) -> Path:

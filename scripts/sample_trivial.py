@@ -32,7 +32,6 @@ from uad.data.reading.settings import IMG_SIZE, Reading
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, input_error, missing_flag
 from uad.scores import RESIDUAL_SCORES
-from uad.sides import with_sides
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ def main(args: argparse.Namespace) -> None:
         }
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
-        detect(with_sides(chosen.method, request.compare_sides), slices, out_dir, info, share, runtime, world)
+        detect(chosen.method, slices, out_dir, info, request.compare_sides, share, runtime, world)
 
 
 command = command_of(get_args_parser, main)

@@ -289,7 +289,9 @@ def test_sides_are_compared_as_in_the_run(tmp_path):
     result = study.load(study.names[0])
     image = torch.from_numpy(result.image)[None]
     for row, single in zip(study.rows[:2], plain.rows[:2], strict=True):
-        expected = one_sided(torch.from_numpy(single.map(result))[None], image)[0].numpy()
+        expected = one_sided(torch.from_numpy(single.map(result))[None], image, [result.affine], [result.name])[
+            0
+        ].numpy()
         assert np.array_equal(row.map(result), expected)
     assert (study.rows[0].map(result) < plain.rows[0].map(result)).any()
 

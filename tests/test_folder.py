@@ -176,10 +176,15 @@ def test_image_and_mask_stay_aligned_when_resized(tmp_path):
 
 @pytest.mark.parametrize(
     ("affine", "axis"),
-    [(np.eye(4), 0), (np.diag([-1, -1, 1, 1.0]), 0), (np.eye(4)[[1, 0, 2, 3]], 1), (np.eye(4)[[2, 1, 0, 3]], None)],
+    [(np.eye(4), 0), (np.diag([-1, -1, 1, 1.0]), 0), (np.eye(4)[[1, 0, 2, 3]], 1)],
 )
 def test_left_right_follows_from_the_affine(affine, axis):
-    assert left_right_axis(affine) == axis
+    assert left_right_axis(affine, "p1_001", "compare_sides") == axis
+
+
+def test_a_sagittal_slice_has_no_left_and_right():
+    with pytest.raises(InputError, match=r"(?s)p1_001.*left-right.*--no-compare_sides"):
+        left_right_axis(np.eye(4)[[2, 1, 0, 3]], "p1_001", "compare_sides")
 
 
 def test_worker_processes_change_nothing(brains):

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from uad.files import read_json
 from uad.neighbours import DISTANCE_KEY, distance_of
 from uad.randomness import keyed_generator
 from uad.results import ALL, MAPS, ImageResult, ResultWriter
+from uad.sides import one_sided
 
 # Batches whose writing may lag behind the computation; more would only hold memory.
 LAG = 2
@@ -66,10 +67,12 @@ def detect_folder(
     batch_size: int,
     seed: int,
     workers: int,
+    compare_sides: bool = False,
 ) -> int:
     """Run a method on this process's share of a folder and save every image; returns how many were left to do.
 
-    Worker processes decode the images to come, and threads write those that are done, while the method computes.
+    compare_sides: maps are compared with those of the other side, see uad.sides. Worker processes decode the images to
+    come, and threads write those that are done, while the method computes.
     """
     own = [i for i in range(world.rank, len(slices), world.size) if not writer.is_done(slices.names[i])]
     loader = DataLoader(Subset(slices, own), batch_size, num_workers=workers, collate_fn=collate_slices)
@@ -80,6 +83,9 @@ def detect_folder(
             generators = [keyed_generator(seed, name, device=world.device) for name in batch["name"]]
             start = time.perf_counter()
             result = method.reconstruct(images, generators)
+            if compare_sides:
+                maps = one_sided(result.anomaly_map, images, batch["affine"].numpy(), batch["name"])
+                result = replace(result, anomaly_map=maps)
             if world.device.type == "cuda":
                 torch.cuda.synchronize(world.device)
             seconds = (time.perf_counter() - start) / len(images)

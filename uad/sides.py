@@ -2,26 +2,39 @@
 
 What a map finds at a place counts by its share of what it finds there and at the mirrored place together (equation 22
 of docs/METHOD.md): all of it where the other side shows nothing, half of it where both sides show the same, as
-ventricles and the skull's base do. The mirror is the column through the middle of the body.
+ventricles and the skull's base do. The mirror is the line through the middle of the body.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from uad.inference import Method, Reconstruction
+from uad.data.reading.folder import left_right_axis
 
 # What is brighter in any channel is body.
 AIR = 0.05
 
 
-def one_sided(maps: Tensor, images: Tensor) -> Tensor:
-    """Maps (N, H, W) >= 0 of images (N, C, H, W) in [0, 1], less where the other side shows as much; zeros stay so.
+def one_sided(maps: Tensor, images: Tensor, affines: Sequence[np.ndarray], names: Sequence[str]) -> Tensor:
+    """Maps (N, S, S) >= 0 of images (N, C, S, S) in [0, 1], less where the other side shows as much; zeros stay so.
 
-    A place whose mirrored one lies outside the image keeps its value. A map does not depend on the others.
+    affines: (4, 4) of each image, which tell along which of its axes left and right lie. A place whose mirrored one
+    lies outside the image keeps its value. A map does not depend on the others. Raises InputError that names an image
+    without left and right.
     """
+    axes = [left_right_axis(affine, name, "compare_sides") for affine, name in zip(affines, names, strict=True)]
+    if 0 not in axes:
+        return _across_columns(maps, images)
+    if 1 not in axes:
+        return _across_columns(maps.mT, images.mT).mT
+    alone = zip(maps.split(1), images.split(1), affines, names, strict=True)
+    return torch.cat([one_sided(*one, [affine], [name]) for *one, affine, name in alone])
+
+
+def _across_columns(maps: Tensor, images: Tensor) -> Tensor:
+    """one_sided, with left and right along the columns of every image."""
     columns = torch.arange(maps.shape[-1], device=maps.device)
     mirrored = _columns_mirrored_to_first(images)[:, None] - columns
     inside = (mirrored >= 0) & (mirrored < len(columns))
@@ -40,20 +53,3 @@ def _columns_mirrored_to_first(images: Tensor) -> Tensor:
     total = counts.sum(1)
     mirrored = (2 * (counts * columns).sum(1) + total // 2) // total.clamp_min(1)
     return torch.where(total > 0, mirrored, images.shape[-1] - 1)
-
-
-def with_sides(method: Method, compare: bool) -> Method:
-    """The method itself, or where sides are to be compared, the method whose maps are."""
-    return ComparingSides(method) if compare else method
-
-
-class ComparingSides:
-    """A method whose maps are compared with those of the other side, see `one_sided`; all else stays the method's."""
-
-    def __init__(self, method: Method):
-        self.method = method
-
-    def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
-        """See uad.inference.Method."""
-        found = self.method.reconstruct(images, generators)
-        return replace(found, anomaly_map=one_sided(found.anomaly_map, images))

@@ -87,19 +87,23 @@ def stored_calibrations(paths: Mapping[float, Path]) -> Calibrations:
 
 
 def calibrate(
-    slices: SliceFolder, data_hash: str, judge: Callable[[np.ndarray, list[str]], Judged], paths: Mapping[float, Path]
+    slices: SliceFolder,
+    data_hash: str,
+    judge: Callable[[np.ndarray, list[str], list[np.ndarray]], Judged],
+    paths: Mapping[float, Path],
 ) -> None:
     """Measure on healthy slices and keep it.
 
-    judge: images (N, C, S, S) and their names -> what they are judged as by themselves; paths: where it is kept, by the
-    reach over neighbours in millimetres, see uad.neighbours.
+    judge: images (N, C, S, S), their names and affines -> what they are judged as by themselves; paths: where it is
+    kept, by the reach over neighbours in millimetres, see uad.neighbours.
     """
     chosen = whole_scans(slices.names, MOST_IMAGES)
     names, items = [slices.names[number] for number in chosen], [slices[number] for number in chosen]
-    judged = judge(np.stack([item["image"].numpy() for item in items]), names)
+    affines = [item["affine"].numpy() for item in items]
+    judged = judge(np.stack([item["image"].numpy() for item in items]), names, affines)
     places = [
-        (distance_of(slices.paths[number], item["affine"].numpy()) or UNKNOWN_DISTANCE) * (slice_number(name) or 0)
-        for number, item, name in zip(chosen, items, names, strict=True)
+        (distance_of(slices.paths[number], affine) or UNKNOWN_DISTANCE) * (slice_number(name) or 0)
+        for number, affine, name in zip(chosen, affines, names, strict=True)
     ]
     scans, patients = [scan_of(name) for name in names], [slices.patients[number] for number in chosen]
     for sigma, path in paths.items():

@@ -10,6 +10,7 @@ from uad.inference import Method
 from uad.neighbours import smoothed
 from uad.randomness import keyed_generator
 from uad.scores import image_score
+from uad.sides import one_sided
 
 
 class Judged(NamedTuple):
@@ -41,6 +42,7 @@ def judge(
     method: Method,
     images: np.ndarray,
     names: Sequence[str],
+    affines: Sequence[np.ndarray] | None,
     device: torch.device,
     batch_size: int,
     seed: int,
@@ -48,14 +50,17 @@ def judge(
 ) -> Judged:
     """Run a method on images (N, C, S, S); names key their randomness, as in detection over a folder.
 
-    advance: is told how many are done.
+    affines: of the images, where their sides are to be compared, see uad.sides; advance: is told how many are done.
     """
     maps, reconstructions = [], []
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(images[start : start + batch_size]).to(device)
         generators = [keyed_generator(seed, name, device=device) for name in names[start : start + batch_size]]
         result = method.reconstruct(batch, generators)
-        maps.append(result.anomaly_map.float().cpu().numpy())
+        found = result.anomaly_map.float()
+        if affines is not None:
+            found = one_sided(found, batch, affines[start : start + batch_size], names[start : start + batch_size])
+        maps.append(found.cpu().numpy())
         reconstructions.append(result.image.float().cpu().numpy())
         advance(len(batch))
     return Judged(np.concatenate(maps), np.concatenate(reconstructions))

@@ -69,13 +69,20 @@ def output_of(args: argparse.Namespace) -> Output:
 
 
 def detect(
-    method: Method, slices: SliceFolder, out_dir: Path, info: dict, share: int, runtime: Runtime, world: World
+    method: Method,
+    slices: SliceFolder,
+    out_dir: Path,
+    info: dict,
+    compare_sides: bool,
+    share: int,
+    runtime: Runtime,
+    world: World,
 ) -> None:
     """Run a method on all images, save what it gives, and say how to score it.
 
-    info: of run.json; share: images at a time in this process.
+    info: of run.json; compare_sides: see uad.sides; share: images at a time in this process.
     """
     writer = result_writer(out_dir, info, world)
-    detect_folder(method, slices, writer, world, share, runtime.seed, runtime.workers)
+    detect_folder(method, slices, writer, world, share, runtime.seed, runtime.workers, compare_sides)
     if world.is_main:
         print(f"{len(slices)} images in {out_dir}; score them with: python scripts/evaluation.py --results {out_dir}")

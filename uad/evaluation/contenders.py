@@ -51,7 +51,9 @@ class Contender:
         if self.score == scores.EVIDENCE:
             evidence = torch.from_numpy(result.extras[scores.EVIDENCE_EXTRA][:1])
         found = scores.anomaly_map(image, reconstruction, self.score, evidence, self.polarity)
-        return (one_sided(found, image) if self.compare_sides else found)[0].numpy()
+        if self.compare_sides:
+            found = one_sided(found, image, [result.affine], [result.name])
+        return found[0].numpy()
 
     def channel_maps(self, result: Result) -> np.ndarray:
         """The maps that the paper protocol starts from, (C, H, W): median-filtered squared differences per

@@ -63,11 +63,21 @@ def resized_affine(affine: np.ndarray, old: tuple[int, int], new: tuple[int, int
     return affine @ to_old
 
 
-def left_right_axis(affine: np.ndarray) -> int | None:
-    """The spatial axis (0 = H, 1 = W) nearest to the patient's left-right direction, or None."""
+def left_right_axis(affine: np.ndarray, name: str, flag: str) -> int:
+    """The spatial axis (0 = H, 1 = W) of a slice nearest to the patient's left-right direction.
+
+    Raises InputError, which names the slice, where that is not in its plane; flag: what needs it, and can be put off.
+    """
     along_x = np.abs(affine[0, :3])
     axis = int(along_x.argmax())
-    return axis if axis < 2 and along_x[axis] > 0 else None
+    if axis == 2 or not along_x[axis] > 0:
+        raise input_error(
+            name,
+            "a slice without a left-right direction in its plane, by its affine",
+            f"an axial or coronal slice for --{flag}",
+            f"pass --no-{flag}, or correct the affine",
+        )
+    return axis
 
 
 def resize_image(image: torch.Tensor, size: int) -> torch.Tensor:

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from uad.data.reading.folder import SliceFolder, left_right_axis
 from uad.data.training.augmentation import Augmentation, augmented, drawn_augmentation
 from uad.data.training.cache import CachedSlices
-from uad.errors import input_error
 from uad.randomness import derive_seed, keyed_generator
 
 
@@ -54,7 +53,7 @@ class Variation:
     def oriented(self, item: dict, *key: int | str) -> torch.Tensor:
         """The image (C, S, S) of a slice folder's item, mirrored or not, at random by (seed, key)."""
         if self.horizontal_flip and mirrored(self.seed, *key):
-            return item["image"].flip(1 + flip_axis(item["affine"], item["name"]))
+            return flipped(item)
         return item["image"]
 
     def augmentation(self, image: torch.Tensor, *key: int | str) -> Augmentation:
@@ -91,22 +90,14 @@ def with_augmentation(batch: dict) -> dict:
     return rest if drawn is None else rest | {"image": augmented(rest["image"], drawn)}
 
 
+def flipped(item: dict) -> torch.Tensor:
+    """The image (C, S, S) of a slice folder's item, mirrored left-right; InputError where it has no left and right."""
+    return item["image"].flip(1 + left_right_axis(item["affine"].numpy(), item["name"], "horizontal_flip"))
+
+
 def mirrored(seed: int, *key: int | str) -> bool:
     """Whether an image is mirrored, by (seed, key): a fair coin."""
     return bool(np.random.default_rng(derive_seed(seed, "mirror", *key)).random() < 0.5)
-
-
-def flip_axis(affine: torch.Tensor, name: str) -> int:
-    """The spatial axis (0 = H, 1 = W) along which a slice is mirrored; InputError where it has no left and right."""
-    axis = left_right_axis(affine.numpy())
-    if axis is None:
-        raise input_error(
-            name,
-            "a slice without a left-right direction in its plane, by its affine",
-            "an axial or coronal slice for --horizontal_flip",
-            "leave --horizontal_flip out, or correct the affine",
-        )
-    return axis
 
 
 def collate_training(items: Sequence[dict]) -> dict:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from released_trees import bmad_images, masks
 from test_checks import brains, image, labels  # noqa: F401
 
 from uad.data.reading import checks, remembering, spreading
 from uad.data.reading.checks import check_folder, data_hash
 from uad.data.reading.formats import write_slice
 from uad.data.reading.listing import list_folder
+from uad.data.reading.released import Released
 from uad.data.reading.remembering import MEMORY_FOLDER, Memory
 from uad.errors import InputError
 
@@ -23,9 +25,9 @@ def read(monkeypatch) -> list[str]:
     """Names of the images that checks and hashes read; few files are remembered, too, and as soon as they are there."""
     names, check, hashed = [], checks._check_file, checks.file_hash
 
-    def counted(path, mask, expected):
+    def counted(path, mask, empty, expected):
         names.append(path.name)
-        return check(path, mask, expected)
+        return check(path, mask, empty, expected)
 
     def counted_hash(path):
         names.append(path.name)
@@ -137,10 +139,10 @@ def test_an_interrupted_check_goes_on_where_it_was(brains, read, monkeypatch):  
     monkeypatch.setattr(spreading, "BLOCK", 1)
     counted = checks._check_file
 
-    def stopped(path, mask, expected):
+    def stopped(path, mask, empty, expected):
         if path.name.startswith("P1"):
             raise KeyboardInterrupt
-        return counted(path, mask, expected)
+        return counted(path, mask, empty, expected)
 
     monkeypatch.setattr(checks, "_check_file", stopped)
     with pytest.raises(KeyboardInterrupt):
@@ -214,3 +216,17 @@ def test_processes_that_check_end_with_the_one_that_started_them(tmp_path):
     while Path(f"/proc/{worker}").exists() and Path(f"/proc/{worker}/stat").read_text().split()[2] != "Z":
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_parts_of_a_release_are_remembered_apart(read, tmp_path):
+    root = bmad_images(tmp_path / "set")
+    for part, names in (("test", 3), ("val", 3), ("test", 0)):
+        found = read_anew(read, lambda part=part: check_folder(Released(str(root), part), 1, 32, "joint"))
+        assert len(found) == names
+
+
+def test_masks_that_appear_change_what_is_known_of_healthy_images(read, tmp_path):
+    place = Released(str(bmad_images(tmp_path / "set")), "test")
+    assert check_folder(place, 1, 32, "joint").labelled == 0
+    masks(tmp_path / "set" / "test" / "Ungood" / "label", "1000.png")
+    assert check_folder(place, 1, 32, "joint").labelled == 3

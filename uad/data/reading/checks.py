@@ -13,8 +13,9 @@ import numpy as np
 from uad.data.reading.decoding import cannot_open
 from uad.data.reading.folder import normalised, read_labelled
 from uad.data.reading.formats import RawSlice
-from uad.data.reading.listing import Listing, labels_folder, list_folder
+from uad.data.reading.listing import Listing, labels_folder
 from uad.data.reading.patients import TRAIN, patient_of
+from uad.data.reading.released import Place, Released, list_images
 from uad.data.reading.remembering import Memory
 from uad.data.reading.spreading import spread
 from uad.errors import InputError, Problem
@@ -28,10 +29,10 @@ class FolderSummary:
     img_size x img_size; distorted: those that are not square; labelled, with_lesion: images with a mask,
     and with a lesion in it; flat_channel: images in which a modality is constant, as edge slices may be; marked: colour
     files taken as grey; masks_beside: whether the masks lie beside their images; foreign, subfolders: names of files
-    and folders that are left alone.
+    and folders that are left alone; notices: what else to say of a release.
     """
 
-    folder: Path
+    folder: Place
     channels: int
     images: int = 0
     labelled: int = 0
@@ -47,6 +48,7 @@ class FolderSummary:
     masks_beside: bool = False
     foreign: Sequence[str] = ()
     subfolders: Sequence[str] = ()
+    notices: Sequence[str] = ()
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{h} x {w} ({count})" for (h, w), count in self.sizes.most_common(3))
@@ -61,6 +63,7 @@ class FolderSummary:
         return "\n".join(lines + [f"    {notice}" for notice in self._notices()])
 
     def _notices(self) -> Iterable[str]:
+        yield from self.notices
         if self.masks_beside:
             yield "masks are the files beside the images that are named like them, e.g. x_mask.png for x.png"
         if self.marked:
@@ -102,7 +105,7 @@ class _Expected:
 
 
 def check_folder(
-    folder: Path | str,
+    folder: Place,
     n_channels: int,
     img_size: int,
     normalise: str,
@@ -118,15 +121,17 @@ def check_folder(
     or damaged files, volumes, another number of channels, a side shorter than img_size / 2 (any other size
     is resized, which the summary counts), NaN and infinity, constant images, values outside 0..1 where
     `normalise` is "none", negative intensities where `normalise` is "tissue", masks without images and images without
-    masks where there are masks (see list_folder), masks that are not binary or of another size, with `healthy` a
-    lesion, with `need_labels` an image without mask. Foreign files are counted. patients: see patient_of.
+    masks where there are masks (see list_images), masks that are not binary or of another size, with `healthy` a
+    lesion or an image that a release calls diseased, with `need_labels` an image without mask.
+    Foreign files are counted. patients: see patient_of.
 
     Each of the `workers`, see spread, holds one image at a time. Files in which nothing was wrong are remembered and
     not read again until they change, see Memory.
     """
-    folder = Path(folder)
-    listing = list_folder(folder)
+    folder = folder if isinstance(folder, Released) else Path(folder)
+    listing = list_images(folder)
     slices, problems = listing.slices, list(listing.problems)
+    problems += _called_diseased(folder, listing) if healthy else []
     if batch_size is not None and len(slices) < batch_size:
         problems.append(_too_few(folder, len(slices), batch_size))
     expected = _Expected(n_channels, img_size, normalise, healthy, need_labels and not listing.masks)
@@ -137,9 +142,7 @@ def check_folder(
     return _summary(folder, listing, reports, expected, patients)
 
 
-def check_disjoint(
-    train_folder: Path | str, test_folder: Path | str, patients: Mapping[str, str] | None = None
-) -> None:
+def check_disjoint(train_folder: Place, test_folder: Place, patients: Mapping[str, str] | None = None) -> None:
     """Raise InputError when slices of a patient lie in both folders; file names alone are read, and `patients`, see
     patient_of.
     """
@@ -159,7 +162,7 @@ def check_disjoint(
 
 
 def check_split(
-    folder: Path | str, split: Mapping[str, str], training: bool, patients: Mapping[str, str] | None = None
+    folder: Place, split: Mapping[str, str], training: bool, patients: Mapping[str, str] | None = None
 ) -> None:
     """Raise InputError for every patient in a folder who is on the wrong side of a split, see read_split.
 
@@ -181,20 +184,21 @@ def check_split(
         raise InputError(problems)
 
 
-def patients_in(folder: Path | str, patients: Mapping[str, str] | None = None) -> Counter:
+def patients_in(folder: Place, patients: Mapping[str, str] | None = None) -> Counter:
     """Slices by patient; names alone are read, and `patients`, see patient_of."""
-    return Counter(patient_of(name, patients) for name in list_folder(folder).slices)
+    return Counter(patient_of(name, patients) for name in list_images(folder).slices)
 
 
-def data_hash(folder: Path | str, workers: int = 2) -> str:
-    """SHA-256 over names and bytes of a folder's slices and of their masks, 16 hexadecimal digits.
+def data_hash(folder: Place, workers: int = 2) -> str:
+    """SHA-256 over names and bytes of a folder's slices and of their masks, and over who is diseased by the release,
+    16 hexadecimal digits.
 
     Files are read again only where they have changed, see Memory.
     """
-    listing = list_folder(folder)
+    listing = list_images(folder)
     files = {f"image {stem}": path for stem, path in listing.slices.items()}
     files |= {f"mask {stem}": listing.masks[stem] for stem in sorted(listing.masks)}
-    memory = Memory(folder, "hashes")
+    memory = Memory(folder, "hashes", _part_of(folder))
     contents = memory.recall({name: [path] for name, path in files.items()})
     unknown = [name for name in files if name not in contents]
     try:
@@ -202,7 +206,10 @@ def data_hash(folder: Path | str, workers: int = 2) -> str:
         contents.update(zip(unknown, hashes, strict=True))
     finally:
         memory.remember(contents)
-    listed = [(path.parent == Path(folder), path.name, contents[name]) for name, path in files.items()]
+    if isinstance(folder, Released):
+        listed = [(name, contents[name], listing.diseased.get(name.partition(" ")[2])) for name in files]
+    else:
+        listed = [(path.parent == Path(folder), path.name, contents[name]) for name, path in files.items()]
     return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
@@ -218,7 +225,24 @@ def file_hash(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def _too_few(folder: Path, count: int, batch_size: int) -> Problem:
+def _part_of(folder: Place) -> str | None:
+    """What tells the parts of a release apart, which lie in one folder."""
+    return repr((folder.part, folder.layout, folder.contrast)) if isinstance(folder, Released) else None
+
+
+def _called_diseased(folder: Place, listing: Listing) -> list[Problem]:
+    """At most one problem: images that a release calls diseased."""
+    names = [name for name, diseased in listing.diseased.items() if diseased]
+    if not names:
+        return []
+    found = f"{len(names)} diseased images, e.g. {names[0]}"
+    remedy = "choose the part that is for training: --split train"
+    return [
+        Problem(str(folder), found, "healthy images alone: only they train the model or set its thresholds", remedy)
+    ]
+
+
+def _too_few(folder: Place, count: int, batch_size: int) -> Problem:
     return Problem(
         str(folder),
         f"{count} image{'s' if count != 1 else ''}",
@@ -227,25 +251,27 @@ def _too_few(folder: Path, count: int, batch_size: int) -> Problem:
     )
 
 
-def _reports(folder: Path, listing: Listing, expected: _Expected, workers: int) -> list[_Report]:
+def _reports(folder: Place, listing: Listing, expected: _Expected, workers: int) -> list[_Report]:
     """What every file was found to be, in the order of the listing."""
     masks = {stem: listing.masks.get(stem) for stem in listing.slices}
-    memory = Memory(folder, "checks", expected)
+    empty = listing.empty
+    # Whether there are masks at all decides about the images without one.
+    memory = Memory(folder, "checks", (expected, _part_of(folder), bool(empty)))
     files = {stem: [path] + [masks[stem]] * (masks[stem] is not None) for stem, path in listing.slices.items()}
     reports = {stem: _Report([], tuple(size), *rest) for stem, (size, *rest) in memory.recall(files).items()}
     unknown = [stem for stem in listing.slices if stem not in reports]
-    jobs = [(listing.slices[stem], masks[stem]) for stem in unknown]
+    jobs = [(listing.slices[stem], masks[stem], stem in empty) for stem in unknown]
     try:
-        found = spread(partial(_check_file, expected=expected), jobs, workers, f"checking {folder.name}", True)
+        found = spread(partial(_check_file, expected=expected), jobs, workers, f"checking {Path(folder).name}", True)
         reports.update(zip(unknown, found, strict=True))
     finally:  # an interrupted check goes on where it was
         memory.remember({stem: report[1:] for stem, report in reports.items() if not report.problems})
     return [reports[stem] for stem in listing.slices]
 
 
-def _check_file(path: Path, mask: Path | None, expected: _Expected) -> _Report:
+def _check_file(path: Path, mask: Path | None, empty: bool, expected: _Expected) -> _Report:
     try:
-        raw = read_labelled(path, mask, expected.n_channels)
+        raw = read_labelled(path, mask, expected.n_channels, empty)
     except InputError as error:
         return _Report(error.problems)
     problems = [*_size_problems(path, raw, expected), *_label_problems(path, mask, raw, expected)]
@@ -314,7 +340,7 @@ def _has_flat_channel(image: np.ndarray) -> bool:
 
 
 def _summary(
-    folder: Path,
+    folder: Place,
     listing: Listing,
     reports: list[_Report],
     expected: _Expected,
@@ -338,4 +364,5 @@ def _summary(
         masks_beside=listing.beside,
         foreign=listing.foreign,
         subfolders=listing.subfolders,
+        notices=listing.notices,
     )

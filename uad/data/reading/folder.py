@@ -10,22 +10,23 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from uad.data.reading.formats import RawSlice, read_mask, read_slice
-from uad.data.reading.listing import list_folder
 from uad.data.reading.normalise import normalise
 from uad.data.reading.patients import patient_of
+from uad.data.reading.released import Place, list_images
 from uad.errors import InputError, ValueProblem, input_error
 
 T = TypeVar("T")
 
 
-def read_labelled(path: Path, mask: Path | None, n_channels: int) -> RawSlice:
-    """A slice with the label that it carries or that the mask file gives.
+def read_labelled(path: Path, mask: Path | None, n_channels: int, empty: bool = False) -> RawSlice:
+    """A slice with the label that it carries or that the mask file gives; empty: without these it has no lesion.
 
     Raises InputError as `read_slice` and `read_mask` do, for two labels, and for a mask of another size.
     """
     raw = read_slice(path, n_channels)
     if mask is None:
-        return raw
+        healthy = np.zeros(raw.image.shape[1:], np.uint8) if empty and raw.label is None else raw.label
+        return raw._replace(label=healthy)
     if raw.label is not None:
         raise input_error(
             path,
@@ -102,11 +103,13 @@ def evenly_spread(items: Sequence[T], most: int) -> list[T]:
 
 
 class SliceFolder(Dataset):
-    """The slices of a folder in the order of their names, normalised and resized to a square.
+    """The slices of a folder or a part of a release, in the order of their names, normalised and resized to a square.
 
     Item `i` is a dict: image (C, S, S) float32 in [0, 1]; label (S, S) uint8 where the slice has one (as
-    its last channel or in a mask file, see list_folder); name and patient, str; index, int; affine (4, 4) float64 of
+    its last channel or in a mask file, see list_images); name and patient, str; index, int; affine (4, 4) float64 of
     the resized image.
+
+    .diseased: by name, whether an image is, where its place in a release says it.
 
     limit: keep only so many slices, spread evenly over the folder; patients: see patient_of.
     Raises InputError for an unusable folder at once, and for an unusable file when it is read.
@@ -114,7 +117,7 @@ class SliceFolder(Dataset):
 
     def __init__(
         self,
-        folder: Path | str,
+        folder: Place,
         n_channels: int,
         img_size: int,
         normalise: str,
@@ -123,10 +126,11 @@ class SliceFolder(Dataset):
     ):
         self.folder, self.n_channels, self.img_size = Path(folder), n_channels, img_size
         self.normalise = normalise
-        listing = list_folder(folder)
+        listing = list_images(folder)
         if listing.problems:
             raise InputError(listing.problems)
-        slices, self._masks = listing.slices, listing.masks
+        slices, self._masks, self._empty = listing.slices, listing.masks, listing.empty
+        self.diseased = listing.diseased
         if limit is not None and limit < len(slices):
             chosen = evenly_spread(list(slices), limit)
             slices = {stem: slices[stem] for stem in chosen}
@@ -139,7 +143,7 @@ class SliceFolder(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         name, path = self.names[index], self.paths[index]
-        raw = read_labelled(path, self._masks.get(name), self.n_channels)
+        raw = read_labelled(path, self._masks.get(name), self.n_channels, name in self._empty)
         size = raw.image.shape[1:]
         item = {
             "image": resize_image(torch.from_numpy(normalised(path, raw, self.normalise)), self.img_size),

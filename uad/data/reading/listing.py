@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,20 +23,33 @@ _MASK_NAME = re.compile(rf"(?P<image>.+?)[_-]{_MASK}|{_MASK}[_-](?P<same>.+)", r
 class Listing(NamedTuple):
     """What a folder of slices holds.
 
-    slices, masks: stem of an image -> path, sorted by stem; beside: whether the masks lie beside their images; foreign:
-    names of files that are neither, hidden ones too; subfolders: their names; problems: what makes it unusable.
+    slices, masks: name of an image -> path, sorted by name, which is the file's stem but for releases that use a stem
+    twice; beside: whether the masks lie beside their images; foreign: names of files that are neither, hidden ones too;
+    subfolders: their names; problems: what makes it unusable; diseased: whether an image is, by name, where its place
+    in a release says it; notices: what else to say of a release.
     """
 
     slices: dict[str, Path]
     masks: dict[str, Path]
     beside: bool
-    foreign: list[str]
-    subfolders: list[str]
+    foreign: Sequence[str]
+    subfolders: Sequence[str]
     problems: list[Problem]
+    diseased: Mapping[str, bool]
+    notices: Sequence[str]
+
+    @property
+    def empty(self) -> set[str]:
+        """Images that are known to be healthy where others have masks: theirs would hold no lesion."""
+        if not self.masks:
+            return set()
+        return {name for name, diseased in self.diseased.items() if not diseased and name not in self.masks}
 
 
-class _Entries(NamedTuple):
-    """The entries of a folder by kind; problems: of entries that are named like slices and are none."""
+class FolderEntries(NamedTuple):
+    """The entries of a folder by kind. files: stem -> what is named like a slice; foreign, subfolders: names of others;
+    problems: of entries that are named like slices and are none.
+    """
 
     files: dict[str, Path]
     foreign: list[str]
@@ -61,7 +74,7 @@ def list_folder(folder: Path | str) -> Listing:
     problems.
     """
     folder = Path(folder)
-    entries = _entries(folder)
+    entries = folder_entries(folder)
     slices, named_masks, orphans = _apart(entries.files)
     masks_in, problems = _masks_folder(folder)
     problems = entries.problems + problems
@@ -72,17 +85,21 @@ def list_folder(folder: Path | str) -> Listing:
     beside = masks_in is None and bool(masks)
     if named_masks or orphans:
         problems += _beside_problems(folder, slices, named_masks, orphans, masks_in)
-    return Listing(slices, masks, beside, entries.foreign, entries.subfolders, problems)
+    return Listing(slices, masks, beside, entries.foreign, entries.subfolders, problems, {}, ())
 
 
-def _entries(folder: Path) -> _Entries:
+def folder_entries(folder: Path) -> FolderEntries:
+    """What lies directly in a folder, by names alone.
+
+    Raises InputError when it is missing, unreadable, or holds nothing that is named like a slice.
+    """
     try:
         return _sorted_out(folder)
     except OSError as error:
         raise cannot_open(error.filename or folder, error) from error
 
 
-def _sorted_out(folder: Path) -> _Entries:
+def _sorted_out(folder: Path) -> FolderEntries:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
         if found != "a file" and folder.is_symlink():
@@ -104,7 +121,7 @@ def _sorted_out(folder: Path) -> _Entries:
         raise InputError(problems) if problems else _nothing_found(folder, entries)
     foreign = [path.name for path in others if not path.is_dir()]
     subfolders = [path.name for path in others if path.is_dir()]
-    return _Entries(files, foreign, subfolders, problems)
+    return FolderEntries(files, foreign, subfolders, problems)
 
 
 def _no_file(path: Path) -> Problem:
@@ -212,7 +229,7 @@ def _link_chain(folder: Path) -> Iterable[Path]:
 def _matched(folder: Path, slices: dict[str, Path], masks_in: Path) -> tuple[dict[str, Path], list[Problem]]:
     """The masks in a folder of their own, by stem, and all that does not match."""
     try:
-        entries = _entries(masks_in)
+        entries = folder_entries(masks_in)
     except InputError as error:
         return {}, error.problems
     masks = entries.files

@@ -9,8 +9,8 @@ from uad.configuration import check_values
 from uad.data.reading.checks import check_disjoint, check_folder, check_split
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import slice_stem
-from uad.data.reading.listing import list_folder
 from uad.data.reading.patients import read_patients, read_split, scan_of
+from uad.data.reading.released import Place, Released, list_images
 from uad.data.reading.settings import Reading
 from uad.distributed import World
 from uad.errors import InputError, Problem, input_error, missing_flag
@@ -22,7 +22,8 @@ class Folders:
 
     data_dir: the images; val_dir: healthy ones to validate on; test_dir: its patients must not be in data_dir;
     num_samples: only so many images of data_dir and val_dir, evenly spread (0: all); patients: table of the patients,
-    see read_patients; split: table of the parts that patients belong to, see read_split.
+    see read_patients; split: table of the parts that patients belong to, see read_split; part, layout, contrast: where
+    data_dir is a release, what of it is read, see Released.
     """
 
     data_dir: str | None
@@ -31,14 +32,43 @@ class Folders:
     num_samples: int = 0
     patients: str | None = None
     split: str | None = None
+    part: str | None = None
+    layout: str | None = None
+    contrast: str | None = None
 
     def __post_init__(self):
-        """InputError for a number that means nothing."""
+        """InputError for a number that means nothing, and for flags of a release without its part."""
         check_values([("--num_samples", self.num_samples, "0 or more", self.num_samples >= 0)])
+        for flag, value in (("--layout", self.layout), ("--contrast", self.contrast)):
+            if value is not None and self.part is None:
+                expected = "the part of the release that is read, beside it"
+                raise input_error(flag, f"{value}, without --split", expected, "pass --split train, val or test")
+
+    @property
+    def images(self) -> Place:
+        """The images of data_dir."""
+        return self.part_of(self.data_dir, self.part)
+
+    @property
+    def name(self) -> str:
+        """What the images are called where results are kept: by the folder and the part."""
+        return "_".join([Path(self.data_dir or "").name, *filter(None, [self.part])])
+
+    @property
+    def facts(self) -> dict:
+        """What run.json says of them."""
+        chosen = {"split": self.part, "layout": self.layout, "contrast": self.contrast}
+        return {"data_dir": str(self.data_dir), "num_samples": self.num_samples} | {
+            name: value for name, value in chosen.items() if value is not None
+        }
+
+    def part_of(self, folder: str, part: str | None) -> Place:
+        """A folder of slices or, where data_dir is a release, the part of one of the same layout."""
+        return folder if self.part is None else Released(str(folder), part, self.layout, self.contrast)
 
     def open(self, reading: Reading) -> SliceFolder:
         """The images of data_dir as a data set."""
-        return open_slices(self.data_dir, reading, self.num_samples, self.patients)
+        return open_slices(self.images, reading, self.num_samples, self.patients)
 
     def open_validation(self, reading: Reading) -> SliceFolder:
         """Those of val_dir."""
@@ -46,7 +76,7 @@ class Folders:
 
 
 def open_slices(
-    folder: Path | str, reading: Reading, num_samples: int = 0, patients: Path | str | None = None
+    folder: Place, reading: Reading, num_samples: int = 0, patients: Path | str | None = None
 ) -> SliceFolder:
     """A folder as a data set, read with the settings given; num_samples, patients: see Folders."""
     table = read_patients(patients) if patients else None
@@ -70,21 +100,21 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
         split = read_split(folders.split) if folders.split else None
     how = {"n_channels": reading.n_channels, "img_size": reading.img_size, "normalise": reading.normalise}
     how |= {"workers": max(1, workers), "patients": patients}
-    for folder, needed, is_healthy in ((folders.data_dir, batch_size, healthy), (folders.val_dir, None, True)):
+    for folder, needed, is_healthy in ((folders.images, batch_size, healthy), (folders.val_dir, None, True)):
         if folder is not None:
             with _collecting(problems):
                 summaries.append(str(check_folder(folder, **how, batch_size=needed, healthy=is_healthy)))
     others = [folder for folder in (folders.val_dir, folders.test_dir) if folder is not None]
     for other in others:
         with _collecting(problems):
-            check_disjoint(folders.data_dir, other, patients)
+            check_disjoint(folders.images, other, patients)
     if split is not None:
-        for folder, training in ((folders.data_dir, True), *((other, False) for other in others)):
+        for folder, training in ((folders.images, True), *((other, False) for other in others)):
             with _collecting(problems):
                 check_split(folder, split, training, patients)
     if patients is not None:
         with _collecting(problems):
-            _check_names(folders.patients, patients, (folders.data_dir, *others))
+            _check_names(folders.patients, patients, (folders.images, *others))
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     return summaries
@@ -99,9 +129,9 @@ def _collecting(problems: list[Problem]) -> Iterator[None]:
         problems += error.problems
 
 
-def _check_names(table: Path | str, patients: Mapping[str, str], folders: Iterable[Path | str]) -> None:
+def _check_names(table: Path | str, patients: Mapping[str, str], folders: Iterable[Place]) -> None:
     """InputError for names in a table of patients that are files here, for they would match no slice."""
-    names = {name for folder in folders for name in list_folder(folder).slices}
+    names = {name for folder in folders for name in list_images(folder).slices}
     names |= {scan_of(name) for name in names}
     files = [name for name in patients if name not in names and slice_stem(name) in names]
     if files:

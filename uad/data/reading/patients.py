@@ -17,6 +17,7 @@ _SCANS = (
     r"(OAS\d+_\d+)_MR\d+.*|(OAS\d{5,})_.*",  # OASIS 1 and 2: OAS1_0001_MR1; 3: OAS30001_MR_d0129
     r"(TCGA_[A-Z0-9]{2}_[A-Za-z0-9]{4})_.*",  # kaggle_3m: TCGA_CS_4941_19960909
     r"(UPENN-GBM-\d+)_\d+",  # UPENN-GBM-00001_11
+    r"(brain_scan_.+)_slice",  # MAD-AD and REFLECT: brain_scan_12_slice_40
 )
 _SCAN_PATTERNS = tuple(re.compile(pattern) for pattern in _SCANS)
 _OCT_SLICE = re.compile(r"[A-Za-z]+-(\d+)-\d+")

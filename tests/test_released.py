@@ -1,0 +1,199 @@
+"""Benchmarks as they are released: parts, classes, pairs of image and mask, and what does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import released_trees as trees
+
+from uad.data.reading.checks import check_folder, data_hash
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.opening import Folders
+from uad.data.reading.released import Released, count_notices, list_images
+from uad.errors import InputError
+
+# layout -> its miniature, then of each part: healthy, diseased, and masked images; None: the release has no such part.
+RELEASES = {
+    "bmad": (trees.bmad, {"train": (6, 0, 0), "val": (2, 3, 3), "test": (2, 3, 3)}),
+    "bmad without masks": (trees.bmad_images, {"train": (2, 0, 0), "val": (2, 1, 0), "test": (2, 1, 0)}),
+    "mvtec": (trees.mvtec, {"train": (3, 0, 0), "val": None, "test": (2, 4, 4)}),
+    "kermany": (trees.kermany, {"train": (3, 0, 0), "val": (1, 3, 0), "test": (2, 6, 0)}),
+    "medianomaly": (trees.medianomaly, {"train": (3, 0, 0), "val": None, "test": (2, 2, 0)}),
+    "medianomaly-brats": (trees.medianomaly_brats, {"train": (2, 0, 0), "val": None, "test": (1, 2, 2)}),
+    "isic2018": (trees.isic2018, {"train": (2, 0, 0), "val": None, "test": (1, 2, 0)}),
+}
+
+
+def listed(root: Path, part: str, **more):
+    return list_images(Released(str(root), part, **more))
+
+
+def refusal(root: Path, part: str, **more) -> str:
+    """The text of all that is wrong with a part, also of what stands among the problems of its listing."""
+    with pytest.raises(InputError) as caught:
+        check_folder(Released(str(root), part, **more), 1, trees.SIZE, "joint", workers=1)
+    return str(caught.value)
+
+
+def summary(root: Path, part: str, **more):
+    return check_folder(Released(str(root), part, **more), 1, trees.SIZE, "joint", workers=1)
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_every_part_has_its_images_classes_and_masks(tmp_path, name):
+    make, parts = RELEASES[name]
+    root = make(tmp_path / "set")
+    for part, counts in parts.items():
+        if counts is None:
+            assert f"no part {part}" in refusal(root, part) or "no folder" in refusal(root, part)
+            continue
+        found = listed(root, part)
+        assert not found.problems
+        diseased = list(found.diseased.values())
+        assert (diseased.count(False), diseased.count(True), len(found.masks)) == counts
+        assert found.diseased.keys() == found.slices.keys() and found.masks.keys() <= found.slices.keys()
+        assert f"layout {name.split()[0]}, part {part}" in str(summary(root, part))
+        assert listed(root, part, layout=name.split()[0]) == found
+
+
+@pytest.mark.parametrize("label", ["label", "anomaly_mask"])
+def test_healthy_images_have_empty_labels_where_others_have_masks(tmp_path, label):
+    place = Released(str(trees.bmad(tmp_path / "Brain", label, valid="val")), "test")
+    labels = {item["name"]: int(item["label"].sum()) for item in SliceFolder(place, 1, trees.SIZE, "joint")}
+    assert labels == {"00010_60": 0, "00010_61": 0, "00010_70": 16, "00011_60": 16, "00012_60": 16}
+    found = summary(tmp_path / "Brain", "val")
+    assert (found.labelled, found.with_lesion, found.patients) == (5, 3, 3)
+
+
+def test_without_any_mask_no_image_has_a_label(tmp_path):
+    slices = SliceFolder(Released(str(trees.kermany(tmp_path / "OCT2017")), "test"), 1, trees.SIZE, "joint")
+    assert all("label" not in item for item in slices)
+    assert slices.diseased["NORMAL-400-1"] is False and slices.diseased["CNV-410-1"] is True
+    assert slices.patients[slices.names.index("CNV-410-1")] == "410"
+
+
+def test_images_of_one_name_in_two_classes_are_told_apart(tmp_path):
+    found = listed(trees.bmad_images(tmp_path / "camelyon16"), "test")
+    assert list(found.slices) == ["Ungood_1000", "good_1000", "good_1001"]
+    slices = SliceFolder(Released(str(trees.mvtec(tmp_path / "bottle")), "test"), 1, trees.SIZE, "joint")
+    assert slices.names[:2] == ["crack_000", "crack_001"]
+    assert len(set(slices.patients)) == 6, "each image by itself"
+
+
+def test_each_image_has_its_own_mask(tmp_path):
+    for make, part in ((trees.mvtec, "test"), (trees.medianomaly_brats, "test"), (trees.bmad, "val")):
+        found = listed(make(tmp_path / make.__name__), part)
+        for name, mask in found.masks.items():
+            image = found.slices[name]
+            assert mask.stem.replace("_mask", "").replace("seg", "flair") == image.stem
+            if make is trees.mvtec:
+                assert mask.parent.name == image.parent.name
+
+
+def test_diseased_images_of_the_part_train_are_left_out_and_counted(tmp_path):
+    root = trees.kermany(tmp_path / "x")
+    assert "9 diseased images of the part are left out" in str(summary(root, "train"))
+    check_folder(Released(str(root), "train"), 1, trees.SIZE, "joint", healthy=True, workers=1)
+
+
+def test_diseased_images_do_not_train(tmp_path):
+    with pytest.raises(InputError, match="6 diseased images"):
+        check_folder(Released(str(trees.kermany(tmp_path)), "test"), 1, trees.SIZE, "joint", healthy=True, workers=1)
+
+
+def test_a_missing_mask_and_a_lone_one_are_named(tmp_path):
+    root = trees.bmad(tmp_path / "set")
+    (root / "test" / "Ungood" / "label" / "00011_60.png").rename(root / "test" / "Ungood" / "label" / "00099_60.png")
+    text = refusal(root, "test")
+    assert "2 problems" in text and "img/00011_60.png\n    found:    an image without a mask" in text
+    assert "label/00099_60.png\n    found:    a mask without an image" in text
+
+
+def test_a_defect_without_its_folder_of_masks_lacks_them(tmp_path):
+    root = trees.mvtec(tmp_path / "set")
+    for path in (root / "ground_truth" / "hole").iterdir():
+        path.unlink()
+    (root / "ground_truth" / "hole").rmdir()
+    assert refusal(root, "test").count("an image without a mask") == 2
+
+
+def test_images_that_a_table_lists_are_there(tmp_path):
+    root = trees.medianomaly(tmp_path / "set")
+    (root / "images" / "6.png").unlink()
+    assert "images/6.png\n    found:    no such file" in refusal(root, "test")
+    (root / "data.json").write_text("{")
+    assert "data.json\n    found:    unreadable" in refusal(root, "test")
+    (root / "data.json").write_text(json.dumps({"train": {"0": []}}))
+    assert "no healthy image" in refusal(root, "train") or "no image" in refusal(root, "train")
+
+
+def test_a_layout_that_does_not_fit_says_what_is_there_and_what_was_expected(tmp_path):
+    root = trees.mvtec(tmp_path / "set")
+    text = refusal(root, "test", layout="kermany")
+    assert "ground_truth/, test/, train/" in text and "what fits is mvtec" in text
+    assert "expected: kermany: {train,val,test}/{NORMAL,CNV,DME,DRUSEN}" in text
+    text = refusal(root / "train", "test")
+    assert "no release of that form: good/" in text and all(f"{name}: " in text for name in ("bmad", "reflect"))
+    assert "no such folder" in refusal(tmp_path / "none", "test")
+
+
+def test_an_ambiguous_tree_asks_for_the_layout(tmp_path):
+    root = trees.bmad(tmp_path / "set")
+    (root / "ground_truth").mkdir()
+    text = refusal(root, "test")
+    assert "what fits the layouts bmad and mvtec" in text and "--layout" in text
+    assert len(listed(root, "test", layout="bmad").masks) == 3
+
+
+def test_two_folders_of_one_kind_are_refused(tmp_path):
+    root = trees.bmad(tmp_path / "set")
+    trees.masks(root / "test" / "Ungood" / "anomaly_mask", "00010_70.png")
+    assert "anomaly_mask and label" in refusal(root, "test")
+    trees.pictures(root / "val" / "good", "1.png")
+    assert "the folders val and valid" in refusal(root, "val")
+    trees.pictures(root / "train" / "good", "1.png")
+    assert "images in img/ and beside it, e.g. 1.png" in refusal(root, "train")
+
+
+def test_slices_that_show_one_contrast_each(tmp_path):
+    root = trees.reflect(tmp_path / "Data")
+    assert "--contrast\n    found:    not given" in refusal(root, "train")
+    assert "the contrasts t1, t2" in refusal(root, "train", contrast="flair")
+    train, test = (listed(root, part, contrast="t2") for part in ("train", "test"))
+    assert [path.name for path in train.slices.values()] == [f"brain_scan_train7_slice_{i}_t2.png" for i in (0, 1)]
+    assert set(train.diseased.values()) == {False} and not test.diseased, "of the test part masks alone tell"
+    assert {mask.name for mask in test.masks.values()} == {f"{name}_segmentation.png" for name in test.slices}
+    slices = SliceFolder(Released(str(root), "test", contrast="t2"), 1, trees.SIZE, "joint")
+    assert set(slices.patients) == {"brain_scan_test7"}
+    assert "files of the layout mvtec show one" in refusal(trees.mvtec(tmp_path / "x"), "train", contrast="t2")
+
+
+def test_volumes_name_the_command_that_cuts_them(tmp_path):
+    (tmp_path / "Train" / "ixi" / "t2").mkdir(parents=True)
+    assert "python scripts/prepare_mri.py --data_dir" in refusal(tmp_path, "train")
+
+
+def test_counts_of_known_releases_are_compared(tmp_path):
+    assert count_notices(tmp_path / "Brain", "bmad", "test", 3715) == []
+    (notice,) = count_notices(tmp_path / "Brain_AD" / "BraTS2021_slice", "bmad", "train", 7499)
+    assert notice == "7,499 images, and 7,500 were released: some may be missing or added"
+    for name, part, count in (("RESC", "train", 4297), ("Retina_RESC_AD", "val", 115), ("OCT2017", "test", 968)):
+        assert count_notices(tmp_path / name, "bmad", part, count) == []
+        assert count_notices(tmp_path / name, "bmad", part, count + 1)
+    assert count_notices(tmp_path / "bottle", "mvtec", "test", 1) == []
+    assert "5 images, and 3,715 were released" in str(summary(trees.bmad(tmp_path / "Brain"), "test"))
+
+
+def test_the_hash_is_of_the_part_and_of_who_is_diseased(tmp_path):
+    root = trees.bmad_images(tmp_path / "a")
+    hashes = {part: data_hash(Released(str(root), part)) for part in ("train", "val", "test")}
+    assert len(set(hashes.values())) == 3
+    (root / "test" / "good").rename(root / "test" / "x")
+    (root / "test" / "Ungood").rename(root / "test" / "good")
+    (root / "test" / "x").rename(root / "test" / "Ungood")
+    assert data_hash(Released(str(root), "test")) != hashes["test"]
+
+
+def test_flags_of_a_release_need_its_part():
+    with pytest.raises(InputError, match="--layout\n    found:    bmad, without --split"):
+        Folders("x", layout="bmad")

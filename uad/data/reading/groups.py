@@ -1,0 +1,112 @@
+"""Images of one class of a released data set with their masks: what every layout of a benchmark comes down to."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from uad.data.reading.formats import slice_stem
+from uad.data.reading.listing import folder_entries
+from uad.errors import Problem, input_error
+
+TRAIN, VAL, TEST = PARTS = ("train", "val", "test")
+# How releases name the folder of a part.
+PART_FOLDERS = {TRAIN: ("train",), VAL: ("val", "valid", "validation"), TEST: ("test",)}
+
+
+class Group(NamedTuple):
+    """Images of one class in a part of a release.
+
+    name: of the class; images: stem -> file; masks: stem of the image -> file, None where this class has no place for
+    masks; diseased: whether these images are, None where only their masks tell; others: names of files and folders that
+    are left alone; problems: what is wrong with the files.
+    """
+
+    name: str
+    images: dict[str, Path]
+    masks: dict[str, Path] | None
+    diseased: bool | None
+    others: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, by name; none where it is no folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:  # which knows folders without a look at each of many files
+        return sorted(Path(entry.path) for entry in entries if entry.name[0] != "." and entry.is_dir())
+
+
+def has(folder: Path, *names: str) -> bool:
+    """Whether a folder holds one of these names, in whatever case."""
+    return any(path.name.lower() in names for path in subfolders(folder))
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """The folder in `folder` that has one of these names, in whatever case, None where there is none.
+
+    Raises InputError where several have.
+    """
+    found = [path for path in subfolders(folder) if path.name.lower() in names]
+    if len(found) > 1:
+        there = " and ".join(path.name for path in found)
+        raise input_error(
+            folder, f"the folders {there}", "one of the two", "remove or rename what does not belong here"
+        )
+    return found[0] if found else None
+
+
+def part_folder(root: Path, part: str) -> Path:
+    """The folder of a part, one of PARTS; InputError where there is none."""
+    found = child(root, *PART_FOLDERS[part])
+    if found is None:
+        there = ", ".join(path.name for path in subfolders(root)) or "none"
+        raise no_part(root, part, f"no folder of the part {part} (there are {there})")
+    return found
+
+
+def no_part(root: Path, part: str, found: str):
+    """The InputError of a release without a part."""
+    expected = f"images of the part {part}"
+    return input_error(root, found, expected, "choose a part that it has with --split, or unpack the release again")
+
+
+def folder_group(
+    name: str,
+    images: Path,
+    diseased: bool,
+    masks: Path | None = None,
+    image_of: Callable[[str], str | None] = str,
+) -> Group:
+    """All images of a folder; image_of: stem of a mask -> that of its image, None for a file that is no mask.
+
+    Masks of healthy images are not read: that they are healthy says all. Raises InputError for a folder that cannot be
+    listed or holds no image.
+    """
+    entries = folder_entries(images)
+    others = (*entries.foreign, *(f"{each}/" for each in entries.subfolders if masks is None or images / each != masks))
+    if masks is None or not diseased:
+        return Group(name, entries.files, None, diseased, others, tuple(entries.problems))
+    held = folder_entries(masks)
+    others = (*others, *held.foreign)
+    return Group(
+        name, entries.files, paired(held.files, image_of), diseased, others, (*entries.problems, *held.problems)
+    )
+
+
+def paired(files: Mapping[str, Path], image_of: Callable[[str], str | None]) -> dict[str, Path]:
+    """Masks by the stems of their images; image_of as in folder_group."""
+    named = ((image_of(stem), path) for stem, path in files.items())
+    return {stem: path for stem, path in named if stem is not None}
+
+
+def listed_group(name: str, folder: Path, names: Iterable[str], diseased: bool, table: Path) -> Group:
+    """The files of a folder that a table lists, without masks; those that are missing are problems."""
+    paths = [folder / each for each in names]
+    problems = tuple(
+        Problem(str(path), "no such file", f"the image that {table} lists", "unpack the release again")
+        for path in paths
+        if not path.is_file()
+    )
+    return Group(name, {slice_stem(path): path for path in paths}, None, diseased, (), problems)

@@ -84,13 +84,10 @@ def run_info(
     world: World,
 ) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
-    folders = request.opening.folders
     networks = (autoencoder.network, model.network)
     return {
         "method": "masked Bernoulli diffusion",
         **asdict(autoencoder.reading),
-        "data_dir": str(folders.data_dir),
-        "num_samples": folders.num_samples,
         "seed": request.runtime.seed,
         "amp": amp,
         "compile": request.compile,
@@ -103,7 +100,7 @@ def run_info(
         },
         "model": {"step": model.step, "weights_hash": model.weights_hash, "command": model.command},
         "parameters": sum(p.numel() for network in networks for p in network.parameters()),
-        **provenance(autoencoder.reading, folders.data_dir, folders.patients, world),
+        **provenance(autoencoder.reading, request.opening.folders, world),
     }
 
 
@@ -152,9 +149,9 @@ def main(args: argparse.Namespace) -> None:
 
 def default_out_dir(request: Request) -> Path:
     """results/<autoencoder run>_<folder>_L<noise level>_P<threshold>."""
-    run, folder = Path(request.autoencoder.load_dir), Path(request.opening.folders.data_dir)
+    run, images = Path(request.autoencoder.load_dir), request.opening.folders.name
     level, threshold = request.detection.noise_level, request.detection.prob_threshold
-    return Path("results") / f"{run.name}_{folder.name}_L{level}_P{threshold:g}"
+    return Path("results") / f"{run.name}_{images}_L{level}_P{threshold:g}"
 
 
 command = command_of(get_args_parser, main)

@@ -97,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
             return
         check_healthy_folder(request, reading, world)
         folders = request.opening.folders
-        out_dir = request.output.folder(Path("results") / f"{run_name(trained)}_{Path(folders.data_dir).name}")
+        out_dir = request.output.folder(Path("results") / f"{run_name(trained)}_{folders.name}")
         amp = precision_of(runtime.amp, world, trained.modules.values(), begun=amp_of_results(out_dir))
         options = detection_options(request.method, request.options, trained.config)
         modules = {stage: module.to(world.device) for stage, module in trained.modules.items()}
@@ -131,7 +131,8 @@ def check_healthy_folder(request: Request, reading: Reading, world: World) -> No
     """Check --healthy_dir: its patients may be those of --data_dir, but not its images' state of health."""
     if request.healthy_dir is None:
         return
-    folders = replace(request.opening.folders, data_dir=request.healthy_dir)
+    plain = dict.fromkeys(("part", "layout", "contrast"))
+    folders = replace(request.opening.folders, data_dir=request.healthy_dir, **plain)
     summaries = check_once(folders, reading, None, True, request.opening.workers, world)
     if world.is_main:
         print("\n".join(summaries))
@@ -157,13 +158,11 @@ def run_name(trained: TrainedBaseline) -> str:
 
 def run_info(request: Request, trained: TrainedBaseline, detector, options: dict, amp: str, world: World) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
-    networks, folders = trained.modules.values(), request.opening.folders
+    networks = trained.modules.values()
     return {
         "method": detector.method,
         **asdict(trained.reading),
-        "data_dir": str(folders.data_dir),
         "healthy_dir": request.healthy_dir and str(request.healthy_dir),
-        "num_samples": folders.num_samples,
         "seed": request.runtime.seed,
         "amp": amp,
         "compile": request.compile,
@@ -172,7 +171,7 @@ def run_info(request: Request, trained: TrainedBaseline, detector, options: dict
         "options": options,
         "model": {"step": trained.step, "weights_hash": trained.weights_hashes, "command": trained.command},
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
-        **provenance(trained.reading, folders.data_dir, folders.patients, world),
+        **provenance(trained.reading, request.opening.folders, world),
     }
 
 

@@ -12,7 +12,7 @@ without diffusion. Written to --out_dir (default results/<method>_<folder>): a r
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,8 @@ from uad.cli.inference import Output, add_output_flags, add_sides_flag, detect, 
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given, check_values
-from uad.data.reading.opening import Folders, check_folders, open_slices
+from uad.data.reading.groups import TRAIN
+from uad.data.reading.opening import Folders, check_folders
 from uad.data.reading.settings import IMG_SIZE, Reading
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, input_error, missing_flag
@@ -69,7 +70,12 @@ def get_args_parser() -> Flags:
     add(group, "--method", choices=tuple(COMPETITORS), help="which competitor", shown="required")
     add(group, "--channel", type=int, help="intensity: the channel, from 0", shown="the sum over channels")
     add_switch(group, "--equalise", "intensity: equalise the histogram of every image and channel")
-    add(group, "--train_dir", help="pca: folder of healthy slices to fit to", shown="none")
+    add(
+        group,
+        "--train_dir",
+        help="pca: folder of healthy slices to fit to; with --split the release, of which the part train is taken",
+        shown="none",
+    )
     add(group, "--components", type=int, default=32, help="pca: number of components that are fitted")
     add(group, "--model_path", help="pca: file of the components; fitted where it does not exist", shown="none")
     add(
@@ -139,7 +145,7 @@ def pca(request: Request, world: World) -> Competitor:
         world.on_main(lambda: check_training_folder(request, reading))
         if request.opening.check_data or request.opening.dry_run:
             return Competitor(None, "PCA residual", reading, {"model": f"to be fitted to {request.train_dir}"})
-        fitted = partial(fit_pca, open_slices(request.train_dir, reading), request.components)
+        fitted = partial(fit_pca, training_folders(request).open(reading), request.components)
         world.on_main(lambda: save_pca(request.model_path, *fitted(), reading))
     mean, components, reading = load_pca(request.model_path)
     check_given(request.source.given, asdict(reading), request.model_path)
@@ -155,8 +161,13 @@ def check_training_folder(request: Request, reading: Reading) -> None:
         raise input_error(
             "--train_dir", "not given", f"a folder to fit to: {request.model_path} does not exist", "pass --train_dir"
         )
-    patients = request.opening.folders.patients
-    check_folders(Folders(request.train_dir, patients=patients), reading, None, True, request.opening.workers)
+    check_folders(training_folders(request), reading, None, True, request.opening.workers)
+
+
+def training_folders(request: Request) -> Folders:
+    """The healthy images of --train_dir, which is a release where --data_dir is one."""
+    folders = request.opening.folders
+    return replace(folders, data_dir=request.train_dir, num_samples=0, part=folders.part and TRAIN)
 
 
 def autoencoder(request: Request, world: World) -> Competitor:
@@ -175,8 +186,7 @@ def autoencoder(request: Request, world: World) -> Competitor:
 
 def out_dir_of(request: Request) -> Path:
     """Where the results go."""
-    folder = Path(request.opening.folders.data_dir or "").name
-    return request.output.folder(Path("results") / f"{request.method}_{folder}")
+    return request.output.folder(Path("results") / f"{request.method}_{request.opening.folders.name}")
 
 
 COMPETITORS = {"intensity": intensity, "pca": pca, "autoencoder": autoencoder}
@@ -195,14 +205,12 @@ def main(args: argparse.Namespace) -> None:
         info = {
             "method": chosen.name,
             **asdict(chosen.reading),
-            "data_dir": str(folders.data_dir),
-            "num_samples": folders.num_samples,
             "seed": runtime.seed,
             "amp": "off",
             "score": request.score,
             "compare_sides": request.compare_sides,
             **chosen.facts,
-            **provenance(chosen.reading, folders.data_dir, folders.patients, world),
+            **provenance(chosen.reading, folders, world),
             **request.output.facts(out_dir, slices),
         }
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):

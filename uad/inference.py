@@ -24,7 +24,7 @@ from uad.distributed import World
 from uad.files import read_json
 from uad.neighbours import DISTANCE_KEY, distance_of
 from uad.randomness import keyed_generator
-from uad.results import ALL, MAPS, ImageResult, ResultWriter
+from uad.results import ALL, DISEASED_KEY, MAPS, ImageResult, ResultWriter
 from uad.sides import one_sided
 
 # Batches whose writing may lag behind the computation; more would only hold memory.
@@ -91,7 +91,7 @@ def detect_folder(
             seconds = (time.perf_counter() - start) / len(images)
             cost = {"seconds": seconds, "peak_memory_mib": peak_memory_mib(world.device)}
             places = zip(batch["index"].tolist(), batch["affine"], strict=True)
-            records = [cost | _distance(slices.paths[index], affine.numpy()) for index, affine in places]
+            records = [cost | _known(slices, index, affine.numpy()) for index, affine in places]
             save(_save, writer, batch, result, records, writers.map)
             bar.update(len(images))
     bar.close()
@@ -146,10 +146,15 @@ def peak_memory_mib(device: torch.device) -> float:
     return int(status["VmHWM"].removesuffix("kB")) / 2**10
 
 
-def _distance(path: Path, affine: np.ndarray) -> dict[str, float]:
-    """How far the slices of a scan are apart, where a file says it."""
-    distance = distance_of(path, affine)
-    return {} if distance is None else {DISTANCE_KEY: distance}
+def _known(slices: SliceFolder, index: int, affine: np.ndarray) -> dict[str, float]:
+    """What evaluation has to know of an image: how far the slices of its scan are apart, where the file says it, and
+    whether it is diseased, where a release does.
+    """
+    known = {
+        DISTANCE_KEY: distance_of(slices.paths[index], affine),
+        DISEASED_KEY: slices.diseased.get(slices.names[index]),
+    }
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _save(

@@ -28,6 +28,8 @@ from uad.files import json_text, read_json, remove_leftovers, write_json, write_
 
 FORMAT = 1
 ALL, MAPS = KEPT = ("all", "maps")
+# Where an image's record says whether it is diseased, 1 or 0, if its place in a release does.
+DISEASED_KEY = "diseased"
 # Keys of run.json, at any depth, that may differ when a run is continued: none of them changes a result.
 VOLATILE_KEYS = frozenset(
     {

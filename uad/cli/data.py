@@ -4,8 +4,11 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from uad.cli.flags import add, add_switch, given
+from uad.data.reading.benchmarks import LAYOUTS
+from uad.data.reading.groups import PARTS
 from uad.data.reading.normalise import NORMALISATIONS
 from uad.data.reading.opening import Folders, check_once
 from uad.data.reading.settings import CHANNELS, DATASETS, IMG_SIZE, Reading
@@ -17,7 +20,15 @@ WHERE_FROM = "(a released checkpoint, which holds weights only, is built from th
 THE_CHECKPOINTS = "the checkpoint's"
 DATA_DIR_HELP = (
     "folder of slices; masks are taken from <folder>_labels, or from beside the images (x_mask.png for x.png) where "
-    "every image has one"
+    "every image has one. With --split, the folder of a data set as it was released"
+)
+PART_HELP = (
+    "--data_dir is a benchmark as it was released (see data/README.md), and this part of it is read: healthy and "
+    "diseased images with their masks, of train the healthy ones"
+)
+TABLE_HELP = (
+    "; or a CSV file of `patient, part` (train or val): all of --data_dir, a folder of slices, must be train, no other "
+    "folder's"
 )
 
 
@@ -108,19 +119,14 @@ class Opening:
 
 
 def add_folder_flags(parser: argparse.ArgumentParser, validation: bool = False, training: bool = False) -> None:
-    """Where the images lie; validation: with --val_dir; training: with --test_dir and --split."""
+    """Where the images lie; validation: with --val_dir; training: with --test_dir, and with tables for --split."""
     group = parser.add_argument_group("folders")
     add(group, "--data_dir", help=DATA_DIR_HELP, shown="required")
     if validation:
         add(group, "--val_dir", help="folder of healthy slices for --steps_per_eval", shown="none")
     if training:
         add(group, "--test_dir", help="folder whose patients must not be among the training patients", shown="none")
-        add(
-            group,
-            "--split",
-            help="CSV file of `patient, part` (train or val): all of --data_dir must be train, no other folder's",
-            shown="none",
-        )
+    add_release_flags(group, tables=training)
     add(
         group,
         "--patients",
@@ -132,10 +138,30 @@ def add_folder_flags(parser: argparse.ArgumentParser, validation: bool = False, 
     add_switch(group, "--dry_run", "check the folders, show the settings that would hold, and stop")
 
 
+def add_release_flags(group, tables: bool) -> None:
+    """What of a benchmark is read; tables: --split takes a table of patients, too."""
+    if tables:
+        add(group, "--split", help=f"{', '.join(PARTS)}: {PART_HELP}{TABLE_HELP}", shown="none")
+    else:
+        add(group, "--split", choices=PARTS, help=PART_HELP, shown="none")
+    add(group, "--layout", choices=tuple(LAYOUTS), help="with --split, how the release lies", shown="recognised")
+    add(
+        group,
+        "--contrast",
+        help="with --split, which images are read where a file shows one of several contrasts, such as t2",
+        shown="the only one",
+    )
+
+
 def opening_of(args: argparse.Namespace) -> Opening:
     """What the flags of `add_folder_flags` say."""
-    val_dir, test_dir, split = (getattr(args, name, None) for name in ("val_dir", "test_dir", "split"))
-    folders = Folders(args.data_dir, val_dir, test_dir, args.num_samples, args.patients, split)
+    val_dir, test_dir = (getattr(args, name, None) for name in ("val_dir", "test_dir"))
+    part, table = (args.split, None) if args.split in PARTS else (None, args.split)
+    if table is not None and not Path(table).exists():
+        expected = f"{', '.join(PARTS)}, or a CSV file of `patient, part`"
+        raise input_error("--split", f"{table}, which is no file", expected, "correct the word or the path")
+    shared = (args.num_samples, args.patients, table)
+    folders = Folders(args.data_dir, val_dir, test_dir, *shared, part, args.layout, args.contrast)
     return Opening(folders, args.check_data, args.dry_run, args.workers)
 
 

@@ -183,11 +183,12 @@ class _Cohort:
         return row
 
     def _image_histograms(self, name: str) -> dict:
-        """Image scores as histograms over their distinct values, per patient. Diseased: with a lesion, or,
-        where no image has a mask, all of them; healthy: with an empty mask, or of the healthy folder.
+        """Image scores as histograms over their distinct values, per patient. Diseased: by the release or the mask,
+        or, where nothing says it of any image, all of them; healthy: likewise, or of the healthy folder.
         """
-        diseased = [image for image in self.images if image.lesion_pixels or not self.any_mask]
-        healthy = [image for image in self.images if image.lesion_pixels == 0] + list(self.healthy)
+        unknown = all(image.diseased is None for image in self.images)
+        diseased = [image for image in self.images if image.diseased or unknown]
+        healthy = [image for image in self.images if image.diseased is False] + list(self.healthy)
         scores = [image.rows[name].image_score for image in (*diseased, *healthy)]
         distinct, positions = np.unique(scores, return_inverse=True)
         rows = np.array([self.place[image.patient] for image in (*diseased, *healthy)], dtype=np.int64)

@@ -52,8 +52,8 @@ def scores_figure(clinical: Clinical) -> Figure:
     names = list(clinical.rows)[:4]
     figure = Figure(figsize=(2.9 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        diseased = [i.rows[name].image_score for i in clinical.images if i.lesion_pixels != 0]
-        empty = [i.rows[name].image_score for i in clinical.images if i.lesion_pixels == 0]
+        diseased = [i.rows[name].image_score for i in clinical.images if i.diseased is not False]
+        empty = [i.rows[name].image_score for i in clinical.images if i.diseased is False]
         healthy = empty + [i.rows[name].image_score for i in clinical.healthy]
         _strips(axes, [("healthy", healthy, COLOURS[0]), ("diseased", diseased, COLOURS[1])])
         axes.set_title(name, fontsize=9)

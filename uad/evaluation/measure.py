@@ -16,7 +16,7 @@ from uad.evaluation.regions import half_found, region_weights
 from uad.evaluation.similarity import psnr, ssim_map
 from uad.evaluation.statistics import names_at
 from uad.evaluation.study import Study
-from uad.results import Result
+from uad.results import DISEASED_KEY, Result
 from uad.scores import image_score
 
 
@@ -38,12 +38,15 @@ class RowMeasure:
 
 @dataclass
 class ImageMeasure:
-    """One image: lesion_pixels is None without a mask; rows by contender name."""
+    """One image: lesion_pixels is None without a mask; diseased: what its release says of it, else whether the mask has
+    a lesion, None where neither is known; rows by contender name.
+    """
 
     name: str
     patient: str
     pixels: int
     lesion_pixels: int | None
+    diseased: bool | None
     rows: dict[str, RowMeasure]
 
 
@@ -68,14 +71,22 @@ def measure_image(
         for row in study.rows
     }
     lesion_pixels = None if result.label is None else int((result.label > 0).sum())
-    return ImageMeasure(name, result.patient, result.anomaly_map.size, lesion_pixels, rows)
+    diseased = _is_diseased(result, lesion_pixels)
+    return ImageMeasure(name, result.patient, result.anomaly_map.size, lesion_pixels, diseased, rows)
 
 
 def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) -> ImageMeasure:
     """Measure one image of the healthy folder: all its pixels are negatives. Raises InputError if its mask
-    has a lesion.
+    has a lesion, or its release calls it diseased.
     """
     result = study.load(name)
+    if result.record.get(DISEASED_KEY):
+        raise input_error(
+            study.folder.folder / "records" / f"{name}.json",
+            "an image that its release calls diseased",
+            "healthy images alone in the folder given with --healthy",
+            "give a result folder of healthy images, such as those of the part train",
+        )
     if result.label is not None and result.label.any():
         raise input_error(
             study.folder.folder / "label" / f"{name}.nii.gz",
@@ -87,7 +98,14 @@ def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) 
     for row in study.rows:
         bins = metrics.float16_bins(maps[row.name], scales[row.name])
         rows[row.name] = RowMeasure(image_score(maps[row.name]), {"healthy": sparse_histogram(bins)})
-    return ImageMeasure(name, result.patient, result.anomaly_map.size, 0, rows)
+    return ImageMeasure(name, result.patient, result.anomaly_map.size, 0, False, rows)
+
+
+def _is_diseased(result: Result, lesion_pixels: int | None) -> bool | None:
+    stated = result.record.get(DISEASED_KEY)
+    if stated is not None:
+        return bool(stated)
+    return None if lesion_pixels is None else lesion_pixels > 0
 
 
 def _measure_row(

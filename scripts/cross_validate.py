@@ -2,11 +2,13 @@
 
     python scripts/cross_validate.py --healthy_dir DIR --diseased_dir DIR --group 'TCGA_([A-Z]+)_' --out DIR
     python scripts/cross_validate.py --healthy_dir NORMAL --diseased_dir AMD --folds 2 --seeds 0 1 2 3 4 --out DIR
+    python scripts/cross_validate.py --data_dir BMAD/Brain --out DIR
 
 A figure of one split of a few dozen patients moves by as much as most methods differ. Here both stages are trained on
 the healthy slices of all groups but those left out, and measured on the diseased slices (whose masks may lie in
 `<diseased_dir>_labels`) and the healthy slices of these. Diseased slices of groups without healthy ones are measured in
-every fold.
+every fold. Of a benchmark as it was released (--data_dir) these are the healthy images of its part train and the
+diseased ones of test.
 
 Every step is one of the project's commands, printed as one would type it. One that is done is skipped, one that was
 interrupted continues. Written to --out: folds/ (links), logs/, results/, summary.md, summary.json.
@@ -22,14 +24,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uad.cli.command import command_of
+from uad.cli.data import add_layout_flags
 from uad.cli.flags import Flags, add, require
 from uad.cli.provenance import command_line
 from uad.cli.steps import ROOT, Step, run_step
 from uad.configuration import check_values
 from uad.data.preparing.folds import DISEASED, HEALTHY, TRAIN, Fold, folds_of, groups_of, link_fold, random_parts
-from uad.data.reading.listing import list_folder
+from uad.data.reading.groups import TEST
+from uad.data.reading.groups import TRAIN as TRAINING
+from uad.data.reading.listing import Listing, list_folder
+from uad.data.reading.opening import check_part_given
 from uad.data.reading.patients import read_patients
-from uad.errors import input_error
+from uad.data.reading.released import Released, list_images
+from uad.errors import InputError, input_error
 from uad.evaluation.tables import Table
 from uad.files import read_json, write_json, write_text
 
@@ -58,8 +65,10 @@ class Plan:
 def get_args_parser() -> Flags:
     """The flags of the validation."""
     parser = Flags(__doc__)
-    add(parser, "--healthy_dir", help="healthy slices", shown="required")
-    add(parser, "--diseased_dir", help="slices with lesions, with or without masks", shown="required")
+    add(parser, "--healthy_dir", help="healthy slices", shown="required, or --data_dir")
+    add(parser, "--diseased_dir", help="slices with lesions, with or without masks", shown="required, or --data_dir")
+    add(parser, "--data_dir", help="instead of both, a benchmark as released, see data/README.md", shown="none")
+    add_layout_flags(parser, "--data_dir")
     add(parser, "--out", help="output folder; started again, it continues", shown="required")
     group = parser.add_argument_group("groups")
     add(group, "--group", help="regular expression: what it finds in a name is the group", shown="the patient")
@@ -76,12 +85,12 @@ def get_args_parser() -> Flags:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """What the flags say, with the folds' folders made; InputError for what cannot be."""
-    require(args, "healthy_dir", "diseased_dir", "out")
+    require(args, "out")
     check_values([("--folds", args.folds, "2 or more", args.folds is None or args.folds > 1)])
     if args.folds and args.groups:
         raise input_error("--folds", f"{args.folds}, with --groups", "one of the two", "leave one of them out")
     out = Path(args.out).resolve()
-    healthy, diseased = (list_folder(Path(folder).resolve()) for folder in (args.healthy_dir, args.diseased_dir))
+    healthy, diseased = listings_of(args)
     pattern, patients = _pattern(args.group), read_patients(args.patients) if args.patients else None
     groups = [groups_of(each.slices, pattern, patients) for each in (healthy, diseased)]
     folds = {}
@@ -92,6 +101,27 @@ def plan_of(args: argparse.Namespace) -> Plan:
         for fold in folds[seed]:
             link_fold(_folder(out, seed, fold), fold, healthy, diseased)
     return Plan(out, tuple(args.seeds), folds, args.stage1_flags, args.stage2_flags, args.detection_flags)
+
+
+def listings_of(args: argparse.Namespace) -> tuple[Listing, Listing]:
+    """The healthy and the diseased images; InputError where these are not said, or said twice."""
+    if args.data_dir is None:
+        require(args, "healthy_dir", "diseased_dir")
+        check_part_given(args.layout, args.contrast, args.data_dir, "--data_dir")
+        return tuple(list_folder(Path(folder).resolve()) for folder in (args.healthy_dir, args.diseased_dir))
+    if args.healthy_dir or args.diseased_dir:
+        found = f"{args.data_dir}, with --healthy_dir or --diseased_dir"
+        raise input_error("--data_dir", found, "one of the two ways", "leave --data_dir out, or the two others")
+    root = str(Path(args.data_dir).resolve())
+    train, test = (list_images(Released(root, part, args.layout, args.contrast)) for part in (TRAINING, TEST))
+    if problems := [*train.problems, *test.problems]:
+        raise InputError(problems)
+    names = [name for name in test.slices if test.diseased.get(name)]
+    if not names:
+        found = "no image that the release calls diseased in its part test"
+        raise input_error(root, found, "diseased images", "name folders: --healthy_dir and --diseased_dir")
+    masks = {name: test.masks[name] for name in names if name in test.masks}
+    return train, test._replace(slices={name: test.slices[name] for name in names}, masks=masks)
 
 
 def _pattern(text: str | None) -> re.Pattern | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import released_trees as trees
 from commands import ROOT, SMALL_STAGE1, SMALL_STAGE2, module, run
 from short_training import discs
 
@@ -102,3 +103,22 @@ def test_every_fold_is_trained_and_measured_and_the_summary_adds_up(data, tmp_pa
         assert each["mean"] == pytest.approx(statistics.mean(row[name] for row in summary["folds"]))
         assert each["worst"] == min(each["folds"].values()) == each["folds"][each["worst_fold"]]
     assert set(summary["means"]) == {"ap_with_healthy", "best_dice_with_healthy", "image_auroc"}
+
+
+def test_folds_of_a_benchmark_are_of_its_train_part_and_the_diseased_of_test(tmp_path):
+    root, loaded = trees.bmad(tmp_path / "Brain"), module(COMMAND)
+
+    def plan(words: str):
+        return loaded.plan_of(loaded.get_args_parser().parse_args(f"--out {tmp_path / 'cv'} {words}".split()))
+
+    (fold, _) = plan(f"--data_dir {root} --folds 2 --seeds 0").folds[0]
+    folder = tmp_path / "cv" / "folds" / "seed0" / fold.name
+    assert len(list_folder(folder / "train").slices) == len(list_folder(folder / "healthy").slices) == 3
+    diseased = list_folder(folder / "diseased")
+    assert list(diseased.slices) == list(diseased.masks) == ["00010_70", "00011_60", "00012_60"]
+    with pytest.raises(InputError, match="one of the two ways"):
+        plan(f"--data_dir {root} --healthy_dir {root}")
+    with pytest.raises(InputError, match="--layout\n    found:    bmad, without --data_dir"):
+        plan(f"--healthy_dir {root} --diseased_dir {root} --layout bmad")
+    with pytest.raises(InputError, match="no image that the release calls diseased"):
+        plan(f"--data_dir {trees.reflect(tmp_path / 'Data')} --contrast t1")

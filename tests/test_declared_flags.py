@@ -148,7 +148,7 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
         "scripts/demo.py": [""],
         "scripts/cross_validate.py": [
             f"--healthy_dir {data / 'train_healthy'} --diseased_dir {data / 'val_diseased'} --out {out / 'r'} {more}"
-            for more in ("--folds 2", f"--patients {table}", "--group '(.)' --groups t")
+            for more in ("--folds 2", f"--patients {table}", "--group '(.)' --groups t", f"--data_dir {data}")
         ],
         "scripts/compare_demo.py": [""],
     }[script]

@@ -144,11 +144,16 @@ def add_release_flags(group, tables: bool) -> None:
         add(group, "--split", help=f"{', '.join(PARTS)}: {PART_HELP}{TABLE_HELP}", shown="none")
     else:
         add(group, "--split", choices=PARTS, help=PART_HELP, shown="none")
-    add(group, "--layout", choices=tuple(LAYOUTS), help="with --split, how the release lies", shown="recognised")
+    add_layout_flags(group, "--split")
+
+
+def add_layout_flags(group, flag: str) -> None:
+    """How a benchmark lies on the disk, beside the flag that says it is one."""
+    add(group, "--layout", choices=tuple(LAYOUTS), help=f"with {flag}, how the release lies", shown="recognised")
     add(
         group,
         "--contrast",
-        help="with --split, which images are read where a file shows one of several contrasts, such as t2",
+        help=f"with {flag}, which images are read where a file shows one of several contrasts, such as t2",
         shown="the only one",
     )
 

@@ -39,10 +39,7 @@ class Folders:
     def __post_init__(self):
         """InputError for a number that means nothing, and for flags of a release without its part."""
         check_values([("--num_samples", self.num_samples, "0 or more", self.num_samples >= 0)])
-        for flag, value in (("--layout", self.layout), ("--contrast", self.contrast)):
-            if value is not None and self.part is None:
-                expected = "the part of the release that is read, beside it"
-                raise input_error(flag, f"{value}, without --split", expected, "pass --split train, val or test")
+        check_part_given(self.layout, self.contrast, self.part, "--split")
 
     @property
     def images(self) -> Place:
@@ -73,6 +70,14 @@ class Folders:
     def open_validation(self, reading: Reading) -> SliceFolder:
         """Those of val_dir."""
         return open_slices(self.val_dir, reading, self.num_samples, self.patients)
+
+
+def check_part_given(layout: str | None, contrast: str | None, release: str | None, flag: str) -> None:
+    """An InputError where flags of a release are given, but not the one that says that it is one, or which part."""
+    for name, value in (("--layout", layout), ("--contrast", contrast)):
+        if value is not None and release is None:
+            expected = f"{flag} beside it: folders of slices have no layout"
+            raise input_error(name, f"{value}, without {flag}", expected, f"pass {flag}, or leave {name} out")
 
 
 def open_slices(

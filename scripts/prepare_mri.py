@@ -2,12 +2,14 @@
 
     python scripts/prepare_mri.py --data_dir MICCAI_BraTS2020_TrainingData --out data/brats
     python scripts/prepare_mri.py --data_dir IXI-FLAIR --out data/ixi --healthy --channels flair
+    python scripts/prepare_mri.py --data_dir D/Test/Brats21 --channels t2 --split D/splits/Brats21_test.csv --out DIR
     python scripts/prepare_mri.py --data_dir RAW --out DIR --img_size 128 --every 2 --workers 8
 
 RAW holds volumes (NIfTI; with the extra `formats` also .mha, .nrrd and folders of DICOM) in any of these layouts, at
 any depth: patient folders or one flat folder of files that end in their contrast (all BraTS releases, IXI, ...), BIDS,
-the Medical Segmentation Decathlon or nnU-Net with dataset.json, and the TIFF folders of kaggle_3m. Each volume is
-turned to one orientation by its header, its slices are brought to --spacing.
+the Medical Segmentation Decathlon or nnU-Net with dataset.json, the TIFF folders of kaggle_3m, and the data sets of
+Behrendt et al. (2025), one folder each of t1, t2, seg and mask, the brain, which is left alone. Each volume is turned
+to one orientation by its header, its slices are brought to --spacing.
 
 Below --out appear train_healthy, val_healthy, val_diseased and val_diseased_labels with slices <scan>_<slice>.nii.gz
 (raw intensities), manifest.csv with a row per slice, volumes.csv with the geometry of every volume before and after,
@@ -17,6 +19,7 @@ interrupted.
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,7 +28,7 @@ from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
 from uad.configuration import check_values
 from uad.data.preparing.mri import LEFT_OUT, SPLITS, Choice, Task, geometry_notices, prepare
-from uad.data.preparing.splitting import split_patients, stated_split
+from uad.data.preparing.splitting import SCANS, list_scans, listed_parts, split_patients, stated_split
 from uad.data.reading.layouts import Found, Scan, find_scans, is_brats
 from uad.data.reading.patients import patient_of_scan, read_patients, read_split
 from uad.data.reading.planes import PLANE, Framing
@@ -60,7 +63,14 @@ def get_args_parser() -> Flags:
     )
     add(parser, "--seed", type=int, default=0, help="of the choice of patients")
     add(parser, "--patients", help="CSV of scans and their patients (name, patient)", shown="by the names of the scans")
-    add(parser, "--split", help="CSV of patients and their part (patient, train or val)", shown="by --val_patients")
+    add(
+        parser,
+        "--split",
+        nargs="+",
+        help="CSV of patients and their part (patient, train or val); or lists of scans with a column img_name, each "
+        "named by its part, such as IXI_train_fold0.csv IXI_val_fold0.csv: other scans are left out",
+        shown="by --val_patients",
+    )
     add(parser, "--workers", type=int, default=2, help="processes")
     add(
         parser,
@@ -146,14 +156,45 @@ def tasks_of(args: argparse.Namespace, found: Found) -> list[Task]:
     if table and len(listed) < len(scans):
         print(f"{len(scans) - len(listed)} scans are not in {args.patients}: their patients are taken from their names")
     patients = scans | {name: table[name] for name in listed}
+    patients, parts = parts_of(args.split or (), patients)
     names = list(patients.values())
     if args.no_labels:
         validation = set()
     elif args.split:
-        validation = stated_split(names, read_split(args.split))
+        validation = stated_split(names, parts)
     else:
         validation = split_patients(names, args.val_patients, args.seed)
-    return [Task(scan, patients[scan.name], patients[scan.name] in validation) for scan in found.scans]
+    kept = [scan for scan in found.scans if scan.name in patients]
+    return [Task(scan, patients[scan.name], patients[scan.name] in validation) for scan in kept]
+
+
+def parts_of(tables: Sequence[str], patients: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The patients of the scans that are prepared, and the part of every patient that the tables tell.
+
+    patients: of all scans. Raises InputError for tables of both kinds, several of patients, and lists without a scan.
+    """
+    lists = {Path(table): list_scans(Path(table)) for table in tables}
+    if not any(scans is not None for scans in lists.values()):
+        if len(tables) > 1:
+            raise input_error("--split", " ".join(tables), "one table of patients, or lists of scans", "pass one table")
+        return dict(patients), read_split(tables[0]) if tables else {}
+    others = [str(path) for path, scans in lists.items() if scans is None]
+    if others:
+        found = f"no column {SCANS}, which other files of --split have"
+        raise input_error(", ".join(others), found, "lists of scans alone", "correct the paths")
+    parts = listed_parts(lists)
+    kept = {scan: patient for scan, patient in patients.items() if scan in parts}
+    if not kept:
+        expected = f"the scans that are there, such as {next(iter(patients))}"
+        raise input_error("--split", f"lists of scans such as {next(iter(parts))}", expected, "pass other lists")
+    if len(kept) < len(patients):
+        print(f"{len(patients) - len(kept)} scans are in none of the lists of --split, and left out")
+    of_patient: dict[str, str] = {}
+    for scan, patient in kept.items():
+        if of_patient.setdefault(patient, parts[scan]) != parts[scan]:
+            found = f"scans of the patient {patient} for training and for validation"
+            raise input_error("--split", found, "one part a patient", "pass other lists, or correct --patients")
+    return kept, of_patient
 
 
 def main(args: argparse.Namespace) -> None:

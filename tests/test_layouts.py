@@ -282,3 +282,18 @@ def test_a_folder_without_volumes_is_refused(tmp_path):
 )
 def test_names_are_split_before_the_contrast(stem, scan, shows):
     assert named(stem, endings_of(None)) == (scan, shows)
+
+
+def test_masks_of_the_brain_beside_segmentations_are_left_alone(tmp_path):
+    root = tmp_path / "Test" / "Brats21"
+    for shows in ("t2", "seg", "mask"):
+        touch(root, *(f"{shows}/BraTS2021_0000{i}_{shows}.nii.gz" for i in (1, 2)))
+    found = find_scans(root, ["t2"])
+    assert [set(scan.files) for scan in found.scans] == [{"t2", "seg"}] * 2 and found.foreign == 2
+    assert all(scan.files["seg"].paths[0].parent.name == "seg" for scan in found.scans)
+    touch(tmp_path / "Train" / "ixi", "t2/IXI002-Guys-0828_t2.nii.gz", "mask/IXI002-Guys-0828_mask.nii.gz")
+    with pytest.raises(InputError, match=r"no seg volume of IXI002-Guys-0828; there are t2\n(.*\n)*.*--healthy"):
+        find_scans(tmp_path / "Train" / "ixi")
+    (root / "seg" / "BraTS2021_00002_seg.nii.gz").unlink()
+    with pytest.raises(InputError, match="no seg volume of BraTS2021_00002"):
+        find_scans(root, ["t2"])

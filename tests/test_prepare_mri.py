@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from commands import module
 
 from uad.data.preparing.mri import Choice, Task, prepare
 from uad.data.preparing.splitting import split_patients, stated_split
@@ -291,3 +292,40 @@ def test_commands_end_with_2_and_name_every_wrong_flag(tmp_path):
     assert "no volume" in stderr_of("prepare_mri.py", *folders)
     said = stderr_of("make_phantoms.py", "--dataset", "brats", "--out", tmp_path, "--patients", "0")
     assert "--patients" in said
+
+
+def test_lists_of_scans_say_which_are_prepared_and_their_part(tmp_path, capsys):
+    header = ",img_name,age,label,img_path,mask_path,seg_path\n"
+    lists = {
+        "IXI_train_fold0.csv": "64,IXI076-Guys-0753_t1.nii.gz,55.83,0,/Train/IXI/t1/IXI076-Guys-0753_t1.nii.gz,,\n",
+        "IXI_val_fold0.csv": "1,IXI013-HH-1212_t1.nii.gz,46.71,0,/Train/IXI/t1/IXI013-HH-1212_t1.nii.gz,,\n",
+        "Brats21_test.csv": "983,BraTS2021_00538,,1,/Test/Brats21/t1/BraTS2021_00538_t1.nii.gz,,\n",
+        "again_val.csv": "64,IXI076-Guys-0753_t1.nii.gz,55.83,0,,,\n",
+        "IXI.csv": "64,IXI076-Guys-0753_t1.nii.gz,55.83,0,,,\n",
+    }
+    for name, line in lists.items():
+        (tmp_path / name).write_text(header + line)
+    (tmp_path / "table.csv").write_text("patient,part\nIXI076,train\n")
+    scans = {"IXI076-Guys-0753": "IXI076", "IXI013-HH-1212": "IXI013", "IXI999-HH-1": "IXI999"}
+
+    def parts(*names: str, of=scans):
+        return module("scripts/prepare_mri.py").parts_of([str(tmp_path / name) for name in names], of)
+
+    kept, told = parts("IXI_train_fold0.csv", "IXI_val_fold0.csv")
+    assert told == {"IXI076": "train", "IXI013": "val"} and kept == {name: scans[name] for name in list(scans)[:2]}
+    assert "1 scans are in none of the lists" in capsys.readouterr().out
+    of_brats = {"BraTS2021_00538": "BraTS2021_00538"}
+    assert parts("Brats21_test.csv", of=of_brats) == (of_brats, {"BraTS2021_00538": "val"}), "judged, not trained on"
+    assert parts("table.csv") == (scans, {"IXI076": "train"})
+    assert parts() == (scans, {})
+    for names, said in (
+        (("IXI_train_fold0.csv", "again_val.csv"), "IXI076-Guys-0753\n    found:    listed for training and for"),
+        (("IXI.csv",), "a name that ends in its part"),
+        (("IXI_val_fold0.csv", "table.csv"), "no column img_name"),
+        (("table.csv", "table.csv"), "one table of patients"),
+        (("Brats21_test.csv",), "pass other lists"),
+    ):
+        with pytest.raises(InputError, match=said):
+            parts(*names)
+    with pytest.raises(InputError, match="scans of the patient A for training and for validation"):
+        parts("IXI_train_fold0.csv", "IXI_val_fold0.csv", of=dict.fromkeys(scans, "A"))

@@ -168,6 +168,15 @@ def test_slices_that_show_one_contrast_each(tmp_path):
     assert "files of the layout mvtec show one" in refusal(trees.mvtec(tmp_path / "x"), "train", contrast="t2")
 
 
+def test_a_release_that_is_taken_for_a_folder_of_slices_says_what_to_do(tmp_path):
+    root = trees.bmad(tmp_path / "Brain")
+    with pytest.raises(InputError, match=r"of the layout bmad\n(.*\n)*.*with --split train, val or test"):
+        check_folder(root, 1, trees.SIZE, "joint")
+    root = trees.reflect(tmp_path / "Data")
+    with pytest.raises(InputError, match=r"2 masks of the brain among the slices\b(.*\n)*.*--split train --contrast"):
+        check_folder(root / "train", 1, trees.SIZE, "joint")
+
+
 def test_volumes_name_the_command_that_cuts_them(tmp_path):
     (tmp_path / "Train" / "ixi" / "t2").mkdir(parents=True)
     assert "python scripts/prepare_mri.py --data_dir" in refusal(tmp_path, "train")

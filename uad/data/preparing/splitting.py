@@ -1,10 +1,20 @@
 """Which patients are for training and which for validation."""
 
+import csv
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from uad.data.reading.naming import endings_of, named
+from uad.data.reading.patients import PARTS, TRAIN
+from uad.data.reading.volumes import volume_stem
 from uad.errors import InputError, Problem, input_error
+
+# The column of a list of scans, and what such a list is called: IXI_train_fold0.csv, Brats21_test.csv.
+SCANS = "img_name"
+_LIST = re.compile(r".+_(train|val|test)(?:_fold\d+)?", re.IGNORECASE)
 
 
 def split_patients(patients: Sequence[str], val_patients: float, seed: int) -> set[str]:
@@ -35,3 +45,44 @@ def stated_split(patients: Sequence[str], parts: Mapping[str, str]) -> set[str]:
     if problems:
         raise InputError(problems)
     return {patient for patient in patients if parts[patient] == "val"}
+
+
+def list_scans(path: Path) -> list[str] | None:
+    """The scans that a table lists in its column SCANS, as the folders of Behrendt et al. (2025) have them; None of a
+    table without this column, or one that cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if SCANS not in (rows.fieldnames or ()):
+                return None
+            names = [row[SCANS] for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error):  # what cannot be read is refused where it is read as a table
+        return None
+    endings = endings_of(None)
+    return [named(volume_stem(name) or name, endings).scan for name in names if name]
+
+
+def listed_parts(lists: Mapping[Path, Sequence[str]]) -> dict[str, str]:
+    """The part of every scan, by lists that are named by their part, of which `test` is judged as `val` is.
+
+    Raises InputError for a list whose name says no part, and for scans in lists of both parts.
+    """
+    parts: dict[str, str] = {}
+    problems = []
+    for path, scans in lists.items():
+        match = _LIST.fullmatch(path.stem)
+        if match is None:
+            expected = "a name that ends in its part, such as IXI_train_fold0.csv or Brats21_test.csv"
+            problems.append(Problem(str(path), f"a list of scans named {path.name}", expected, "rename it"))
+            continue
+        part = TRAIN if match[1].lower() == TRAIN else PARTS[1]
+        both = sorted({scan for scan in scans if parts.get(scan, part) != part})
+        problems += [
+            Problem(f"{path}, {scan}", "listed for training and for validation", "one part", "pass other lists")
+            for scan in both
+        ]
+        parts |= dict.fromkeys(scans, part)
+    if problems:
+        raise InputError(problems)
+    return parts

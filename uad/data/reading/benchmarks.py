@@ -29,6 +29,7 @@ from uad.data.reading.groups import (
     paired,
     part_folder,
     subfolders,
+    visible,
 )
 from uad.data.reading.listing import folder_entries
 from uad.data.reading.naming import LABEL, channel_order
@@ -65,7 +66,7 @@ def _bmad(root: Path, part: str, contrast: str | None) -> list[Group]:
         folder = child(part_folder(root, part), name)
         if folder is not None:
             images, masks = child(folder, "img"), child(folder, "label", "anomaly_mask")
-            loose = [path.name for path in folder.iterdir() if extension_of(path) and path.is_file()]
+            loose = [each.name for each in visible(folder) if extension_of(each.name) and each.is_file()]
             if images is not None and loose:
                 there = f"images in {images.name}/ and beside it, e.g. {loose[0]}"
                 raise input_error(folder, there, "images in one of the two places", "remove or move the others")
@@ -170,7 +171,13 @@ def _unreadable(table: Path, error: Exception, expected: str) -> InputError:
 
 def _fits_reflect(root: Path) -> bool:
     folders = [path for path in subfolders(root) if path.name.lower() in PARTS]
-    return any(path.name.startswith("brain_scan_") for folder in folders for path in folder.iterdir())
+    return any(each.name.startswith("brain_scan_") for folder in folders for each in visible(folder))
+
+
+def is_brain_mask(stem: str) -> bool:
+    """Whether a file of MAD-AD or REFLECT shows where the brain is."""
+    match = REFLECT_SLICE.fullmatch(stem)
+    return match is not None and match[2] == BRAIN_MASK
 
 
 def _reflect(root: Path, part: str, contrast: str | None) -> list[Group]:
@@ -179,7 +186,7 @@ def _reflect(root: Path, part: str, contrast: str | None) -> list[Group]:
     shown: dict[str, dict[str, Path]] = defaultdict(dict)
     for stem, path in entries.files.items():
         match = REFLECT_SLICE.fullmatch(stem)
-        if match is None or match[2] == BRAIN_MASK:
+        if match is None or is_brain_mask(stem):
             others.append(path.name)
         else:
             shown[match[2]][match[1]] = path

@@ -18,6 +18,8 @@ TIFF_MASK = re.compile(r"(.+)_(\d+)_mask\.tiff?", re.IGNORECASE)
 # kaggle_3m: what red, green and blue hold.
 TIFF_CHANNELS = ("t1", "flair", "t1ce")
 
+BRAIN_MASKS = "mask"
+
 
 class Source(NamedTuple):
     """Where one channel lies. paths: a volume, a DICOM folder, or slices in their order; component: which channel of a
@@ -73,9 +75,11 @@ def named_volumes(
     """Volumes with their contrast in the name; where no name has one, all are what `wanted` says.
 
     A name that is the contrast alone (`7/2019/FLAIR.nii.gz`) leaves the folders below `root` to name scan and patient.
+    Masks of the brain, see _brain_masks, are left alone.
     """
     entries, bare = [], []
-    volumes = [path for path in files if path.name[0] != "." and volume_stem(path.name)]
+    brains = _brain_masks(files)
+    volumes = [path for path in files if path.name[0] != "." and volume_stem(path.name) and path.parent not in brains]
     places = {path.parent for path in files if not volume_stem(path.name)}
     for path in [*volumes, *sorted(place for place in places if holds_dicom(place))]:
         # The folder of `x_flair.nii/y.nii` says what its file shows.
@@ -97,6 +101,15 @@ def named_volumes(
                 yield entry._replace(shows=channel, source=source)
         return
     yield from entries
+
+
+def _brain_masks(files: Sequence[Path]) -> set[Path]:
+    """Folders `mask` that show the brain, as those of Behrendt et al. (2025): beside `seg`, or in a data set in
+    `Train`, where everybody is healthy.
+    """
+    beside = {path.parent.with_name(BRAIN_MASKS) for path in files if path.parent.name == LABEL}
+    folders = {path.parent for path in files if path.parent.name == BRAIN_MASKS}
+    return beside | {folder for folder in folders if folder.absolute().parents[1].name == "Train"}
 
 
 def _named_by_folders(bare: Sequence[tuple[Path, Entry]]) -> Iterator[Entry]:

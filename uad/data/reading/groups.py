@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from uad.data.reading.decoding import cannot_open
 from uad.data.reading.formats import slice_stem
 from uad.data.reading.listing import folder_entries
 from uad.errors import Problem, input_error
@@ -30,12 +31,20 @@ class Group(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, by name; none where it is no folder."""
+def visible(folder: Path) -> list[os.DirEntry]:
+    """What lies in a folder and is not hidden, none where it is no folder; InputError where it may not be listed."""
     if not folder.is_dir():
         return []
-    with os.scandir(folder) as entries:  # which knows folders without a look at each of many files
-        return sorted(Path(entry.path) for entry in entries if entry.name[0] != "." and entry.is_dir())
+    try:
+        with os.scandir(folder) as entries:  # which knows folders without a look at each of many files
+            return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+    except OSError as error:
+        raise cannot_open(folder, error) from error
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, by name; none where it is no folder."""
+    return [Path(entry.path) for entry in visible(folder) if entry.is_dir()]
 
 
 def has(folder: Path, *names: str) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from uad.data.reading.benchmarks import LAYOUTS
-from uad.data.reading.groups import TEST, TRAIN, VAL, Group, no_part, subfolders
+from uad.data.reading.benchmarks import LAYOUTS, is_brain_mask
+from uad.data.reading.groups import TEST, TRAIN, VAL, Group, no_part, subfolders, visible
 from uad.data.reading.listing import Listing, list_folder
-from uad.errors import Problem, input_error
+from uad.errors import InputError, Problem, input_error
 
 # Images of a part as released, by layout and by what the folder is called. Of BMAD: its paper (Bao et al. 2024); of
 # OCT2017 the healthy ones of `train`, which alone are read.
@@ -52,7 +52,7 @@ def list_images(place: Place) -> Listing:
     twice, `<class>_<stem>`. InputError where nothing can be listed; all else that is wrong is among the problems.
     """
     if not isinstance(place, Released):
-        return list_folder(place)
+        return _plain(Path(place))
     root = Path(place.root)
     layout = recognised(root, place.layout)
     if place.contrast is not None and not LAYOUTS[layout].contrasts:
@@ -67,6 +67,27 @@ def list_images(place: Place) -> Listing:
     if left_out:
         notices.append(f"{left_out:,} diseased images of the part are left out: training takes healthy ones")
     return _listing(place, kept, [*notices, *count_notices(root, layout, place.part, count)])
+
+
+def _plain(folder: Path) -> Listing:
+    """A folder of slices; a release, or a part of one, that is none by itself says what to do."""
+    try:
+        listing = list_folder(folder)
+    except InputError as error:
+        fitting = [name for name, layout in LAYOUTS.items() if layout.fits(folder)]
+        if not fitting:
+            raise
+        found = f"no slices, but a benchmark as released, of the layout {' or '.join(fitting)}"
+        remedy = "pass it as --data_dir with --split train, val or test; for a folder of slices, name one in it"
+        raise input_error(folder, found, "a folder of slices", remedy) from error
+    brains = [path for name, path in listing.slices.items() if is_brain_mask(name)]
+    if not brains:
+        return listing
+    found = f"{len(brains)} masks of the brain among the slices, e.g. {brains[0].name}"
+    remedy = f"pass --data_dir {folder.parent} --split {folder.name} --contrast NAME, or move them elsewhere"
+    return listing._replace(
+        problems=[*listing.problems, Problem(str(folder), found, "images, with masks of lesions or none", remedy)]
+    )
 
 
 def recognised(root: Path, named: str | None) -> str:
@@ -87,7 +108,7 @@ def recognised(root: Path, named: str | None) -> str:
         raise input_error(root, found, "one layout", "say which with --layout, or remove what is not of the release")
     if len(fitting) == 0 or (named is not None and named not in fitting):
         forms = [f"{name}: {LAYOUTS[name].form}" for name in ([named] if named else LAYOUTS)]
-        names = sorted(path.name + ("/" if path.is_dir() else "") for path in root.iterdir() if path.name[0] != ".")
+        names = [each.name + ("/" if each.is_dir() else "") for each in visible(root)]
         there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
         fits = f" (what fits is {', '.join(fitting)})" if fitting else ""
         remedy = "name the folder that holds the parts of one data set; leave --split out for a folder of slices"

@@ -145,6 +145,30 @@ def test_an_ambiguous_tree_asks_for_the_layout(tmp_path):
     assert len(listed(root, "test", layout="bmad").masks) == 3
 
 
+def test_the_case_of_folders_does_not_matter(tmp_path):
+    for make in (trees.bmad, trees.mvtec, trees.kermany, trees.medianomaly_brats):
+        root = make(tmp_path / make.__name__)
+        before = listed(root, "test")
+        for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
+            folder.rename(folder.with_name(folder.name.title()))
+        after = listed(root, "test")
+        assert (len(after.slices), after.diseased, len(after.masks)) == (len(before.slices), *_renamed(before, make))
+
+
+def _renamed(listing, make) -> tuple[dict[str, bool], int]:
+    """The classes under the names that images have when those of their folders are written otherwise."""
+    rename = str.capitalize if make is trees.mvtec else str
+    return {rename(name): diseased for name, diseased in listing.diseased.items()}, len(listing.masks)
+
+
+def test_names_that_stay_the_same_with_their_classes_are_refused(tmp_path):
+    root = trees.mvtec(tmp_path / "set")
+    for name in ("a/b_c.png", "a/x.png", "a_b/c.png", "a_b/x.png"):
+        trees.picture(root / "test" / name)
+        trees.mask(root / "ground_truth" / name.replace(".png", "_mask.png"))
+    assert "images of two classes whose names are the same" in refusal(root, "test")
+
+
 def test_two_folders_of_one_kind_are_refused(tmp_path):
     root = trees.bmad(tmp_path / "set")
     trees.masks(root / "test" / "Ungood" / "anomaly_mask", "00010_70.png")
@@ -185,11 +209,12 @@ def test_volumes_name_the_command_that_cuts_them(tmp_path):
 def test_counts_of_known_releases_are_compared(tmp_path):
     assert count_notices(tmp_path / "Brain", "bmad", "test", 3715) == []
     (notice,) = count_notices(tmp_path / "Brain_AD" / "BraTS2021_slice", "bmad", "train", 7499)
-    assert notice == "7,499 images, and 7,500 were released: some may be missing or added"
+    assert notice == "7,499 images, and 7,500 were released as Brain of BMAD: some may be missing or added"
     for name, part, count in (("RESC", "train", 4297), ("Retina_RESC_AD", "val", 115), ("OCT2017", "test", 968)):
         assert count_notices(tmp_path / name, "bmad", part, count) == []
         assert count_notices(tmp_path / name, "bmad", part, count + 1)
     assert count_notices(tmp_path / "bottle", "mvtec", "test", 1) == []
+    assert count_notices(tmp_path / "Brain" / "raw" / "mine", "bmad", "test", 1) == []
     assert "5 images, and 3,715 were released" in str(summary(trees.bmad(tmp_path / "Brain"), "test"))
 
 

@@ -104,8 +104,8 @@ def _undefined(value) -> bool:
 
 
 def image_rows(clinical: Clinical) -> list[dict]:
-    """One row per image and contender: image score and the image's own metrics; healthy images have only
-    the score.
+    """One row per image and contender: whether it is diseased, if that is known, image score and the image's own
+    metrics; healthy images have only the score.
     """
     folders = [("scored", image) for image in clinical.images] + [("healthy", image) for image in clinical.healthy]
     return [
@@ -114,6 +114,7 @@ def image_rows(clinical: Clinical) -> list[dict]:
             "patient": image.patient,
             "folder": folder,
             "lesion_pixels": _total([image.lesion_pixels]),
+            "diseased": "" if image.diseased is None else int(image.diseased),
             "method": name,
             "image_score": row.image_score,
             **row.numbers,

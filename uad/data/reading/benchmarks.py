@@ -35,7 +35,8 @@ from uad.data.reading.listing import folder_entries
 from uad.data.reading.naming import LABEL, channel_order
 from uad.errors import InputError, input_error
 
-GOOD, UNGOOD, NORMAL = "good", "ungood", "normal"
+GOOD, UNGOOD, NORMAL, TUMOUR = "good", "ungood", "normal", "tumor"
+TRUTH, ANNOTATION = "ground_truth", "annotation"
 OCT_DISEASES = ("cnv", "dme", "drusen")
 ISIC, ISIC_PARTS = "ISIC2018_Task3", {TRAIN: "Training", VAL: "Validation", TEST: "Test"}
 REFLECT_SLICE = re.compile(r"(brain_scan_.+_slice_\d+)_([A-Za-z0-9]+)")
@@ -57,7 +58,7 @@ class Layout(NamedTuple):
 
 def _fits_bmad(root: Path) -> bool:
     judged = [path for path in subfolders(root) if path.name.lower() in (*PART_FOLDERS[VAL], *PART_FOLDERS[TEST])]
-    return has(root / "train", GOOD) and any(has(path, UNGOOD) for path in judged)
+    return has(root, GOOD, inside=TRAIN) and any(has(path, UNGOOD) for path in judged)
 
 
 def _bmad(root: Path, part: str, contrast: str | None) -> list[Group]:
@@ -75,12 +76,12 @@ def _bmad(root: Path, part: str, contrast: str | None) -> list[Group]:
 
 
 def _fits_mvtec(root: Path) -> bool:
-    test = root / "test"
-    return has(root / "train", GOOD) and has(test, GOOD) and (has(root, "ground_truth") or not has(test, UNGOOD))
+    classes = has(root, GOOD, inside=TRAIN) and has(root, GOOD, inside=TEST)
+    return classes and (has(root, TRUTH) or not has(root, UNGOOD, inside=TEST))
 
 
 def _mvtec(root: Path, part: str, contrast: str | None) -> list[Group]:
-    truth = child(root, "ground_truth") if part == TEST else None
+    truth = child(root, TRUTH) if part == TEST else None
     groups = []
     for folder in subfolders(part_folder(root, part)):
         diseased = folder.name.lower() != GOOD
@@ -125,19 +126,20 @@ def _medianomaly(root: Path, part: str, contrast: str | None) -> list[Group]:
 
 
 def _fits_medianomaly_brats(root: Path) -> bool:
-    return has(root, "train") and has(root / "test", "tumor") and has(root / "test", "annotation")
+    return has(root, TRAIN) and has(root, TUMOUR, inside=TEST) and has(root, ANNOTATION, inside=TEST)
 
 
 def _medianomaly_brats(root: Path, part: str, contrast: str | None) -> list[Group]:
     folder = part_folder(root, part)
     if part != TEST:
         return [folder_group(NORMAL, folder, False)]
-    tumours, masks = folder_group("tumor", folder / "tumor", True), folder_entries(folder / "annotation")
+    healthy, diseased, annotated = (child(folder, name) for name in (NORMAL, TUMOUR, ANNOTATION))
+    tumours, masks = folder_group(TUMOUR, diseased, True), folder_entries(annotated)
     image_of = {stem.replace("flair", LABEL): stem for stem in tumours.images}
     # The mask of no image keeps its own name, under which it is missed.
     named = paired(masks.files, lambda stem: image_of.get(stem, stem))
     tumours = tumours._replace(masks=named, problems=(*tumours.problems, *masks.problems))
-    return [*([folder_group(NORMAL, folder / NORMAL, False)] if has(folder, NORMAL) else []), tumours]
+    return [*([folder_group(NORMAL, healthy, False)] if healthy else []), tumours]
 
 
 def _fits_isic(root: Path) -> bool:
@@ -176,8 +178,7 @@ def _fits_reflect(root: Path) -> bool:
 
 def is_brain_mask(stem: str) -> bool:
     """Whether a file of MAD-AD or REFLECT shows where the brain is."""
-    match = REFLECT_SLICE.fullmatch(stem)
-    return match is not None and match[2] == BRAIN_MASK
+    return stem.endswith(f"_{BRAIN_MASK}") and REFLECT_SLICE.fullmatch(stem) is not None
 
 
 def _reflect(root: Path, part: str, contrast: str | None) -> list[Group]:

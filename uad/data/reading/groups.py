@@ -47,8 +47,10 @@ def subfolders(folder: Path) -> list[Path]:
     return [Path(entry.path) for entry in visible(folder) if entry.is_dir()]
 
 
-def has(folder: Path, *names: str) -> bool:
-    """Whether a folder holds one of these names, in whatever case."""
+def has(folder: Path, *names: str, inside: str | None = None) -> bool:
+    """Whether a folder, or the one called `inside` in it, holds a folder of one of these names, in whatever case."""
+    if inside is not None:
+        return any(has(path, *names) for path in subfolders(folder) if path.name.lower() == inside)
     return any(path.name.lower() in names for path in subfolders(folder))
 
 

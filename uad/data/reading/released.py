@@ -11,14 +11,14 @@ from uad.data.reading.groups import TEST, TRAIN, VAL, Group, no_part, subfolders
 from uad.data.reading.listing import Listing, list_folder
 from uad.errors import InputError, Problem, input_error
 
-# Images of a part as released, by layout and by what the folder is called. Of BMAD: its paper (Bao et al. 2024); of
-# OCT2017 the healthy ones of `train`, which alone are read.
+# Images of a part as released, by layout, name, and what the folder or the one that holds it is called. Of BMAD: its
+# paper (Bao et al. 2024); of OCT2017 the healthy ones of `train`, which alone are read.
 RELEASED = (
-    ("bmad", r"brain.*|brats.*", {TRAIN: 7500, TEST: 3715, VAL: 83}),
-    ("bmad", r".*resc.*", {TRAIN: 4297, TEST: 1805, VAL: 115}),
-    ("bmad", r".*oct2017.*", {TRAIN: 26315, TEST: 968, VAL: 32}),
-    ("kermany", r".*oct.*", {TRAIN: 26315, TEST: 968, VAL: 32}),
-    ("medianomaly-brats", r".*", {TRAIN: 4211, TEST: 2776}),
+    ("bmad", "Brain of BMAD", r"brain(_ad)?|brats2021_slice", {TRAIN: 7500, TEST: 3715, VAL: 83}),
+    ("bmad", "RESC of BMAD", r"(retina_?)?resc(_ad)?", {TRAIN: 4297, TEST: 1805, VAL: 115}),
+    ("bmad", "OCT2017 of BMAD", r"(retina_?)?oct2017(_ad)?", {TRAIN: 26315, TEST: 968, VAL: 32}),
+    ("kermany", "OCT2017", r"oct2017", {TRAIN: 26315, TEST: 968, VAL: 32}),
+    ("medianomaly-brats", "BraTS2021 of MedIAnomaly", r"brats2021", {TRAIN: 4211, TEST: 2776}),
 )
 
 
@@ -127,10 +127,10 @@ def holds_volumes(root: Path) -> bool:
 
 def count_notices(root: Path, layout: str, part: str, count: int) -> list[str]:
     """What to say where a part of a known release has another number of images than were released."""
-    names = [name.lower() for name in root.resolve().parts[-2:]]
-    for known, pattern, released in RELEASED:
+    names = [name.strip().lower() for name in root.resolve().parts[-2:]]
+    for known, title, pattern, released in RELEASED:
         if layout == known and part in released and any(re.fullmatch(pattern, name) for name in names):
-            found = f"{count:,} images, and {released[part]:,} were released: some may be missing or added"
+            found = f"{count:,} images, and {released[part]:,} were released as {title}: some may be missing or added"
             return [found] if count != released[part] else []
     return []
 
@@ -157,6 +157,9 @@ def _listing(place: Released, groups: Sequence[Group], notices: Sequence[str]) -
         if any_masks and group.diseased is not False:
             problems += _unmatched(group)
             masks |= {names[stem]: path for stem, path in (group.masks or {}).items() if stem in names}
+    if len(slices) < sum(len(group.images) for group in groups):
+        found = "images of two classes whose names are the same with that of the class before them"
+        problems.append(Problem(str(place), found, "different names", "rename one of the classes"))
     others = [name for group in groups for name in group.others]
     files, folders = [name for name in others if name[-1] != "/"], [name[:-1] for name in others if name[-1] == "/"]
     slices = dict(sorted(slices.items()))

@@ -69,7 +69,7 @@ class Views:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Views before slices are known; count None: as many as fit their number; lesions None: not yet chosen. See Views."""
+    """Views before slices are known. count None: as many as fit their number; lesions None: not chosen. See Views."""
 
     count: int | None
     lesion_share: float

@@ -19,7 +19,7 @@ from uad.errors import input_error
 from uad.files import written_whole
 from uad.inference import Reconstruction
 from uad.precision import autocast
-from uad.scores import BALANCED, anomaly_map, balanced, intensity_map
+from uad.scores import BALANCED, anomaly_map, balanced, body_interior, intensity_map
 
 PCA_KIND = "pca"
 # Components whose share of the largest one's variance is smaller are rounding errors.
@@ -29,17 +29,21 @@ NEGLIGIBLE = 1e-6
 class RawIntensity:
     """The image is its own anomaly map: bright is abnormal, and the healthy counterpart is black.
 
-    channel: its number, or None for the sum over channels; equalise: see `equalised`; score: "paper" for the intensity
-    itself, "smooth" and "balanced_smooth" for what they do to a difference.
+    channel: its number, or None for the sum over channels; equalise: see `equalised`; interior: the outer rim of the
+    body, with skull and scalp, counts as black; score: "paper" for the intensity itself, "smooth" and "balanced_smooth"
+    for what they do to a difference.
     """
 
-    def __init__(self, channel: int | None = None, equalise: bool = False, score: str = "paper"):
-        self.channel, self.equalise, self.score = channel, equalise, score
+    def __init__(
+        self, channel: int | None = None, equalise: bool = False, interior: bool = False, score: str = "paper"
+    ):
+        self.channel, self.equalise, self.interior, self.score = channel, equalise, interior, score
 
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
         """See uad.inference.Method; nothing is random."""
         shown = equalised(images) if self.equalise else images
-        map_ = intensity_map(shown, self.channel, smooth=self.score != "paper")
+        inside = body_interior(images) if self.interior else None
+        map_ = intensity_map(shown, self.channel, smooth=self.score != "paper", inside=inside)
         return Reconstruction(
             image=torch.zeros_like(images),
             anomaly_map=balanced(map_) if self.score.startswith(BALANCED) else map_,

@@ -69,6 +69,7 @@ def steps_of(dataset: str, images: int) -> list[Step]:
         "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'} {SCORE}"),
         "pca": ("sample_trivial.py", f"--method pca --train_dir {train} --model_path {pca} {SCORE}"),
         "intensity": ("sample_trivial.py", f"--method intensity --channel {channel} {INTENSITY_SCORE}"),
+        "interior": ("sample_trivial.py", f"--method intensity --channel {channel} --interior {INTENSITY_SCORE}"),
         "equalised": ("sample_trivial.py", f"--method intensity --equalise {INTENSITY_SCORE}"),
     }
     steps = [Step("demo", SCRIPTS / "demo.py", f"--dataset {dataset}")]

@@ -5,9 +5,10 @@
         --train_dir data/brats/train_healthy --model_path logs/pca_brats.pt
     python scripts/sample_trivial.py --method autoencoder --data_dir data/brats/val_diseased --ae_load_dir logs/binaryae
 
-intensity: the image itself, one channel or the sum, as it is or histogram-equalised. pca: what the principal components
-of healthy images do not explain; they are fitted once and kept in --model_path. autoencoder: the binarizing autoencoder
-without diffusion. Written to --out_dir (default results/<method>_<folder>): a result folder as of any other method.
+intensity: the image itself, one channel or the sum, as it is or histogram-equalised, everywhere or (--interior) without
+the head's outer rim. pca: what the principal components of healthy images do not explain; they are fitted once and kept
+in --model_path. autoencoder: the binarizing autoencoder without diffusion. Written to --out_dir (default
+results/<method>_<folder>): a result folder as of any other method.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from uad.configuration import check_given, check_values
 from uad.data.reading.groups import TRAIN
 from uad.data.reading.opening import Folders, check_folders
 from uad.data.reading.settings import IMG_SIZE, Reading
+from uad.data.reading.tissue import RIM
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, input_error, missing_flag
 from uad.scores import RESIDUAL_SCORES
@@ -37,13 +39,15 @@ from uad.scores import RESIDUAL_SCORES
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that the flags say; channel, equalise: of intensity; train_dir, components, model_path: of pca."""
+    """Everything that the flags say; channel, equalise, interior: of intensity; train_dir, components, model_path: of
+    pca."""
 
     method: str
     opening: Opening
     source: AutoencoderSource
     channel: int | None
     equalise: bool
+    interior: bool
     train_dir: str | None
     components: int
     model_path: str | None
@@ -70,6 +74,12 @@ def get_args_parser() -> Flags:
     add(group, "--method", choices=tuple(COMPETITORS), help="which competitor", shown="required")
     add(group, "--channel", type=int, help="intensity: the channel, from 0", shown="the sum over channels")
     add_switch(group, "--equalise", "intensity: equalise the histogram of every image and channel")
+    add_switch(
+        group,
+        "--interior",
+        f"intensity: an outer rim of the body, 1/{1 / RIM:g} of the image wide, counts as black: without skull and "
+        "scalp a bright lesion stands out",
+    )
     add(
         group,
         "--train_dir",
@@ -102,6 +112,7 @@ def request_of(args: argparse.Namespace) -> Request:
         source=autoencoder_source(args),
         channel=args.channel,
         equalise=args.equalise,
+        interior=args.interior,
         train_dir=args.train_dir,
         components=args.components,
         model_path=args.model_path,
@@ -131,8 +142,10 @@ def intensity(request: Request, world: World) -> Competitor:
     check_values([("--channel", channel, f"0..{reading.n_channels - 1}", in_range)])
     name = "raw intensity: " + ("sum" if channel is None else reading.channel_names[channel])
     name += ", equalised" if request.equalise else ""
-    facts = {"channel": channel, "equalise": request.equalise, "parameters": 0}
-    return Competitor(RawIntensity(channel, request.equalise, request.score), name, reading, facts)
+    name += ", interior" if request.interior else ""
+    facts = {"channel": channel, "equalise": request.equalise, "interior": request.interior, "parameters": 0}
+    method = RawIntensity(channel, request.equalise, request.interior, request.score)
+    return Competitor(method, name, reading, facts)
 
 
 def pca(request: Request, world: World) -> Competitor:

@@ -142,8 +142,8 @@ def test_every_step_of_the_demonstration_is_a_command_that_exists(dataset):
         module(step.command[0]).get_args_parser().parse_args(shlex.split(step.words))
     results = shlex.split(steps[-1].words)
     assert {method for method, *_ in demo.VARIANTS.values()} == demo.TRAINING.keys()
-    # --results, ours, the variants of the comparing methods, four trivial ones
-    assert results.index("--healthy") == 1 + 1 + len(demo.VARIANTS) + 4
+    # --results, ours, the variants of the comparing methods, five trivial ones
+    assert results.index("--healthy") == 1 + 1 + len(demo.VARIANTS) + 5
 
 
 @pytest.mark.parametrize("script", [COMPARE, "scripts/sample_trivial.py", "scripts/compare_demo.py"])

@@ -229,7 +229,7 @@ def test_the_command_scores_a_folder_whole(run_evaluation, folders, tmp_path):
     assert summary["paper_ours"]["planted"]["dice"]["n"] == 8
     assert summary["clinical"]["counts"]["images_with_lesion"] == 8
     rows = list(csv.DictReader((out / "per_image.csv").open()))
-    assert len(rows) == 4 * 16  # four contenders, 8 diseased and 8 healthy images
+    assert len(rows) == 5 * 16  # five contenders, 8 diseased and 8 healthy images
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5 and "<img src='http" not in page
     metrics = summary["clinical"]["rows"]["raw intensity"]["metrics"]["ap_with_healthy"]

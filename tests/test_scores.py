@@ -4,7 +4,7 @@ import torch
 from scipy import ndimage
 
 from uad.errors import InputError
-from uad.scores import SCORES, anomaly_map, gaussian, image_score, intensity_map, median5
+from uad.scores import SCORES, anomaly_map, body_interior, gaussian, image_score, intensity_map, median5
 
 
 def random_pair(n=3, channels=2, size=24):
@@ -95,6 +95,20 @@ def test_intensity_maps():
     assert torch.equal(intensity_map(image, 1), image[:, 1])
     torch.testing.assert_close(intensity_map(image, None), image.sum(1))
     torch.testing.assert_close(intensity_map(image, 1, smooth=True), gaussian(image)[:, 1])
+    inside = image[:, 0] > 0.5
+    torch.testing.assert_close(intensity_map(image, 1, False, inside), image[:, 1] * inside)
+    torch.testing.assert_close(intensity_map(image, 1, True, inside), gaussian(image * inside[:, None])[:, 1])
+
+
+def test_a_bright_scalp_does_not_shine_into_the_interior():
+    """Neither by itself nor by smoothing; black images and those of several channels have interiors, too."""
+    rows, columns = torch.meshgrid(torch.arange(128) - 64, torch.arange(128) - 64, indexing="ij")
+    radius = torch.hypot(rows.float(), columns.float()).expand(2, 3, 128, 128)
+    heads = 0.3 * (radius < 50) + 0.7 * ((radius < 50) & (radius > 46))
+    inside = body_interior(heads)
+    assert inside.shape == (2, 128, 128) and inside[:, 64, 64].all()
+    assert intensity_map(heads, 0, True, inside).max() < 0.31 < intensity_map(heads, 0, True).max()
+    assert body_interior(torch.zeros(1, 1, 128, 128))[0, 64, 64]
 
 
 def test_bad_arguments_are_refused():

@@ -7,7 +7,7 @@ from scipy import ndimage
 from uad.data.phantoms.brain import make_patient
 from uad.data.reading import tissue
 from uad.data.reading.normalise import TISSUE_MEDIAN, normalise
-from uad.data.reading.tissue import body_mask, interior, otsu
+from uad.data.reading.tissue import RIM, body_mask, interior, otsu, without_rim
 
 SIZE = 96
 
@@ -35,6 +35,18 @@ def test_the_body_is_found_in_noisy_air_and_has_no_holes(scalp, noise):
     assert dice(found, body) > 0.95
     image[:, 40:50, 40:50] = 0  # fluid that gives no signal
     assert body_mask(image)[40:50, 40:50].all()
+
+
+@pytest.mark.parametrize("size", [SIZE, 2 * SIZE])
+def test_the_rim_is_equally_wide_in_large_and_small_slices(size):
+    """A lesion near the surface is kept in small slices, and scalp is cut in large ones."""
+    rows, columns = np.mgrid[:size, :size] - size // 2
+    for radius in (0.2 * size, 0.4 * size):
+        disc = np.hypot(rows, columns) < radius
+        expected = np.hypot(rows, columns) < radius - RIM * size
+        assert dice(without_rim(disc), expected) > 0.97
+    # What is cut off by the border of the image has a rim there, too.
+    assert not without_rim(np.ones((size, size), bool))[: int(RIM * size) - 1].any()
 
 
 def test_a_stripped_brain_is_its_own_body():

@@ -94,7 +94,7 @@ def test_maps_do_not_depend_on_the_batch():
     images = torch.rand(4, 2, SIZE, SIZE)
     network = BinaryAutoEncoder(SIZE, 2, 8, (1, 2), 1, emb_dim=16, codebook_size=8, norm_first=True).eval()
     methods = (
-        RawIntensity(equalise=True),
+        RawIntensity(equalise=True, interior=True),
         PcaResidual(*fit_pca(Images(torch.rand(9, 2, SIZE, SIZE)), 4)),
         AutoencoderAlone(network),
     )
@@ -139,7 +139,7 @@ def test_every_competitor_finds_a_planted_bright_lesion(data, tmp_path):
     model = f"--train_dir {data / 'train_healthy'} --model_path {tmp_path / 'pca.pt'} --components 6"
     diseased = f"--data_dir {data / 'val_diseased'} --workers 0 --device cpu"
     for method, words, name in (
-        ("intensity", f"{read} --channel 0 --equalise", "raw intensity: channel 0, equalised"),
+        ("intensity", f"{read} --channel 0 --equalise --interior", "raw intensity: channel 0, equalised, interior"),
         ("pca", f"{read} {model}", "PCA residual"),
         ("autoencoder", f"--ae_load_dir {log}", "binarizing autoencoder"),
     ):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from uad.data.reading.tissue import body_mask, without_rim
 from uad.errors import input_error
 
 BALANCED = "balanced_"
@@ -112,15 +113,25 @@ def channel_maps(image: torch.Tensor, reconstruction: torch.Tensor) -> torch.Ten
     return median5(torch.square(image.float() - reconstruction.float()))
 
 
-def intensity_map(image: torch.Tensor, channel: int | None, smooth: bool = False) -> torch.Tensor:
+def intensity_map(
+    image: torch.Tensor, channel: int | None, smooth: bool = False, inside: torch.Tensor | None = None
+) -> torch.Tensor:
     """The trivial competitor: the image itself as anomaly map, (N, C, H, W) -> (N, H, W).
 
-    channel: its number, or None for the sum over channels; smooth: Gaussian as in the "smooth" score.
+    channel: its number, or None for the sum over channels; inside: (N, H, W) bool, what does not count as 0; smooth:
+    Gaussian as in the "smooth" score, after that, so that what is outside is not smeared into the inside.
     Negative intensities count as 0.
     """
     chosen = image.float().sum(1, keepdim=True) if channel is None else image.float()[:, channel : channel + 1]
+    chosen = chosen if inside is None else chosen * inside[:, None]
     chosen = gaussian(chosen) if smooth else chosen
     return chosen[:, 0].clamp_min(0)
+
+
+def body_interior(image: torch.Tensor) -> torch.Tensor:
+    """The bodies in images (N, C, H, W) without their outer rims, (N, H, W) bool; see uad.data.reading.tissue."""
+    bodies = [body_mask(one) for one in image.clamp_min(0).cpu().numpy()]
+    return torch.from_numpy(np.stack([without_rim(body) for body in bodies])).to(image.device)
 
 
 def median5(x: torch.Tensor) -> torch.Tensor:

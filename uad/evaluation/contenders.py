@@ -20,8 +20,9 @@ class Contender:
     """One way to get an anomaly map from a stored result.
 
     name: as shown; kind: "method", "autoencoder" or "intensity"; score: "saved" (the stored map) or a score's name;
-    channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed; polarity: see
-    uad.scores.anomaly_map; compare_sides: whether a map made anew is compared with the other side's, see uad.sides.
+    channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed; interior:
+    whether that of the body's outer rim counts as 0; polarity: see uad.scores.anomaly_map; compare_sides: whether a map
+    made anew is compared with the other side's, see uad.sides.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Contender:
     score: str | None = None
     channel: int | None = None
     smooth: bool = False
+    interior: bool = False
     polarity: tuple[int, ...] | None = None
     compare_sides: bool = False
 
@@ -45,7 +47,8 @@ class Contender:
             return result.anomaly_map
         image = torch.from_numpy(result.image)[None]
         if self.kind == "intensity":
-            return scores.intensity_map(image, self.channel, self.smooth)[0].numpy()
+            inside = scores.body_interior(image) if self.interior else None
+            return scores.intensity_map(image, self.channel, self.smooth, inside)[0].numpy()
         reconstruction = torch.from_numpy(self.reconstruction(result))[None]
         evidence = None
         if self.score == scores.EVIDENCE:
@@ -87,7 +90,8 @@ def contenders(
     polarity: for scores made anew. Whether sides are compared is as in the run.
     With "saved", the autoencoder alone gets the score that run.json names; it has no evidence of its own, so that its
     "evidence" is "smooth". Four channels are BraTS' (T1, T1ce, T2, FLAIR): there the intensity is FLAIR, the last; one
-    channel is itself; otherwise the sum and each channel are scored.
+    channel is itself; otherwise the sum and each channel are scored. Each stands there as it is, smoothed, and smoothed
+    inside the body alone.
     """
     if score == scores.EVIDENCE and scores.EVIDENCE_EXTRA not in extras:
         raise input_error(
@@ -123,6 +127,7 @@ def contenders(
     for name, channel in _intensities(run):
         rows.append(Contender(name, "intensity", channel=channel))
         rows.append(Contender(f"{name}, smoothed", "intensity", channel=channel, smooth=True))
+        rows.append(Contender(f"{name}, interior", "intensity", channel=channel, smooth=True, interior=True))
     return tuple(rows)
 
 

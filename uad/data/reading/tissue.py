@@ -8,6 +8,9 @@ CLOSING = 0.05
 # The interior is what lies deeper than this share of the greatest depth: without scalp and skull, which are as bright
 # as any lesion in some sequences and scanners and dark in others.
 INTERIOR_DEPTH = 0.3
+# A rim of so much of the longer side is skull and scalp rather than brain: 8 pixels at 128. Unlike that of the interior
+# it is as wide in every slice, so that lesions near the surface of the brain are kept.
+RIM = 1 / 16
 BRIGHT_PERCENTILE = 98
 # Tissue starts at half of the threshold between dark and bright: dark tissue belongs to the body.
 SHARE_OF_THRESHOLD = 0.5
@@ -127,8 +130,19 @@ def otsu(values: np.ndarray, bins: int = 128) -> float:
 
 def interior(mask: np.ndarray) -> np.ndarray:
     """The inner part of a body mask (H, W), not empty: what lies deeper than INTERIOR_DEPTH of its greatest depth."""
-    inner = np.zeros_like(mask)
+    depth = _depth(mask)
+    return depth > INTERIOR_DEPTH * depth.max()
+
+
+def without_rim(mask: np.ndarray) -> np.ndarray:
+    """A body mask (H, W), not empty, without its outer RIM: where there is a skull, mostly without it and the scalp."""
+    return _depth(mask) > RIM * max(mask.shape)
+
+
+def _depth(mask: np.ndarray) -> np.ndarray:
+    """How far each pixel of a mask (H, W), not empty, lies from what is outside of it, in pixels; 0 outside. Beyond the
+    border of the image is outside, too."""
+    depth = np.zeros(mask.shape)
     box = _bounding_box(mask)
-    depth = ndimage.distance_transform_edt(np.pad(mask[box], 1))[1:-1, 1:-1]
-    inner[box] = depth > INTERIOR_DEPTH * depth.max()
-    return inner
+    depth[box] = ndimage.distance_transform_edt(np.pad(mask[box], 1))[1:-1, 1:-1]
+    return depth

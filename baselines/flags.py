@@ -33,6 +33,10 @@ OPTIONS = {
     "detection by pddpm": {
         "iterative": (ON_OFF, "the whole reverse chain of every patch in place of one evaluation"),
     },
+    "detection by disyre": {
+        "assumed_strengths": ({"type": int}, "for how many strengths of lesions the image is restored"),
+        "multi_step": (ON_OFF, "restore in steps from the strongest to none, in place of averaging over strengths"),
+    },
     "detection by autoddpm": {
         "resample_level": (
             {"type": int},

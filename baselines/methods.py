@@ -27,6 +27,7 @@ METHODS = {
     "ldm": "baselines.ldm",
     "pddpm": "baselines.pddpm",
     "autoddpm": "baselines.autoddpm",
+    "disyre": "baselines.disyre",
 }
 NOISE_SOURCES = ("online", "bank")
 # Packages that the comparing methods need beyond those of the main method.

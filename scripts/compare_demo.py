@@ -40,6 +40,7 @@ TRAINING = {
     "ldm": "--vqvae_steps 500 --train_steps 700",
     "pddpm": "--train_steps 600",
     "autoddpm": "--train_steps 600",
+    "disyre": "--train_steps 600",
 }
 # Variants in detection: method, its flags, and whether a threshold comes from healthy images, then those of training.
 VARIANTS = {
@@ -48,6 +49,7 @@ VARIANTS = {
     "ldm_masked": ("ldm", "--masked", True),
     "pddpm": ("pddpm", "", False),
     "autoddpm": ("autoddpm", "", True),
+    "disyre": ("disyre", "", False),
 }
 # What every method gets: the optimizer of the main method, and the score that residuals are best with; intensities
 # are better without balancing.

@@ -181,7 +181,7 @@ def test_a_launched_process_trains_with_nccl(data, tmp_path):
     assert "3 of 3 steps" in done.stdout
 
 
-@pytest.mark.parametrize("method", ["anoddpm", "pddpm", "ldm", "autoddpm"])
+@pytest.mark.parametrize("method", ["anoddpm", "pddpm", "ldm", "autoddpm", "disyre"])
 def test_comparing_methods(data, tmp_path, method):
     flags = f"--method {method} --device cuda --workers 0 --amp --log_dir {tmp_path / 'run'}"
     run(
@@ -189,12 +189,12 @@ def test_comparing_methods(data, tmp_path, method):
         f"{flags} --size small --n_channels 2 --img_size 32 --normalise none --data_dir {data / 'train_healthy'} "
         "--train_steps 3 --batch_size 2",
     )
-    more = ""
+    more = "--assumed_strengths 2" if method == "disyre" else "--noise_level 3"
     if method == "autoddpm":
-        more = f"--resample_level 2 --resamplings 1 --healthy_dir {data / 'train_healthy'}"
+        more += f" --resample_level 2 --resamplings 1 --healthy_dir {data / 'train_healthy'}"
     run(
         SAMPLE_BASELINE,
-        f"{flags} --data_dir {data / 'val_diseased'} --out_dir {tmp_path / 'out'} --noise_level 3 {more}",
+        f"{flags} --data_dir {data / 'val_diseased'} --out_dir {tmp_path / 'out'} {more}",
     )
     assert np.isfinite(all_maps(tmp_path / "out")).all()
 

@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
-from baselines import anoddpm, autoddpm, ldm, pddpm
+from baselines import anoddpm, autoddpm, disyre, ldm, pddpm
+from baselines.corruptions import LEVELS
 from baselines.gaussian import per_image_noise
 from baselines.simplex import SimplexNoise
 from bernoulli_diffusion.architecture import Architecture, Model, Process
@@ -57,6 +58,10 @@ class Generator:
     def __init__(self, *key, device: torch.device):
         self.device = torch.device(device)
 
+    def initial_seed(self) -> int:
+        """Which the host knows."""
+        return 0
+
 
 GENERATORS = [Generator(device=CUDA)] * COUNT
 
@@ -66,6 +71,14 @@ def simplex(self, generators: list[Generator], channels: int, size: int) -> Tens
     return per_image_noise(generators, (channels, size, size))
 
 
+# What some methods take from the images before a stage is trained.
+CALIBRATED = {
+    (ldm, "diffusion"): {"scale_factor": 1.0},
+    (disyre, "restoration"): {
+        "donors": torch.zeros(3, 1, SIZE, SIZE, dtype=torch.uint8),
+        "levels": torch.linspace(0, 1, LEVELS)[None],
+    },
+}
 # Without a real CUDA device PyTorch turns mixed precision off there.
 pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")
 
@@ -209,13 +222,15 @@ def test_detection(options):
         (ldm, {"noise_level": 2}),
         (ldm, {"noise_level": 2, "masked": True, "kl_threshold": 0.5, "kl_range": [1, 3], "kl_stride": 1}),
         (autoddpm, {"noise_level": 3, "resample_level": 2, "resamplings": 2, "mask_threshold": "image"}),
+        (disyre, {"assumed_strengths": 2}),
+        (disyre, {"multi_step": True}),
     ],
 )
 def test_comparing_methods(method, options):
     config = method.configuration(SIZE, 1, "small")
     modules = {stage: moved(module) for stage, module in method.build(config).items()}
     for stage in method.STAGES:
-        config |= {"scale_factor": 1.0} if stage != "vqvae" and method is ldm else {}
+        config |= CALIBRATED.get((method, stage), {})
         with autocast("bf16", CUDA):
             loss, logged = method.loss(stage, config, modules, modules[stage], {"image": images()}, GENERATORS)
         assert {value.device for value in (loss, *logged.values())} == {CUDA}

@@ -7,7 +7,7 @@ have is refused, and each method checks the values of its own.
 import argparse
 from collections.abc import Mapping
 
-from baselines.methods import METHODS, NOISE_SOURCES
+from baselines.methods import BACKBONES, METHODS, NOISE_SOURCES
 from uad.cli.flags import add, add_switch, given
 from uad.cli.inference import add_sides_flag
 from uad.errors import InputError, Problem
@@ -36,6 +36,9 @@ OPTIONS = {
     "detection by disyre": {
         "assumed_strengths": ({"type": int}, "for how many strengths of lesions the image is restored"),
         "multi_step": (ON_OFF, "restore in steps from the strongest to none, in place of averaging over strengths"),
+    },
+    "detection by patchcore": {
+        "nearest": ({"type": int}, "over how many of the nearest healthy patches distances are averaged"),
     },
     "detection by autoddpm": {
         "resample_level": (
@@ -79,6 +82,26 @@ def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
         shown="online, with --size small bank",
     )
     add_switch(group, "--standardise_noise", "simplex noise has standard deviation 1 (anoddpm, pddpm)")
+    add(
+        group,
+        "--backbone",
+        choices=BACKBONES,
+        help="the network, trained on ImageNet, whose features are compared (patchcore)",
+        shown=FROM_METHOD,
+    )
+    add(
+        group,
+        "--backbone_weights",
+        help="file of torchvision's ImageNet weights of --backbone; nothing is downloaded, and detection needs none",
+        shown="that in torch's cache",
+    )
+    add(group, "--memory_images", type=int, help="healthy images that patches come from (patchcore)", shown=FROM_METHOD)
+    add(group, "--memory_share", type=float, help="share of the patches that is kept (patchcore)", shown=FROM_METHOD)
+
+
+def given_parts(args: argparse.Namespace) -> dict:
+    """What was given of a backbone and of a memory, by the names of the flags."""
+    return given(args, ("backbone", "backbone_weights", "memory_images", "memory_share"))
 
 
 def add_detection_flags(parser: argparse.ArgumentParser) -> None:

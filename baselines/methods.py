@@ -5,6 +5,8 @@
     build(config)                                    stage -> network, float32, on the CPU
     loss(stage, config, modules, network, batch, generators)      scalar loss and scalars to log
     calibrate(stage, config, modules, images, device)             additions to config before a stage is trained
+    fit(config, modules, images, device, amp)        in place of loss and calibrate, of a method that is not trained by
+                                                     steps: its configuration and networks, fitted to batches of images
     Detector(config, modules, options, amp, score)   a uad.inference.Method; its `method` is its name in tables
 
 `modules` holds the plain networks of all stages, those trained before frozen and in evaluation mode; `network` is the
@@ -28,8 +30,10 @@ METHODS = {
     "pddpm": "baselines.pddpm",
     "autoddpm": "baselines.autoddpm",
     "disyre": "baselines.disyre",
+    "patchcore": "baselines.patchcore",
 }
 NOISE_SOURCES = ("online", "bank")
+BACKBONES = ("wide_resnet50_2", "resnet18")
 # Packages that the comparing methods need beyond those of the main method.
 PACKAGES = ("monai", "einops", "opensimplex", "numba", "lpips")
 

@@ -11,19 +11,19 @@ slices-<hash>/ holds the decoded training images, see --cache_dir, and may be de
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
-from torchvision.utils import save_image
+from torch import nn
 
 from baselines.checkpoints import checkpoint_files, default_log_dir, kind
-from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_flags
+from baselines.fitting import fit_stage
+from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_flags, given_parts
 from baselines.methods import load_method
+from baselines.parts import part_of, with_parts
+from baselines.stages import StageLoss, evaluator, picture_maker, shuffled_images
 from uad.checkpoints import newest_state, weights_hash
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, add_reading_flags, only_shown, opening_of, reading_of, ready
@@ -32,18 +32,13 @@ from uad.cli.provenance import command_line
 from uad.cli.runtime import add_runtime_flags
 from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
 from uad.configuration import check_values, without_removed
-from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.data.reading.settings import Reading
 from uad.data.training.loading import TrainingImages, collate_training, with_augmentation
 from uad.distributed import World, distributed_world
-from uad.files import written_whole
 from uad.optimizers import MATRIX_LR, make_optimizer
-from uad.precision import autocast
-from uad.randomness import keyed_generator
 from uad.run_lock import exclusive
-from uad.training import Losses, Phase, Training
+from uad.training import Phase, Training
 
-PICTURES = 4
 # Networks of the methods' papers, or small ones for two cores.
 SIZES = {"paper": {"img_size": 256}, "small": {"img_size": 128}}
 # What a stage's training takes from the method's configuration where no flag says otherwise.
@@ -57,7 +52,7 @@ class Request:
     """Everything that the flags say.
 
     chosen: what was given of CHOSEN, None for the method's own; anneals_all: learning rates fall over all steps of a
-    stage; noise: what was given of the simplex noise.
+    stage; noise: what was given of the simplex noise; parts: of a backbone and a memory.
     """
 
     method: str
@@ -70,6 +65,7 @@ class Request:
     vqvae_steps: int | None
     anneals_all: bool
     noise: dict
+    parts: dict
 
 
 def get_args_parser() -> Flags:
@@ -102,21 +98,8 @@ def request_of(args: argparse.Namespace) -> Request:
         vqvae_steps=args.vqvae_steps,
         anneals_all=args.lr_anneal_steps == "all",
         noise=noise | ({"source": args.noise_source} if args.noise_source else {}),
+        parts=given_parts(args),
     )
-
-
-class StageLoss:
-    """The one phase of a stage's training step; an image's randomness is keyed by its position in the stream."""
-
-    def __init__(self, method: ModuleType, stage: str, config: dict, modules: dict[str, nn.Module], world: World, seed):
-        self.method, self.stage, self.config, self.modules = method, stage, config, modules
-        self.network = world.wrap(modules[stage])
-        self.seed, self.device = seed, world.device
-
-    def __call__(self, batch: dict, step: int) -> Losses:
-        positions = batch["position"].tolist()
-        generators = [keyed_generator(self.seed, self.stage, p, device=self.device) for p in positions]
-        return self.method.loss(self.stage, self.config, self.modules, self.network, batch, generators)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -135,7 +118,15 @@ def main(args: argparse.Namespace) -> None:
         if only_shown(request.opening, settings, world):
             return
         with exclusive(request.run.log_dir, world) as lock:
-            train(request, runs, world, method, config, lock.check)
+            if is_fitted(method):
+                fit(request, runs, world, method, config)
+            else:
+                train(request, runs, world, method, config, lock.check)
+
+
+def is_fitted(method: ModuleType) -> bool:
+    """Whether a method is fitted at once, and not trained by steps."""
+    return hasattr(method, "fit")
 
 
 def runs_of(request: Request, config: dict, method: ModuleType, world: World) -> dict[str, Run]:
@@ -158,17 +149,26 @@ def chosen_configuration(request: Request, method: ModuleType) -> dict:
     Raises InputError for flags that the method does not have.
     """
     config = method.configuration(request.reading.img_size, request.reading.n_channels, request.size)
-    checks = (
+    parts = request.parts
+    checks = [
         ("--vqvae_steps", request.vqvae_steps, "an autoencoder to train", "vqvae" in method.STAGES),
         ("--standardise_noise", request.noise.get("standardise"), "simplex noise", "noise" in config),
         ("--noise_source", request.noise.get("source"), "simplex noise", "noise" in config),
-    )
+    ]
+    checks += [(f"--{name}", value, name.replace("_", " "), part_of(name) in config) for name, value in parts.items()]
+    if is_fitted(method):
+        variation = request.run.variation
+        in_vain = {name: request.chosen[name] for name in CHOSEN if name != "batch_size"}
+        in_vain |= {"augment": variation.augment, "horizontal_flip": variation.horizontal_flip}
+        in_vain |= {"val_dir": request.opening.folders.val_dir}
+        checks += [(f"--{name}", value, "a training by steps", False) for name, value in in_vain.items()]
     check_values(
         (flag, f"{value}, with --method {request.method}", f"a method that has {what}", has)
         for flag, value, what, has in checks
         if value
     )
-    return config | {"noise": config["noise"] | request.noise} if request.noise else config
+    config |= {"noise": config["noise"] | request.noise} if request.noise else {}
+    return with_parts(config, parts)
 
 
 def run_of_stage(request: Request, config: dict, stage: str) -> Run:
@@ -215,6 +215,31 @@ def train(
         earlier[stage] = {"file": training.files.ema_path(steps).name, "weights_hash": weights_hash(weights)}
 
 
+def fit(request: Request, runs: dict[str, Run], world: World, method: ModuleType, config: dict) -> None:
+    """Fit the only stage of a method that is not trained by steps, on the main process, unless it is done."""
+    ((stage, run),) = runs.items()
+    slices = run.images(request.opening.folders.open(request.reading), world, once=True)
+    facts = {
+        "data": asdict(request.reading),
+        "settings": settings_of(request, run, config, {}) | {"images": len(slices)},
+        "command": command_line(),
+    }
+    world.on_main(
+        lambda: fit_stage(
+            method,
+            config,
+            {name: module.to(world.device) for name, module in method.build(config).items()},
+            lambda: shuffled_images(run.options, slices, world),
+            world.device,
+            run.options.amp,
+            checkpoint_files(run.log_dir, method.NAME, stage),
+            facts,
+        )
+    )
+    if world.is_main:
+        print(f"{method.NAME}, {stage}: fitted; checkpoint in {run.log_dir / stage}")
+
+
 def stage_training(
     request: Request,
     run: Run,
@@ -233,7 +258,7 @@ def stage_training(
     settings = settings_of(request, run, config, earlier) | {"images": len(slices)}
     begun, _ = newest_state(files, world, kind(method.NAME, stage))
     if begun is None:
-        images = shuffled_images(run, slices, world)
+        images = shuffled_images(options, slices, world)
         config = config | method.calibrate(stage, config, modules, images, world.device)
     else:
         config = begun["config"]["method"]
@@ -265,7 +290,7 @@ def stage_training(
         settings=settings,
         former=former_settings,
         sample=sample,
-        evaluate=evaluator(run, loss, folders.open_validation(request.reading)) if folders.val_dir else None,
+        evaluate=evaluator(options, loss, folders.open_validation(request.reading)) if folders.val_dir else None,
         check=check,
         command=command_line(),
     )
@@ -291,53 +316,6 @@ def former_settings(saved: dict) -> dict:
         return saved
     size = "small" if saved["preset"] == "cpu" else saved["preset"]
     return {name: value for name, value in saved.items() if name != "preset"} | {"size": size}
-
-
-def shuffled_images(run: Run, slices: Dataset, world: World) -> Iterator[Tensor]:
-    """All images once, in an order that depends on the seed alone, as batches on the device."""
-    order = torch.randperm(len(slices), generator=keyed_generator(run.options.seed, "calibration")).tolist()
-    share = world.share_of(run.options.batch_size)
-    loader = DataLoader(Subset(slices, order), share, num_workers=run.options.workers, collate_fn=collate_slices)
-    return (batch["image"].to(world.device) for batch in loader)
-
-
-def evaluator(run: Run, loss: StageLoss, slices: SliceFolder):
-    """The mean loss over --val_dir, with the same randomness for an image every time."""
-    options = run.options
-
-    @torch.no_grad()
-    def evaluate(ema: nn.Module) -> dict[str, float]:
-        total = 0.0
-        for batch in DataLoader(slices, options.batch_size, num_workers=options.workers, collate_fn=collate_slices):
-            images = batch["image"].to(loss.device)
-            generators = [keyed_generator("evaluation", name, device=loss.device) for name in batch["name"]]
-            with autocast(options.amp, loss.device):
-                value, _ = loss.method.loss(
-                    loss.stage, loss.config, loss.modules, ema, batch | {"image": images}, generators
-                )
-            total += float(value) * len(images)
-        return {"val_loss": total / len(slices)}
-
-    return evaluate
-
-
-def picture_maker(method: ModuleType, config, modules, slices: Dataset, world: World, amp, folder: Path, channel):
-    """Saves a grid: input, reconstruction and anomaly map of some training images, one image channel."""
-
-    def sample(step: int, ema: nn.Module) -> None:
-        images = torch.stack([slices[i]["image"] for i in range(min(PICTURES, len(slices)))]).to(world.device)
-        networks = modules | {method.STAGES[-1]: ema}
-        detector = method.Detector(config, networks, config["detection"], amp)
-        if detector.needs_healthy:
-            detector.take_threshold(detector.healthy_values(images, range(len(images))))
-        generators = [keyed_generator("pictures", i, device=world.device) for i in range(len(images))]
-        result = detector.reconstruct(images, generators)
-        maps = result.anomaly_map / result.anomaly_map.amax().clamp_min(1e-12)
-        grid = torch.stack([images[:, channel], result.image[:, channel], maps], dim=1).clamp(0, 1)
-        with written_whole(folder / "images" / f"{step:07d}.png") as temporary:
-            save_image(grid.flatten(0, 1)[:, None].cpu(), temporary, nrow=3, padding=1)
-
-    return sample
 
 
 command = command_of(get_args_parser, main)

@@ -164,13 +164,22 @@ def _median(values: list[torch.Tensor]) -> torch.Tensor:
     return held[0]
 
 
-def gaussian(x: torch.Tensor) -> torch.Tensor:
+def direct_map(maps: torch.Tensor, score: str) -> torch.Tensor:
+    """What a residual's score makes of maps (N, H, W) >= 0 that are no differences of images: "paper" leaves them as
+    they are, "smooth" is their Gaussian, "balanced_smooth" that over the root of its mean."""
+    if score == "paper":
+        return maps
+    smooth = gaussian(maps[:, None])[:, 0]
+    return balanced(smooth) if score.startswith(BALANCED) else smooth
+
+
+def gaussian(x: torch.Tensor, sigma_at_128: float = SIGMA_AT_128) -> torch.Tensor:
     """Gaussian smoothing per channel with reflected borders, (N, C, H, W) -> (N, C, H, W).
 
-    sigma = 3 * max(H, W) / 128 pixels, cut at 4 sigma (or at the border, for tiny images). Written as a sum of shifted
-    images: a library convolution may choose its algorithm, and so its rounding, by batch size.
+    sigma = sigma_at_128 * max(H, W) / 128 pixels, cut at 4 sigma (or at the border, for tiny images). Written as
+    a sum of shifted images: a library convolution may choose its algorithm, and so its rounding, by batch size.
     """
-    sigma = SIGMA_AT_128 * max(x.shape[-2:]) / 128
+    sigma = sigma_at_128 * max(x.shape[-2:]) / 128
     for axis in (-2, -1):
         x = _smooth_along(x, axis, sigma)
     return x

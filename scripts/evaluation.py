@@ -11,6 +11,9 @@ file. They belong together by name, p1_anomaly_map.nii.gz and p1_seg.nii.gz for 
 their voxels lie, they must lie on one grid, in any orientation; else shapes must be equal. Higher is more anomalous;
 scores may be negative. A volume counts as its axial slices, all of them: every voxel is scored, also outside the body.
 
+--protocol bmad, medianomaly and volumes score as these benchmarks do, by all images of --results and --healthy together
+and maps as they are saved; several --results are repeats there, with mean and deviation. docs/METRICS.md defines all.
+
 Without healthy images the thresholds at 1, 5 and 10 % false positives and the image AUROC are refused, with
 the reason. Everything is written to DIR/evaluation (or --out): per_image.csv, per_patient.csv,
 summary.json, tables.md, roc.png, pr.png, dice_vs_threshold.png, scores.png, panels.png, report.html.
@@ -22,21 +25,25 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from uad.checkpoints import versions
 from uad.cli.command import command_of
-from uad.cli.evaluation import Scoring, add_evaluation_flags, scoring_of
+from uad.cli.evaluation import Scoring, add_evaluation_flags, add_threshold_flag, scoring_of, thresholds_of
 from uad.cli.flags import Flags, add
 from uad.cli.maps import check_maps_flags
 from uad.cli.provenance import command_line
 from uad.data.reading.patients import read_patients
 from uad.errors import InputError, input_error
+from uad.evaluation.benchmarks import BENCHMARKS
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.comparison import method_alone
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.foreign_maps import open_maps
 from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
+from uad.evaluation.published import Published
+from uad.evaluation.published_tables import published_table, repeats_table
 from uad.evaluation.report import clinical_summary, origin, write_clinical, write_csv, write_report
 from uad.evaluation.study import Study, check_comparable, mapping, open_study, with_neighbours
 from uad.evaluation.tables import (
@@ -50,12 +57,14 @@ from uad.evaluation.tables import (
     scopes,
 )
 from uad.files import write_json, write_text
+from uad.neighbours import SIGMA
 from uad.results import newest_result_folder
 from uad.scores import SCORES
 
 RESULTS_ROOT = "results"
 CLINICAL = ("all", "clinical")
-PROTOCOLS = (*CLINICAL, *VARIANTS)
+PAPER = ("all", *VARIANTS)
+PROTOCOLS = (*CLINICAL, *VARIANTS, *BENCHMARKS)
 ONLY_MAPS = (
     "only maps were kept (run.json: save), so the paper's protocol, PSNR, SSIM and the raw intensity are left out"
 )
@@ -79,7 +88,15 @@ def get_args_parser() -> Flags:
         help="with --maps, a table of the patients, CSV or TSV: name of a slice or a scan, patient",
         shown="the names tell",
     )
-    add(parser, "--protocol", default="all", choices=PROTOCOLS, help="what to compute; with --maps always clinical")
+    add(
+        parser,
+        "--protocol",
+        default="all",
+        choices=PROTOCOLS,
+        help="what to compute. all: clinical and both of the paper, with --maps clinical; bmad, medianomaly, volumes: "
+        "what these benchmarks do, with each slice by itself unless --neighbours is given",
+    )
+    add_threshold_flag(parser)
     add(
         parser,
         "--score",
@@ -110,13 +127,15 @@ def get_args_parser() -> Flags:
 class Chosen:
     """What to compute: the protocol, the score and the polarity of the maps, and how they are scored.
 
-    elsewhere: whether the folders hold maps that other software made; patients: a table of theirs, see read_patients.
+    thresholds: those of --protocol volumes, start, stop and step, or None; elsewhere: whether the folders hold maps
+    that other software made; patients: a table of theirs, see read_patients.
     """
 
     protocol: str
     score: str
     polarity: tuple[int, ...] | None
     scoring: Scoring
+    thresholds: tuple[float, ...] | None = None
     elsewhere: bool = False
     patients: Mapping[str, str] | None = None
 
@@ -136,8 +155,10 @@ def main(args) -> None:
     check_maps_flags(args)
     polarity = tuple(args.polarity) if args.polarity else None
     patients = read_patients(args.patients) if args.patients else None
-    protocol = "clinical" if args.maps else args.protocol
-    chosen = Chosen(protocol, args.score, polarity, scoring_of(args), bool(args.maps), patients)
+    protocol = "clinical" if args.maps and args.protocol == "all" else args.protocol
+    thresholds = thresholds_of(args)
+    scoring = scoring_of(args, 0.0 if protocol in BENCHMARKS else SIGMA)
+    chosen = Chosen(protocol, args.score, polarity, scoring, thresholds, bool(args.maps), patients)
     folders = [Path(folder) for folder in args.maps or args.results or [newest_result_folder(RESULTS_ROOT)]]
     evaluate_folders(chosen, folders, args.healthy or [], args.out)
 
@@ -148,8 +169,12 @@ def evaluate_folders(chosen: Chosen, folders: Sequence[Path], healthy_folders: S
     with mapping(chosen.scoring.workers) as mapper:
         opened = _open_all(chosen, folders, healthy_folders, mapper)
         scored = [_score(chosen, *pair, output, mapper) for pair, output in zip(opened, outputs, strict=True)]
-    if len(folders) > 1 and chosen.protocol in CLINICAL:
-        _compare(folders, [study for study, _ in opened], scored, Path(out) if out else folders[0] / "evaluation")
+    if len(folders) > 1 and chosen.protocol not in VARIANTS:
+        together = Path(out) if out else folders[0] / "evaluation"
+        if chosen.protocol in BENCHMARKS:
+            _repeats(folders, scored, together)
+        else:
+            _compare(folders, [study for study, _ in opened], scored, together)
 
 
 def _open_all(
@@ -199,18 +224,24 @@ def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
     return outputs
 
 
-def _score(chosen: Chosen, study: Study, healthy: Study | None, out: Path, mapper: Callable) -> Clinical | None:
+def _score(
+    chosen: Chosen, study: Study, healthy: Study | None, out: Path, mapper: Callable
+) -> Clinical | Published | None:
     """Evaluate one folder, write everything, print the leading tables."""
     facts = _facts(chosen, study, healthy)
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
-    leading, further, pictures, clinical = [], [], [], None
+    leading, further, pictures, clinical, published = [], [], [], None, None
+    if chosen.protocol in BENCHMARKS:
+        published = _published(chosen, study, healthy, mapper)
+        summary[chosen.protocol] = published.as_dict()
+        leading = [published_table(published)]
     if chosen.protocol in CLINICAL:
         scoring, progress = chosen.scoring, partial(_progress, "clinical")
         clinical = evaluate(study, healthy, scoring.bootstrap, scoring.seed, mapper, progress)
         summary["clinical"] = clinical_summary(clinical)
         leading, further = detection_tables(clinical), further_tables(clinical)
         pictures = write_clinical(out, study, clinical)
-    if chosen.protocol != "clinical" and study.folder.has_inputs:
+    if chosen.protocol in PAPER and study.folder.has_inputs:
         images = list(study.each(measure_image, mapper, partial(_progress, "paper")))
         for variant in VARIANTS if chosen.protocol == "all" else (chosen.protocol,):
             summary[variant] = paper_summary(images, variant)
@@ -222,7 +253,15 @@ def _score(chosen: Chosen, study: Study, healthy: Study | None, out: Path, mappe
     write_report(out, f"Evaluation of {study.folder.folder.resolve().name}", shown, leading, pictures, further)
     print("\n".join(table.markdown() for table in leading or further))
     print(f"Everything is in {out}, with pictures in {out / 'report.html'}")
-    return clinical
+    return clinical or published
+
+
+def _published(chosen: Chosen, study: Study, healthy: Study | None, mapper: Callable) -> Published:
+    """The protocol of a benchmark."""
+    more = {}
+    if chosen.thresholds:
+        more = {"given": np.round(np.arange(*chosen.thresholds), 7)}  # sums of steps are seldom round
+    return BENCHMARKS[chosen.protocol](study, healthy, mapper, partial(_progress, chosen.protocol), **more)
 
 
 def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
@@ -238,6 +277,7 @@ def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
         "protocol": chosen.protocol,
         "score": chosen.score,
         "polarity": list(chosen.polarity) if chosen.polarity else None,
+        "thresholds": list(chosen.thresholds) if chosen.thresholds else None,
         "neighbours": 0.0 if chosen.elsewhere else scoring.neighbours,
         "bootstrap": scoring.bootstrap,
         "seed": scoring.seed,
@@ -261,11 +301,25 @@ def _paper_rows(study: Study, images: list[dict], variant: str) -> list[dict]:
     ]
 
 
+def _repeats(folders: Sequence[Path], scored: Sequence[Published], out: Path) -> None:
+    """The protocol of a benchmark over several folders, each a repeat, or a method."""
+    text = repeats_table(
+        {_name(folder, folders): each for folder, each in zip(folders, scored, strict=True)}
+    ).markdown()
+    write_text(out / "comparison.md", text)
+    print(text)
+
+
+def _name(folder: Path, folders: Sequence[Path]) -> str:
+    """A folder's name or, where several have the same, its path."""
+    alike = len({each.resolve().name for each in folders}) < len(folders)
+    return str(folder) if alike else folder.resolve().name
+
+
 def _compare(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence[Clinical], out: Path) -> None:
     """The methods of several folders in one table; paired differences where the images are the same."""
-    alike = len({folder.resolve().name for folder in folders}) < len(folders)
     rows = {
-        f"{study.rows[0].name} ({folder if alike else folder.resolve().name})": clinical.rows[study.rows[0].name]
+        f"{study.rows[0].name} ({_name(folder, folders)})": clinical.rows[study.rows[0].name]
         for folder, study, clinical in zip(folders, studies, scored, strict=True)
     }
     if all(study.names == studies[0].names for study in studies):

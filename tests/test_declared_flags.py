@@ -136,7 +136,11 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
             f"--train_dir {data / 'train_healthy'} --model_path {out / 'pca.pt'}",
             f"--method autoencoder --ae_load_dir {runs / 'ae'} {diseased} --out_dir {out / 'k'}",
         ],
-        EVALUATE: [f"{results} --out {out / 'l'}", f"{maps} --out {out / 'q'}"],
+        EVALUATE: [
+            f"{results} --out {out / 'l'}",
+            f"{results} --out {out / 's'} --protocol volumes --thresholds 0 1 0.1",
+            f"{maps} --out {out / 'q'}",
+        ],
         "scripts/compare.py": [f"{results} --out {out / 'm'}"],
         "scripts/prepare_mri.py": [
             f"--data_dir {data} --out {out / 'n'} --no_labels",

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from uad.cli.flags import Flags, add
 from uad.configuration import check_values
+from uad.errors import input_error
 from uad.neighbours import SIGMA, UNKNOWN_DISTANCE
+
+VOLUMES = "volumes"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def add_evaluation_flags(parser: Flags) -> None:
         parser,
         "--neighbours",
         type=float,
-        default=SIGMA,
+        shown=f"{SIGMA:g}",
         help="maps are averaged across the slices of a scan by a Gaussian of so many mm, also between --results and "
         f"--healthy (slices of unknown distance count as {UNKNOWN_DISTANCE:g} mm apart), but for --maps; 0: each slice "
         "by itself",
@@ -41,9 +44,36 @@ def add_evaluation_flags(parser: Flags) -> None:
     add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
 
 
-def scoring_of(args: Namespace) -> Scoring:
-    """What the flags say; InputError for numbers out of range."""
+def add_threshold_flag(parser: Flags) -> None:
+    """The thresholds of the protocol of volumes."""
+    add(
+        parser,
+        "--thresholds",
+        nargs=3,
+        type=float,
+        help=f"with --protocol {VOLUMES}: start, stop (left out) and step of those of which the best is chosen",
+        shown="200 even ones over the range of the scores",
+    )
+
+
+def thresholds_of(args: Namespace) -> tuple[float, ...] | None:
+    """Start, stop and step of --thresholds; InputError where they have no meaning or are none."""
+    if args.thresholds is None:
+        return None
+    found = " ".join(f"{number:g}" for number in args.thresholds)
+    if args.protocol != VOLUMES:
+        raise input_error(
+            "--thresholds", f"{found}, with --protocol {args.protocol}", VOLUMES, "leave --thresholds out"
+        )
+    start, stop, step = args.thresholds
+    if not start < stop or not step > 0:
+        raise input_error("--thresholds", found, "a start below the stop, and a step above 0", "correct them")
+    return start, stop, step
+
+
+def scoring_of(args: Namespace, neighbours: float = SIGMA) -> Scoring:
+    """What the flags say; neighbours: where the flag is not given. InputError for numbers out of range."""
     numbers = {name: getattr(args, name) for name in ("bootstrap", "seed", "workers")}
-    numbers["neighbours"] = args.neighbours
+    numbers["neighbours"] = neighbours if args.neighbours is None else args.neighbours
     check_values([(f"--{name}", number, "0 or more", number >= 0) for name, number in numbers.items()])
     return Scoring(args.labels, **numbers)

@@ -21,7 +21,7 @@ def _problems_with_maps(args: Namespace) -> list[Problem]:
         ("--results", args.results, "one of --maps and --results", "score the two in separate calls"),
         ("--score", args.score != SAVED and args.score, SAVED, f"{unsuitable}: leave --score out"),
         ("--polarity", args.polarity, "none", f"{unsuitable}: leave --polarity out"),
-        ("--protocol", args.protocol in VARIANTS and args.protocol, "clinical", f"{unsuitable}: leave --protocol out"),
+        ("--protocol", args.protocol in VARIANTS and args.protocol, "another", f"{unsuitable}: leave --protocol out"),
     ]
     problems = [
         Problem(flag, f"{_words(found)}, with --maps", expected, remedy)

@@ -75,10 +75,8 @@ def measure_image(
     return ImageMeasure(name, result.patient, result.anomaly_map.size, lesion_pixels, diseased, rows)
 
 
-def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) -> ImageMeasure:
-    """Measure one image of the healthy folder: all its pixels are negatives. Raises InputError if its mask
-    has a lesion, or its release calls it diseased.
-    """
+def load_healthy(study: Study, name: str) -> Result:
+    """One image of the healthy folder. Raises InputError if its mask has a lesion, or its release calls it diseased."""
     result = study.load(name)
     if result.record.get(DISEASED_KEY):
         raise input_error(
@@ -94,6 +92,14 @@ def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) 
             "no lesion in the folder given with --healthy",
             "give a result folder of healthy images",
         )
+    return result
+
+
+def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) -> ImageMeasure:
+    """Measure one image of the healthy folder: all its pixels are negatives. Raises InputError if its mask
+    has a lesion, or its release calls it diseased.
+    """
+    result = load_healthy(study, name)
     rows, maps = {}, study.maps(result)
     for row in study.rows:
         bins = metrics.float16_bins(maps[row.name], scales[row.name])

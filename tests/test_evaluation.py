@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from result_folders import AFFINE, SIZE, run_info, slice_with_lesion, write_folder
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from uad.cli.command import run_command
 from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 from uad.evaluation.bootstrap import resample_weights
 from uad.evaluation.clinical import METRICS, difference, evaluate
+from uad.evaluation.metrics import float16_scale
 from uad.evaluation.study import check_comparable, mapping, open_study
 from uad.results import ResultFolder, ResultWriter
 from uad.sides import one_sided
@@ -82,8 +83,21 @@ def test_pooled_metrics_equal_scikit_learn(folders):
     assert found["ap"].value == pytest.approx(average_precision_score(labels, scores), abs=1e-4)
 
 
+def test_dice_per_patient_is_that_of_all_its_pixels(folders):
+    """scikit-learn's F1 of what reaches the 1 % threshold, of the pixels of all slices of a patient."""
+    row = clinical(*folders, n_resamples=0).rows["planted"]
+    results, threshold = loaded(folders[0]), row.thresholds["fpr1%"]
+    scale = float16_scale(max(result.anomaly_map.max() for result in results))
+    for patient, dice in row.patient_dice.items():
+        labels, scores = pixels(result for result in results if result.patient == patient)
+        called = (scores * scale).astype(np.float16) >= threshold * scale
+        assert dice == pytest.approx(f1_score(labels, called), abs=1e-12)
+    assert len(row.patient_dice) == 4 and min(row.patient_dice.values()) > 0
+
+
 def pixels(results) -> tuple[np.ndarray, np.ndarray]:
     """(labels, scores) of the stored maps of all results, one after the other."""
+    results = list(results)
     scores = [result.anomaly_map for result in results]
     labels = [np.zeros_like(result.anomaly_map) if result.label is None else result.label for result in results]
     return np.stack(labels).ravel(), np.stack(scores).ravel()

@@ -34,14 +34,17 @@ from uad.cli.evaluation import Scoring, add_evaluation_flags, add_threshold_flag
 from uad.cli.flags import Flags, add
 from uad.cli.maps import check_maps_flags
 from uad.cli.provenance import command_line
+from uad.cli.trust import add_trust_flags, check_trust_flags, trust_in
 from uad.data.reading.patients import read_patients
 from uad.errors import InputError, input_error
+from uad.evaluation.attributes import Attributes, read_attributes
 from uad.evaluation.benchmarks import BENCHMARKS
+from uad.evaluation.calibration import check_apart
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.comparison import method_alone
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.foreign_maps import open_maps
-from uad.evaluation.paper_protocol import VARIANTS, measure_image, paper_summary
+from uad.evaluation.paper_protocol import VARIANTS, image_rows, measure_image, paper_summary
 from uad.evaluation.published import Published
 from uad.evaluation.published_tables import published_table, repeats_table
 from uad.evaluation.report import clinical_summary, origin, write_clinical, write_csv, write_report
@@ -97,6 +100,7 @@ def get_args_parser() -> Flags:
         "what these benchmarks do, with each slice by itself unless --neighbours is given",
     )
     add_threshold_flag(parser)
+    add_trust_flags(parser)
     add(
         parser,
         "--score",
@@ -128,7 +132,7 @@ class Chosen:
     """What to compute: the protocol, the score and the polarity of the maps, and how they are scored.
 
     thresholds: those of --protocol volumes, start, stop and step, or None; elsewhere: whether the folders hold maps
-    that other software made; patients: a table of theirs, see read_patients.
+    that other software made; patients: a table of theirs, see read_patients; attributes: what is known of images.
     """
 
     protocol: str
@@ -138,6 +142,7 @@ class Chosen:
     thresholds: tuple[float, ...] | None = None
     elsewhere: bool = False
     patients: Mapping[str, str] | None = None
+    attributes: Attributes | None = None
 
     def open(self, folder: Path | str, mapper: Callable, labels: str | None = None) -> Study:
         """A folder with the maps that were chosen; InputError where the paper's protocol lacks the inputs."""
@@ -153,36 +158,40 @@ class Chosen:
 def main(args) -> None:
     """Score one folder or several."""
     check_maps_flags(args)
+    check_trust_flags(args, CLINICAL)
     polarity = tuple(args.polarity) if args.polarity else None
     patients = read_patients(args.patients) if args.patients else None
     protocol = "clinical" if args.maps and args.protocol == "all" else args.protocol
     thresholds = thresholds_of(args)
     scoring = scoring_of(args, 0.0 if protocol in BENCHMARKS else SIGMA)
-    chosen = Chosen(protocol, args.score, polarity, scoring, thresholds, bool(args.maps), patients)
+    attributes = read_attributes(args.meta) if args.meta else None
+    chosen = Chosen(protocol, args.score, polarity, scoring, thresholds, bool(args.maps), patients, attributes)
     folders = [Path(folder) for folder in args.maps or args.results or [newest_result_folder(RESULTS_ROOT)]]
-    evaluate_folders(chosen, folders, args.healthy or [], args.out)
+    evaluate_folders(chosen, folders, args.healthy or [], args.calibration, args.out)
 
 
-def evaluate_folders(chosen: Chosen, folders: Sequence[Path], healthy_folders: Sequence[str], out: str | None) -> None:
+def evaluate_folders(
+    chosen: Chosen, folders: Sequence[Path], healthy_folders: Sequence[str], calibration: str | None, out: str | None
+) -> None:
     """Score each folder, then compare them where they are several; InputError where a folder does not fit."""
     outputs = _output_folders(folders, out)
     with mapping(chosen.scoring.workers) as mapper:
-        opened = _open_all(chosen, folders, healthy_folders, mapper)
+        opened = _open_all(chosen, folders, healthy_folders, calibration, mapper)
         scored = [_score(chosen, *pair, output, mapper) for pair, output in zip(opened, outputs, strict=True)]
     if len(folders) > 1 and chosen.protocol not in VARIANTS:
         together = Path(out) if out else folders[0] / "evaluation"
         if chosen.protocol in BENCHMARKS:
             _repeats(folders, scored, together)
         else:
-            _compare(folders, [study for study, _ in opened], scored, together)
+            _compare(folders, [study for study, *_ in opened], scored, together)
 
 
 def _open_all(
-    chosen: Chosen, folders: Sequence[Path], healthy_folders: Sequence[str], mapper: Callable
-) -> list[tuple[Study, Study | None]]:
-    """Each folder with its healthy images; InputError with all that is wrong with any of them."""
+    chosen: Chosen, folders: Sequence[Path], healthy_folders: Sequence[str], calibration: str | None, mapper: Callable
+) -> list[tuple[Study, Study | None, Study | None]]:
+    """Each folder with its healthy images and those of the calibration; InputError with all that is wrong with any."""
     problems, opened = [], {}
-    for folder in dict.fromkeys([*folders, *healthy_folders]):
+    for folder in dict.fromkeys([*folders, *healthy_folders, *([calibration] if calibration else [])]):
         try:
             labels = chosen.scoring.labels if folder in folders else None
             opened[folder] = chosen.open(folder, mapper, labels)
@@ -194,22 +203,23 @@ def _open_all(
         # Where one folder kept only maps, the others are scored by theirs, too: tables have the same rows everywhere.
         opened = {folder: method_alone(study, study.rows[0].name) for folder, study in opened.items()}
     studies, healthy = ([opened[folder] for folder in group] for group in (folders, healthy_folders))
+    if known := opened.get(calibration):
+        check_apart(known, *studies, *healthy)
     if not chosen.elsewhere:  # of maps made elsewhere nothing is stated that could be compared
-        for study, other in product(studies, healthy):
+        for study, other in product(studies, [*healthy, known] if known else healthy):
             check_comparable(study, other)
         healthy = healthy * len(studies)
     elif chosen.patients and not any(study.folder.run["patients_from_table"] for study in (*studies, *healthy)):
         found = f"no image of the folders ({studies[0].names[0]}, ...), but {next(iter(chosen.patients))}"
         raise input_error("--patients", found, "names of slices or scans, without extension", "correct the table")
     pairs = zip(studies, healthy or [None] * len(studies), strict=True)
-    return [_beside(study, other, chosen.scoring.neighbours) for study, other in pairs]
+    return [_beside((*pair, known), chosen.scoring.neighbours) for pair in pairs]
 
 
-def _beside(study: Study, healthy: Study | None, sigma: float) -> tuple[Study, Study | None]:
-    """Both with maps averaged across the slices of a scan, wherever these are."""
-    if healthy is None:
-        return with_neighbours([study], sigma)[0], None
-    return tuple(with_neighbours([study, healthy], sigma))
+def _beside(studies: Sequence[Study | None], sigma: float) -> tuple[Study | None, ...]:
+    """All with maps averaged across the slices of a scan, wherever these are."""
+    averaged = iter(with_neighbours([study for study in studies if study], sigma))
+    return tuple(next(averaged) if study else None for study in studies)
 
 
 def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
@@ -225,10 +235,10 @@ def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
 
 
 def _score(
-    chosen: Chosen, study: Study, healthy: Study | None, out: Path, mapper: Callable
+    chosen: Chosen, study: Study, healthy: Study | None, calibration: Study | None, out: Path, mapper: Callable
 ) -> Clinical | Published | None:
     """Evaluate one folder, write everything, print the leading tables."""
-    facts = _facts(chosen, study, healthy)
+    facts = _facts(chosen, study, healthy, calibration)
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
     leading, further, pictures, clinical, published = [], [], [], None, None
     if chosen.protocol in BENCHMARKS:
@@ -239,14 +249,17 @@ def _score(
         scoring, progress = chosen.scoring, partial(_progress, "clinical")
         clinical = evaluate(study, healthy, scoring.bootstrap, scoring.seed, mapper, progress)
         summary["clinical"] = clinical_summary(clinical)
-        leading, further = detection_tables(clinical), further_tables(clinical)
-        pictures = write_clinical(out, study, clinical)
+        trust = trust_in(study, healthy, calibration, clinical, chosen.attributes, scoring, mapper, progress)
+        summary |= trust.as_dict()
+        leading = detection_tables(clinical) + trust.leading
+        further = further_tables(clinical) + trust.further
+        pictures = write_clinical(out, study, clinical, trust.calibrations)
     if chosen.protocol in PAPER and study.folder.has_inputs:
         images = list(study.each(measure_image, mapper, partial(_progress, "paper")))
         for variant in VARIANTS if chosen.protocol == "all" else (chosen.protocol,):
             summary[variant] = paper_summary(images, variant)
             further.append(paper_table(variant, summary[variant]))
-            write_csv(out / f"per_image_{variant}.csv", _paper_rows(study, images, variant))
+            write_csv(out / f"per_image_{variant}.csv", image_rows(study.names, images, variant))
     write_json(out / "summary.json", summary)
     counts = clinical.counts if clinical else {}
     shown = {key.replace("_", " "): str(value) for key, value in (facts | counts).items() if value is not None}
@@ -264,7 +277,7 @@ def _published(chosen: Chosen, study: Study, healthy: Study | None, mapper: Call
     return BENCHMARKS[chosen.protocol](study, healthy, mapper, partial(_progress, chosen.protocol), **more)
 
 
-def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
+def _facts(chosen: Chosen, study: Study, healthy: Study | None, calibration: Study | None) -> dict:
     """What was evaluated and how, and every count of what was skipped."""
     scoring, run = chosen.scoring, study.folder.run
     further = {key: run[key] for key in ("files", "paired_by_index")} if chosen.elsewhere else {}
@@ -273,6 +286,8 @@ def _facts(chosen: Chosen, study: Study, healthy: Study | None) -> dict:
     return {
         "maps" if chosen.elsewhere else "results": str(study.folder.folder),
         "healthy": str(healthy.folder.folder) if healthy else None,
+        "calibration": str(calibration.folder.folder) if calibration else None,
+        "meta": str(chosen.attributes.path) if chosen.attributes else None,
         "labels": scoring.labels,
         "protocol": chosen.protocol,
         "score": chosen.score,
@@ -293,19 +308,10 @@ def _progress(what: str, items, total: int):
     return tqdm(items, total=total, desc=what, leave=False)
 
 
-def _paper_rows(study: Study, images: list[dict], variant: str) -> list[dict]:
-    return [
-        {"image": name, "method": row, **numbers}
-        for name, image in zip(study.names, images, strict=True)
-        for row, numbers in image[variant].items()
-    ]
-
-
 def _repeats(folders: Sequence[Path], scored: Sequence[Published], out: Path) -> None:
     """The protocol of a benchmark over several folders, each a repeat, or a method."""
-    text = repeats_table(
-        {_name(folder, folders): each for folder, each in zip(folders, scored, strict=True)}
-    ).markdown()
+    names = [_name(folder, folders) for folder in folders]
+    text = repeats_table(dict(zip(names, scored, strict=True))).markdown()
     write_text(out / "comparison.md", text)
     print(text)
 

@@ -43,10 +43,11 @@ class Row:
     "threshold", or None;
     thresholds: "fpr1%", ..., "best_dice" -> the lowest score that is called positive, in the map's own
     units (infinite if none is); patient_dice: patient -> Dice of all its slices together at the 1 %
-    threshold; image_score: what scores an image as a whole, in words.
+    threshold; image_score: what scores an image as a whole, in words; scale: of its scores, see metrics.float16_scale.
     """
 
     image_score: str
+    scale: float
     estimates: dict[str, Estimate] = field(default_factory=dict)
     samples: dict[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, np.ndarray] | None = None
@@ -166,7 +167,7 @@ class _Cohort:
         pooled_images = {kind: np.asarray(matrix.sum(axis=0)).ravel() for kind, matrix in scored.items()}
         values = {**pixel_statistics(pooled), **image_statistics(pooled_images)}
         reasons = {**pixel_reasons(pooled, self.any_mask), **image_reasons(pooled_images)}
-        row = Row(IMAGE_SCORE, samples=self._resample(histograms, scored))
+        row = Row(IMAGE_SCORE, scale, samples=self._resample(histograms, scored))
         per_patient = self._patient_dice(histograms, pooled)
         values["patient_dice"], row.samples["patient_dice"] = self._mean_over_patients(per_patient)
         row.patient_dice = {

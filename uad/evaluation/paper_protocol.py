@@ -113,3 +113,12 @@ def paper_summary(images: Sequence[dict], variant: str) -> dict[str, dict[str, d
         row: {metric: summarise([image[variant][row][metric] for image in images]) for metric in METRICS}
         for row in rows
     }
+
+
+def image_rows(names: Sequence[str], images: Sequence[dict], variant: str) -> list[dict]:
+    """One row per image and contender, of what measure_image returned for every image."""
+    return [
+        {"image": name, "method": row, **numbers}
+        for name, image in zip(names, images, strict=True)
+        for row, numbers in image[variant].items()
+    ]

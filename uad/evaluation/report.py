@@ -7,7 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 
+from uad.evaluation.calibration import Calibration
 from uad.evaluation.clinical import Clinical, Row, difference
 from uad.evaluation.figures import dice_figure, pr_figure, roc_figure, save, scores_figure
 from uad.evaluation.panels import choose_cases, panels_figure
@@ -23,6 +25,7 @@ CAPTIONS = {
     "dice_vs_threshold.png": "Pixels of the scored images, pooled: Dice against the share called positive.",
     "scores.png": "Scores of images as a whole; bars are medians.",
 }
+NOTHING: Mapping = MappingProxyType({})
 WIDE = ("panels.png", "scores.png")
 DEFINITIONS = {
     "interval": "95 % percentile bootstrap over patients, stratified by folder",
@@ -103,9 +106,9 @@ def _undefined(value) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def image_rows(clinical: Clinical) -> list[dict]:
-    """One row per image and contender: whether it is diseased, if that is known, image score and the image's own
-    metrics; healthy images have only the score.
+def image_rows(clinical: Clinical, calibrations: Mapping[str, Calibration]) -> list[dict]:
+    """One row per image and contender: whether it is diseased, if that is known, image score, its p-value where there
+    is a calibration, and the image's own metrics, which healthy images have not.
     """
     folders = [("scored", image) for image in clinical.images] + [("healthy", image) for image in clinical.healthy]
     return [
@@ -117,6 +120,7 @@ def image_rows(clinical: Clinical) -> list[dict]:
             "diseased": "" if image.diseased is None else int(image.diseased),
             "method": name,
             "image_score": row.image_score,
+            **({"p_value": calibrations[name].p_value(row.image_score)} if name in calibrations else {}),
             **row.numbers,
         }
         for folder, image in folders
@@ -147,9 +151,14 @@ def _total(counts: Sequence[int | None]) -> int | str:
     return sum(known) if known else ""
 
 
-def write_clinical(folder: Path, study: Study, clinical: Clinical) -> list[str]:
-    """Write the CSV files and the pictures; returns the names of the pictures that could be made."""
-    write_csv(folder / "per_image.csv", image_rows(clinical))
+def write_clinical(
+    folder: Path, study: Study, clinical: Clinical, calibrations: Mapping[str, Calibration] = NOTHING
+) -> list[str]:
+    """Write the CSV files and the pictures; returns the names of the pictures that could be made.
+
+    calibrations: of the contenders, for p-values, or none.
+    """
+    write_csv(folder / "per_image.csv", image_rows(clinical, calibrations))
     write_csv(folder / "per_patient.csv", patient_rows(clinical))
     method = study.rows[0].name
     cases = choose_cases(clinical, method)

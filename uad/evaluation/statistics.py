@@ -92,6 +92,12 @@ def image_reasons(pooled: Mapping[str, np.ndarray]) -> dict[str, str | None]:
     return dict.fromkeys(IMAGE_METRICS, reason)
 
 
+def quartiles(values: np.ndarray) -> np.ndarray:
+    """(N,) -> the quartile of each value, 0..3; equal values are in one, so that one can be empty."""
+    edges = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
+    return np.searchsorted(edges, values, side="left")
+
+
 def lesion_sensitivity(regions: np.ndarray, lowest: int) -> dict:
     """Share of lesions found, all and by quartile of size.
 
@@ -99,15 +105,14 @@ def lesion_sensitivity(regions: np.ndarray, lowest: int) -> dict:
     lowest: the lowest bin that is called positive. A lesion is an 8-connected region in one slice.
     """
     sizes, found = regions[:, 0], regions[:, 1] >= lowest
-    edges = np.quantile(sizes, [0.25, 0.5, 0.75], method="inverted_cdf")
-    quartile = np.searchsorted(edges, sizes, side="left")
-    quartiles = []
+    quartile = quartiles(sizes)
+    parts = []
     for number in range(4):
         members = quartile == number
         if not members.any():
-            quartiles.append({"sensitivity": None, "reason": "no lesion of this size", "lesions": 0})
+            parts.append({"sensitivity": None, "reason": "no lesion of this size", "lesions": 0})
             continue
-        quartiles.append(
+        parts.append(
             {
                 "sensitivity": float(found[members].mean()),
                 "lesions": int(members.sum()),
@@ -115,4 +120,4 @@ def lesion_sensitivity(regions: np.ndarray, lowest: int) -> dict:
                 "largest": int(sizes[members].max()),
             }
         )
-    return {"sensitivity": float(found.mean()), "lesions": len(sizes), "quartiles": quartiles}
+    return {"sensitivity": float(found.mean()), "lesions": len(sizes), "quartiles": parts}

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from commands import EVALUATE, run
 from result_folders import write_folder
+from scipy.ndimage import median_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from uad.errors import InputError
 from uad.evaluation import bmad, medianomaly, volumes
 from uad.evaluation.contenders import SAVED, Contender
 from uad.evaluation.exact import OrderStatistics, Separation, chosen_keys, distinct, passed, together, upper_bits
+from uad.evaluation.foreign_maps import open_maps
 from uad.evaluation.study import Study
 from uad.evaluation.volumes import exact_threshold, published_threshold
 from uad.results import Result
@@ -178,7 +180,7 @@ def test_pro_is_1_for_perfect_maps_and_undefined_for_constant_ones():
     assert (found["pro"], found["pro_pooled"]) == pytest.approx((1, 1)) and found["image_auroc"] is None
     constant = bmad.evaluate(held(["a_0"], np.ones((1, 20, 20), np.float32), mask[:1]), None)
     assert constant.rows["golden"]["pro"].reason == "no threshold below the limit"
-    assert constant.counts["most_abnormal_images_without_pro"] == 1
+    assert constant.counts["abnormal_without_pro_in_a_row_at_most"] == 1
     assert constant.rows["golden"]["pixel_auroc"].value == 0.5
 
 
@@ -234,6 +236,20 @@ def test_the_command_writes_the_same_numbers_everywhere(tmp_path, monkeypatch, c
 def test_thresholds_without_meaning_are_refused(words, message):
     with pytest.raises(InputError, match=message):
         run(EVALUATE, words)
+
+
+def test_volumes_made_elsewhere_are_filtered_whole_whatever_their_names(golden, tmp_path):
+    """`anna` and `bert` have no digit, by which the names of slices would tell their scan."""
+    maps, labels = golden["volume_maps"][:2], golden["volume_labels"][:2].astype(np.uint8)
+    for name, scores, label in zip(("anna", "bert"), maps, labels, strict=True):
+        for folder, array in (("maps", scores), ("labels", label)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            np.save(tmp_path / folder / f"{name}.npy", array)
+    found = volumes.evaluate(open_maps(tmp_path / "maps", tmp_path / "labels"), None)
+    filtered = np.stack([median_filter(each, size=4) for each in maps])
+    expected = average_precision_score(labels.ravel(), filtered.ravel())
+    assert values(found, "anomaly map, median")["auprc"] == pytest.approx(expected, abs=1e-12)
+    assert found.counts["subjects_with_lesion"] == 2
 
 
 def test_two_images_of_one_slice_are_refused(golden):

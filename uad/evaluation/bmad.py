@@ -113,7 +113,7 @@ def evaluate(
             "pro": number(defined.mean() if len(defined) else np.nan, no_area),
             "pro_pooled": number(curves[name].pro() if name in curves else np.nan, no_area),
         }
-    counts = truth.counts() | {"most_abnormal_images_without_pro": undefined}
+    counts = truth.counts() | {"abnormal_without_pro_in_a_row_at_most": undefined}
     definition = {"maps": maps_in_words(study), **DEFINITION}
     return Published("bmad", COLUMNS, numbers, (study.rows[0].name,), definition, counts)
 

@@ -15,6 +15,7 @@ from uad.evaluation.contenders import SAVED, Contender
 from uad.evaluation.foreign_files import Planes, read_planes
 from uad.evaluation.pairing import Pair, pairs_of
 from uad.evaluation.study import Study
+from uad.neighbours import slice_number
 from uad.results import Result
 
 METHOD = "anomaly map"
@@ -71,7 +72,7 @@ class MapFolder:
         self.names = sorted([*self._slices, *of_volumes])
 
     def record(self, name: str) -> dict:
-        """name, patient, has_label and extras of one image."""
+        """name, patient, has_label and extras of one image, its scan and its number in this."""
         return self._record(name, self._place(name)[0])
 
     def load(self, name: str, extras: Sequence[str] = ()) -> Result:
@@ -92,9 +93,13 @@ class MapFolder:
     def _record(self, name: str, pair: Pair) -> dict:
         if pair.name in self._slices:
             patient = patient_of(name, self._patients)
+            scan, number = scan_of(name), slice_number(name) or 0
         else:
             patient = self._patients.get(pair.name) or patient_of_scan(pair.name)
-        return {"name": name, "patient": patient, "has_label": pair.label is not None, "extras": []}
+            # Names of volumes may be any, so that those of their slices do not tell.
+            scan, number = pair.name, self._place(name)[1]
+        place = {"scan": scan, "slice": number}
+        return {"name": name, "patient": patient, "has_label": pair.label is not None, "extras": [], **place}
 
 
 def open_maps(

@@ -84,10 +84,11 @@ def subjects_of(study: Study, healthy: Study | None) -> dict[str, list[list[Part
     scans: dict[str, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))
     for each, is_healthy in ((study, False), (healthy, True)):
         for name in each.names if each else ():
-            slices = scans[each.folder.record(name)["patient"]][scan_of(name)]
-            place = slice_number(name) or 0
+            record = each.folder.record(name)
+            scan, place = record.get("scan", scan_of(name)), record.get("slice", slice_number(name) or 0)
+            slices = scans[record["patient"]][scan]
             if place in slices:
-                found = f"two images of slice {place} of {scan_of(name)}: {slices[place].name}, {name}"
+                found = f"two images of slice {place} of {scan}: {slices[place].name}, {name}"
                 raise input_error(each.folder.folder, found, "one image of each slice", "remove one of the two")
             slices[place] = Part(is_healthy, name)
     return {

@@ -70,6 +70,11 @@ def test_realised_rates_are_those_of_the_healthy_test_images(studies):
         assert estimate.low <= estimate.value <= estimate.high
         each = [(part >= threshold).mean() for part in scores.reshape(2, -1)]  # of two patients
         assert (estimate.low, estimate.high) == (pytest.approx(min(each)), pytest.approx(max(each)))
+    row = studies[1].rows[0]
+    judged = [row.judged(studies[1].load(name)) for name in studies[1].names]
+    p_values = np.array([calibrations["planted"].p_value(row.image_score(each)) for each in judged])
+    for rate, estimate in found.images.items():
+        assert estimate.value == (p_values <= rate).mean()
     own = realised(studies[2], calibrations, 0, 0)["planted"]
     assert all(own.pixels[rate].value <= rate for rate in own.pixels)
 

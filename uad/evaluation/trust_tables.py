@@ -24,8 +24,8 @@ def calibration_table(calibrations: Mapping[str, Calibration], found: Mapping[st
         "at most the nominal share of their pixels reaches; they saw no test image and no label. Realised: on the "
         "images of --healthy, [95 % percentile bootstrap over their patients]. An image is called where its conformal "
         "p-value, (1 + number of calibration scores that are not lower) / (n + 1), is at most the nominal rate; "
-        f"{1 / (count + 1):.3f} is the lowest one possible. Slices of one patient are alike: p-values hold on average "
-        "over patients, not in each."
+        f"{1 / (count + 1):.3f} is the lowest one possible. Slices of one patient are alike: with few "
+        "patients, realised rates can lie far from nominal ones."
     )
     header = ["", "nominal FPR", "pixel threshold", "realised FPR, pixels", "realised FPR, images"]
     return Table("Calibration, healthy images", header, cells, note)

@@ -17,6 +17,7 @@ from uad.evaluation.exact import OrderStatistics, chosen_keys, upper_bits
 from uad.evaluation.measure import load_healthy
 from uad.evaluation.statistics import RATES
 from uad.evaluation.study import Study
+from uad.scores import image_score
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,13 @@ def _next(scores: np.ndarray) -> list[float]:
 
 
 def _first(study: Study, name: str) -> dict[str, tuple[float, tuple[np.ndarray, np.ndarray]]]:
-    judged = study.judged(load_healthy(study, name))
-    return {row.name: (row.image_score(judged[row.name]), upper_bits(judged[row.name].map)) for row in study.rows}
+    maps = study.maps(load_healthy(study, name))
+    return {row: (image_score(found), upper_bits(found)) for row, found in maps.items()}
 
 
 def _second(study: Study, name: str, uppers: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    judged = study.judged(load_healthy(study, name))
-    return {row: chosen_keys(found.map, uppers[row]) for row, found in judged.items()}
+    maps = study.maps(load_healthy(study, name))
+    return {row: chosen_keys(found, uppers[row]) for row, found in maps.items()}
 
 
 def realised(
@@ -111,11 +112,11 @@ def _called(
 ) -> tuple[str, int, dict[str, tuple[dict[float, int], float]]]:
     """(patient, pixels, row -> (pixels called at each rate, p-value)) of a healthy image."""
     result = load_healthy(study, name)
-    judged, rows = study.judged(result), {}
-    for row in study.rows:
-        known, found = calibrations[row.name], judged[row.name]
-        called = {rate: int((found.map >= threshold).sum()) for rate, threshold in known.thresholds.items()}
-        rows[row.name] = called, known.p_value(row.image_score(found))
+    rows = {}
+    for row, found in study.maps(result).items():
+        known = calibrations[row]
+        called = {rate: int((found >= threshold).sum()) for rate, threshold in known.thresholds.items()}
+        rows[row] = called, known.p_value(image_score(found))
     return result.patient, result.anomaly_map.size, rows
 
 

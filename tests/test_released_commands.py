@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import released_trees as trees
 from commands import DETECT, EVALUATE, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, TRAIN_BASELINE, run
+from sklearn.metrics import roc_auc_score
 
 from uad.errors import InputError
 from uad.evaluation.clinical import evaluate
@@ -46,6 +47,22 @@ def test_a_part_is_judged_by_what_the_release_says_of_its_images(tmp_path, make)
     has_masks = make in (trees.bmad, trees.mvtec)
     assert (found["ap"] is not None) == has_masks
     assert {results.record(name)["has_label"] for name in results.names} == {has_masks}
+
+
+@pytest.mark.parametrize("protocol", ["bmad", "medianomaly"])
+def test_benchmarks_judge_a_part_without_masks_by_what_the_release_says(tmp_path, protocol):
+    intensity(trees.bmad_images(tmp_path / "set"), "test", tmp_path / "out")
+    run(EVALUATE, f"--results {tmp_path / 'out'} --protocol {protocol}")
+    found = read_json(tmp_path / "out" / "evaluation" / "summary.json")[protocol]
+    study = open_study(tmp_path / "out", "saved")
+    whole = {"bmad": np.max, "medianomaly": np.mean}[protocol]
+    scores = [whole(study.load(name).anomaly_map) for name in study.names]
+    diseased = [study.folder.record(name)["diseased"] for name in study.names]
+    metrics = found["rows"][study.rows[0].name]
+    image_level = metrics["image_auroc" if protocol == "bmad" else "image_auc"]["value"]
+    assert image_level == pytest.approx(roc_auc_score(diseased, scores))
+    assert found["counts"]["abnormal"] == sum(diseased) and found["counts"]["left_out_without_mask"] == 0
+    assert all(values["value"] is None for name, values in metrics.items() if "image" not in name)
 
 
 def test_a_lesion_that_its_mask_does_not_show_still_makes_an_image_diseased(tmp_path):

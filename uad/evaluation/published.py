@@ -1,8 +1,8 @@
 """What the protocols of published benchmarks share: the test set that they score, and the form of what they give.
 
-The test set is the scored images and the healthy ones together. An image is abnormal if its mask holds a lesion; where
-no image has a mask, all scored images are, and there are no pixel metrics. An image without a mask beside others with
-masks is left out and counted.
+The test set is the scored images and the healthy ones together. An image is abnormal if its release says so or, where
+that says nothing, its mask holds a lesion; where neither is known of any, all scored images are. Without masks there
+are no pixel metrics. An image of which nothing is known, beside others, is left out and counted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from uad.evaluation.contenders import SAVED
 from uad.evaluation.exact import Distinct, Separation, together
 from uad.evaluation.measure import load_healthy
 from uad.evaluation.study import Study
-from uad.results import Result
+from uad.results import DISEASED_KEY, Result
 
 MASKS = "lesion where the label is above 0, on the grid of the map; masks of another size by nearest neighbour"
 
@@ -77,28 +77,32 @@ def maps_in_words(study: Study) -> str:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of the images, in their order: lesions: lesion pixels, None without a mask; healthy: of the healthy
-    folder or not.
+    """What is known of the images, the scored ones and then the healthy ones. lesions: lesion pixels, None without a
+    mask; stated: whether the release calls a scored image diseased, None where it says nothing.
     """
 
     lesions: Sequence[int | None]
-    healthy: Sequence[bool]
+    stated: Sequence[bool | None]
 
     @classmethod
     def of(cls, lesions: Sequence[int | None], study: Study) -> "Truth":
-        """Of the images in the order of `sweep`: those of the study come first."""
-        return cls(lesions, [number >= len(study.names) for number in range(len(lesions))])
+        """Of the images in the order of `sweep`."""
+        return cls(lesions, [study.folder.record(name).get(DISEASED_KEY) for name in study.names])
 
     @property
     def any_mask(self) -> bool:
         """Whether any scored image has a mask."""
-        return any(count is not None for count, healthy in zip(self.lesions, self.healthy, strict=True) if not healthy)
+        return any(count is not None for count in self.lesions[: len(self.stated)])
 
     @property
     def abnormal(self) -> list[bool | None]:
         """Of each image, None where it is left out."""
-        without = None if self.any_mask else True
-        return [without if count is None else count > 0 for count in self.lesions]
+        scored, healthy = self.lesions[: len(self.stated)], self.lesions[len(self.stated) :]
+        by_mask = [None if count is None else count > 0 for count in scored]
+        known = [mask if stated is None else bool(stated) for mask, stated in zip(by_mask, self.stated, strict=True)]
+        if all(each is None for each in known):
+            known = [True] * len(known)
+        return [*known, *(False for _ in healthy)]
 
     def counts(self) -> dict[str, int]:
         """Images of each kind."""

@@ -75,7 +75,8 @@ def _cells(row: dict) -> list[str]:
 
 
 def _section(options: Options, rows: list[dict], head: tuple, table: list, images: int) -> tuple[dict, str]:
-    note = f"{images} images, {options.quality_seeds} seeds; differences are paired by seed: mean (least..greatest)."
+    note = f"{images} images, {options.quality_seeds} seeds, each slice by itself, sides not compared; "
+    note += "differences are paired by seed: mean (least..greatest)."
     return {"rows": rows, "images": images}, f"{markdown(head, table)}\n\n{note}"
 
 

@@ -39,6 +39,7 @@ from uad.evaluation.display import for_display
 from uad.files import written_whole
 from uad.precision import autocast
 from uad.randomness import keyed_generator, uniform_field
+from uad.sides import one_sided
 
 PLANES = 4  # bit planes are shown as a PLANES x PLANES mosaic
 BITS = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
@@ -143,6 +144,9 @@ def stages(
             detection.denoise_steps,
         )
     result = method.reconstruct(image, generators())
+    map_, affine = result.anomaly_map, item["affine"].numpy()
+    if detection.compare_sides:
+        map_ = one_sided(map_, image, [affine], [item["name"]])
     arrays = {
         "input": image[0],
         "code": code[0],
@@ -150,11 +154,10 @@ def stages(
         "mask": outcome.mask[0],
         "restored": outcome.code[0],
         "reconstruction": result.image[0],
-        "map": result.anomaly_map[0],
+        "map": map_[0],
     }
     if "label" in item:
         arrays["label"] = item["label"]
-    affine = item["affine"].numpy()
     return {name: for_display(array.float().cpu().numpy(), affine) for name, array in arrays.items()}
 
 

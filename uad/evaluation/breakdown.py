@@ -32,8 +32,8 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupNumbers:
-    """A group's numbers; ap, best_dice: of the pixels of its scored images; image_auroc: its images with a lesion
-    against its images without; false_positive_rate: of the pixels of its healthy images.
+    """A group's numbers; ap, best_dice: of the pixels of its scored images; image_auroc: its diseased images
+    against its others; false_positive_rate: of the pixels of its healthy images.
     """
 
     group: Group
@@ -140,8 +140,8 @@ def _estimate(value: np.ndarray, reason: str) -> Estimate:
 
 
 def _image_auroc(scored: Sequence[ImageMeasure], healthy: Sequence[ImageMeasure], name: str) -> Estimate:
-    known = [image for image in (*scored, *healthy) if image.lesion_pixels is not None]
-    labels = [image.lesion_pixels > 0 for image in known]
+    known = [image for image in (*scored, *healthy) if image.diseased is not None]
+    labels = [image.diseased for image in known]
     if all(labels) or not any(labels):
-        return Estimate(None, reason="no healthy images" if any(labels) else "no lesion")
+        return Estimate(None, reason="no healthy images" if any(labels) else "no diseased images")
     return Estimate(float(roc_auc_score(labels, [image.rows[name].image_score for image in known])))

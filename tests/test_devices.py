@@ -33,6 +33,7 @@ from uad.data.training.lesions import KINDS, RECIPES, drawn_lesions
 from uad.distributed import World
 from uad.optimizers import OPTIMIZERS, make_optimizer
 from uad.precision import autocast
+from uad.sides import one_sided
 from uad.train_options import TrainOptions
 from uad.training import Phase, Training
 
@@ -211,6 +212,13 @@ def test_detection(options):
     )
     result = method.reconstruct(images(), GENERATORS)
     assert result.image.device == result.anomaly_map.device == CUDA
+
+
+def test_sides_are_compared_where_the_maps_are():
+    """Pictures and slices of volumes in one batch, too."""
+    columns, rows = np.eye(4)[[1, 0, 2, 3]], np.eye(4)
+    for affines in ([columns] * COUNT, [rows] * COUNT, [columns, rows]):
+        assert one_sided(images()[:, 0], images(), affines, "ab").device == CUDA
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ class FrozenFeatures(nn.Module):
             self.register_buffer(statistic, torch.tensor(values)[:, None, None], persistent=False)
         self.requires_grad_(False).train()
 
+    @property
+    def widths(self) -> list[int]:
+        """The channels of the feature maps, by layer."""
+        return [each.shape[1] for each in self(torch.zeros(1, 3, 16, 16, device=self.mean.device))]
+
     def train(self, mode: bool = True) -> "FrozenFeatures":
         """Stay in evaluation mode, whatever the network around it does."""
         return super().train(False)

@@ -86,7 +86,7 @@ def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
         group,
         "--backbone",
         choices=BACKBONES,
-        help="the network, trained on ImageNet, whose features are compared (patchcore)",
+        help="the network, trained on ImageNet, whose features are compared (patchcore) or restored (fae)",
         shown=FROM_METHOD,
     )
     add(

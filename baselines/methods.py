@@ -4,7 +4,8 @@
     configuration(img_size, n_channels, size)        plain values: networks, process, training and detection defaults
     build(config)                                    stage -> network, float32, on the CPU
     loss(stage, config, modules, network, batch, generators)      scalar loss and scalars to log
-    calibrate(stage, config, modules, images, device)             additions to config before a stage is trained
+    calibrate(stage, config, modules, images, device)             additions to config before a stage is trained; weights
+                                                     that come from elsewhere are loaded into its network
     fit(config, modules, images, device, amp)        in place of loss and calibrate, of a method that is not trained by
                                                      steps: its configuration and networks, fitted to batches of images
     Detector(config, modules, options, amp, score)   a uad.inference.Method; its `method` is its name in tables
@@ -31,6 +32,7 @@ METHODS = {
     "autoddpm": "baselines.autoddpm",
     "disyre": "baselines.disyre",
     "patchcore": "baselines.patchcore",
+    "fae": "baselines.fae",
 }
 NOISE_SOURCES = ("online", "bank")
 BACKBONES = ("wide_resnet50_2", "resnet18")

@@ -73,8 +73,7 @@ class PatchMemory(nn.Module):
     def __init__(self, backbone: str, count: int, rows: int):
         super().__init__()
         self.features = FrozenFeatures(backbone, LAYERS)
-        width = sum(each.shape[1] for each in self.features(torch.zeros(1, 3, 16, 16)))
-        self.register_buffer("rows", torch.zeros(count, rows, width))
+        self.register_buffer("rows", torch.zeros(count, rows, sum(self.features.widths)))
 
     def describe(self, images: Tensor, amp: str = "off") -> Tensor:
         """The patches (N, P, s, s, D) of images (N, C, S, S), float32; s = S / 8, rounded up."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from commands import SAMPLE_BASELINE, TRAIN_BASELINE, maps, run
+from random_backbone import save_resnet18
 from short_training import batches, discs, mean_auroc
-from torchvision.models import resnet18
 
 from baselines import methods, patchcore
 from baselines.backbones import BACKBONES, FrozenFeatures
@@ -25,11 +25,7 @@ def no_cached_weights(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Weights of an untrained backbone in torchvision's layout, as an early version saved them."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save({k: v for k, v in resnet18(weights=None).state_dict().items() if "num_batches" not in k}, path)
-    return path
+    return save_resnet18(tmp_path_factory.mktemp("weights"))
 
 
 def configuration(weights, n_channels=2, share=0.1) -> dict:
@@ -89,7 +85,7 @@ def test_the_backbone_stays_as_it_is(weights):
     before = {key: value.clone() for key, value in features.state_dict().items()}
     assert not any(module.training for module in features.train().modules())
     (found,) = features(torch.rand(2, 3, 32, 32))
-    assert found.shape == (2, 64, 8, 8) and not found.requires_grad
+    assert found.shape == (2, *features.widths, 8, 8) and features.widths == [64] and not found.requires_grad
     assert all(torch.equal(value, before[key]) for key, value in features.state_dict().items())
 
 

@@ -75,7 +75,7 @@ class PatchMemory(nn.Module):
         self.features = FrozenFeatures(backbone, LAYERS)
         self.register_buffer("rows", torch.zeros(count, rows, sum(self.features.widths)))
 
-    def describe(self, images: Tensor, amp: str = "off") -> Tensor:
+    def forward(self, images: Tensor, amp: str = "off") -> Tensor:
         """The patches (N, P, s, s, D) of images (N, C, S, S), float32; s = S / 8, rounded up."""
         with autocast(amp, images.device):
             fine, coarse = self.features(pictures(images))
@@ -111,7 +111,7 @@ def fit(
     memory, kept, left = modules["memory"], [], config["memory"]["images"]
     memory.features.load(Path(config["backbone_weights"]))
     for batch in images:
-        kept.append(memory.describe(batch[:left].to(device), amp).movedim(1, 0).flatten(1, 3))
+        kept.append(memory(batch[:left].to(device), amp).movedim(1, 0).flatten(1, 3))
         left -= len(batch[:left])
         if left <= 0:
             break
@@ -131,11 +131,13 @@ def coreset(patches: Tensor, count: int) -> Tensor:
     farness = torch.cdist(projected, projected[beginning]).mean(1)
     chosen = []
     for _ in range(count):
-        chosen.append(farness.argmax())
-        farness = torch.minimum(farness, (projected - projected[chosen[-1]]).norm(dim=1))
+        # As a tensor of one number: to index by a number alone, the host would wait for the device.
+        farthest = farness.argmax(0, keepdim=True)
+        farness = torch.minimum(farness, (projected - projected[farthest]).norm(dim=1))
         # Never again, even where all that is left are copies of it.
-        farness[chosen[-1]] = -1
-    return torch.stack(chosen)
+        farness.index_fill_(0, farthest, -1)
+        chosen.append(farthest)
+    return torch.cat(chosen)
 
 
 class Detector:
@@ -159,7 +161,7 @@ class Detector:
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
         """The distances of all patches, interpolated to the image; nothing is random."""
-        distances = self.memory.distances(self.memory.describe(images, self.amp), self.nearest)
+        distances = self.memory.distances(self.memory(images, self.amp), self.nearest)
         map_ = F.interpolate(distances, images.shape[-2:], mode="bilinear", align_corners=False).mean(1)
         own = gaussian(map_[:, None], SIGMA_AT_128)[:, 0] if self.score == "paper" else direct_map(map_, self.score)
         return Reconstruction(

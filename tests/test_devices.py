@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 
-from baselines import anoddpm, autoddpm, disyre, ldm, pddpm
+from baselines import anoddpm, autoddpm, disyre, fae, ldm, patchcore, pddpm
+from baselines.backbones import FrozenFeatures
 from baselines.corruptions import LEVELS
 from baselines.gaussian import per_image_noise
 from baselines.simplex import SimplexNoise
@@ -108,8 +109,8 @@ def moved(network: nn.Module) -> nn.Module:
     return network
 
 
-def images() -> Tensor:
-    return torch.rand(COUNT, 1, SIZE, SIZE, device=CUDA)
+def images(size: int = SIZE) -> Tensor:
+    return torch.rand(COUNT, 1, size, size, device=CUDA)
 
 
 def autoencoder() -> BinaryAutoEncoder:
@@ -232,16 +233,27 @@ def test_sides_are_compared_where_the_maps_are():
         (autoddpm, {"noise_level": 3, "resample_level": 2, "resamplings": 2, "mask_threshold": "image"}),
         (disyre, {"assumed_strengths": 2}),
         (disyre, {"multi_step": True}),
+        (fae, {}),
     ],
 )
 def test_comparing_methods(method, options):
-    config = method.configuration(SIZE, 1, "small")
+    size = fae.MULTIPLE if method is fae else SIZE
+    config = method.configuration(size, 1, "small")
     modules = {stage: moved(module) for stage, module in method.build(config).items()}
     for stage in method.STAGES:
         config |= CALIBRATED.get((method, stage), {})
         with autocast("bf16", CUDA):
-            loss, logged = method.loss(stage, config, modules, modules[stage], {"image": images()}, GENERATORS)
+            loss, logged = method.loss(stage, config, modules, modules[stage], {"image": images(size)}, GENERATORS)
         assert {value.device for value in (loss, *logged.values())} == {CUDA}
         modules[stage].eval()
-    result = method.Detector(config, modules, options, "bf16").reconstruct(images(), GENERATORS)
+    result = method.Detector(config, modules, options, "bf16").reconstruct(images(size), GENERATORS)
     assert result.image.device == result.anomaly_map.device == CUDA
+
+
+def test_a_method_that_is_fitted_at_once(monkeypatch):
+    monkeypatch.setattr(FrozenFeatures, "load", lambda *_: None)
+    config = patchcore.configuration(SIZE, 1, "small") | {"backbone": "resnet18", "backbone_weights": ""}
+    modules = {stage: moved(module) for stage, module in patchcore.build(config).items()}
+    config, modules = patchcore.fit(config, modules, iter([images()]), CUDA, "bf16")
+    result = patchcore.Detector(config, modules, {}, "bf16").reconstruct(images(), GENERATORS)
+    assert modules["memory"].rows.device == result.image.device == result.anomaly_map.device == CUDA

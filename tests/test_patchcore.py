@@ -76,7 +76,7 @@ def test_a_patch_that_is_kept_has_no_distance_whatever_the_block(fitted):
 @pytest.mark.parametrize(("n_channels", "count"), [(1, 1), (3, 1), (4, 4)])
 def test_images_of_any_channels_and_size_are_described(n_channels, count):
     memory = patchcore.PatchMemory("resnet18", count, 0)
-    assert memory.describe(torch.rand(2, n_channels, 33, 33)).shape == (2, count, 5, 5, 384)
+    assert memory(torch.rand(2, n_channels, 33, 33)).shape == (2, count, 5, 5, 384)
 
 
 def test_the_backbone_stays_as_it_is(weights):

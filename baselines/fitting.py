@@ -15,6 +15,12 @@ from uad.files import written_whole
 FITTED = 1
 
 
+def amp_of_fit(files: CheckpointFiles) -> str | None:
+    """The precision that the stage was fitted in, None before it is."""
+    path = files.ema_path(FITTED)
+    return load_checkpoint(path)["settings"]["amp"] if path.exists() else None
+
+
 def fit_stage(
     method: ModuleType,
     config: dict,

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from baselines.checkpoints import checkpoint_files, default_log_dir, kind
-from baselines.fitting import fit_stage
+from baselines.fitting import amp_of_fit, fit_stage
 from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_flags, given_parts
 from baselines.methods import load_method
 from baselines.parts import part_of, with_parts
@@ -29,7 +29,7 @@ from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, add_reading_flags, only_shown, opening_of, reading_of, ready
 from uad.cli.flags import Flags, require
 from uad.cli.provenance import command_line
-from uad.cli.runtime import add_runtime_flags
+from uad.cli.runtime import add_runtime_flags, precision_of
 from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
 from uad.configuration import check_values, without_removed
 from uad.data.reading.settings import Reading
@@ -130,17 +130,16 @@ def is_fitted(method: ModuleType) -> bool:
 
 
 def runs_of(request: Request, config: dict, method: ModuleType, world: World) -> dict[str, Run]:
-    """The run of each stage, in the precision that its own network is faster in."""
-    modules = method.build(config)
-    return {
-        stage: run_of_stage(request, config, stage).on(
-            world,
-            [modules[stage]],
-            checkpoint_files(request.run.log_dir, method.NAME, stage),
-            kind(method.NAME, stage),
-        )
-        for stage in method.STAGES
-    }
+    """The run of each stage, in the precision that it began with, else the one that its own network is faster in."""
+    modules, runs = method.build(config), {}
+    for stage in method.STAGES:
+        run, files = run_of_stage(request, config, stage), checkpoint_files(request.run.log_dir, method.NAME, stage)
+        if is_fitted(method):
+            amp = precision_of(run.options.amp, world, [modules[stage]], begun=amp_of_fit(files))
+            runs[stage] = run.in_precision(amp)
+        else:
+            runs[stage] = run.on(world, [modules[stage]], files, kind(method.NAME, stage))
+    return runs
 
 
 def chosen_configuration(request: Request, method: ModuleType) -> dict:

@@ -11,6 +11,8 @@ from short_training import batches, discs, mean_auroc
 
 from baselines import methods, patchcore
 from baselines.backbones import BACKBONES, FrozenFeatures
+from uad import precision
+from uad.cli import runtime
 from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 
@@ -102,7 +104,7 @@ def test_a_planted_lesion_is_found_whatever_the_batch(fitted, score):
         patchcore.Detector(config, modules, {"nearest": 77})
 
 
-def test_the_commands_fit_once_and_detect_without_the_weights(weights, tmp_path):
+def test_the_commands_fit_once_and_detect_without_the_weights(weights, tmp_path, monkeypatch):
     for folder, count in (("healthy", 6), ("diseased", 2)):
         images, masks = discs(count, SIZE, seed=count, lesion=folder == "diseased")
         for i, (image, mask) in enumerate(zip(images.numpy(), masks.numpy(), strict=True)):
@@ -117,8 +119,8 @@ def test_the_commands_fit_once_and_detect_without_the_weights(weights, tmp_path)
     for more, expected in (
         ("", BACKBONES["resnet18"].url),
         ("", str(tmp_path / "hub")),
-        (f"--backbone_weights {weights} --lr 1", "--lr"),
         (f"--backbone_weights {weights} --memory_share 2", "--memory_share"),
+        (f"--backbone_weights {weights} --lr 1", "--lr"),
         (f"--backbone_weights {weights} --method anoddpm", "--backbone"),
     ):
         with pytest.raises(InputError, match=expected):
@@ -127,7 +129,10 @@ def test_the_commands_fit_once_and_detect_without_the_weights(weights, tmp_path)
     path = tmp_path / "log" / "memory" / "ema_patchcore_memory_000001.pt"
     content, written = torch.load(path, weights_only=True), path.stat().st_mtime_ns
     assert content["config"]["method"]["memory"]["rows"] == int(0.2 * 6 * 64)
-    run(TRAIN_BASELINE, f"{words} --backbone_weights {weights}")
+    # What would be faster now does not count: the precision is that of the fit.
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(runtime, "precision_seconds", lambda *_: {"off": 2.0, "bf16": 1.0})
+    run(TRAIN_BASELINE, f"{words} --backbone_weights {weights} --amp")
     assert path.stat().st_mtime_ns == written
     with pytest.raises(InputError, match="memory"):
         run(TRAIN_BASELINE, f"{words} --backbone_weights {weights} --memory_images 3")

@@ -46,6 +46,10 @@ class Run:
             state, _ = newest_state(files, world, kind)
             begun = state and state["settings"]["amp"]
         amp = precision_of(self.options.amp, world, modules, training=True, begun=begun)
+        return self.in_precision(amp)
+
+    def in_precision(self, amp: str) -> "Run":
+        """The same run with its precision resolved."""
         return replace(self, options=replace(self.options, amp=amp))
 
     def named(self, log_dir: str, lr: float) -> "Run":

@@ -43,6 +43,12 @@ from uad.training import Phase, Training
 SIZES = {"paper": {"img_size": 256}, "small": {"img_size": 128}}
 # What a stage's training takes from the method's configuration where no flag says otherwise.
 CHOSEN = ("lr", "batch_size", "train_steps", "clip_norm", "weight_decay")
+# Flags that mean nothing to a method that is fitted at once.
+OF_STEPS = (
+    "lr", "train_steps", "clip_norm", "weight_decay", "optimizer", "lr_anneal_steps", "microbatch", "compile",
+    "steps_per_log", "steps_per_checkpoint", "steps_per_save_output", "steps_per_eval", "val_dir", "keep", "keep_every",
+    "tensorboard", "augment", "horizontal_flip",
+)  # fmt: skip
 # Settings that runs of earlier versions have, with the value that this one's code stands for.
 REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR}
 
@@ -52,7 +58,8 @@ class Request:
     """Everything that the flags say.
 
     chosen: what was given of CHOSEN, None for the method's own; anneals_all: learning rates fall over all steps of a
-    stage; noise: what was given of the simplex noise; parts: of a backbone and a memory.
+    stage; noise: what was given of the simplex noise; parts: of a backbone and a memory; of_steps: what of OF_STEPS is
+    not the default.
     """
 
     method: str
@@ -66,6 +73,7 @@ class Request:
     anneals_all: bool
     noise: dict
     parts: dict
+    of_steps: dict
 
 
 def get_args_parser() -> Flags:
@@ -87,6 +95,7 @@ def request_of(args: argparse.Namespace) -> Request:
     reading = reading_of(args)
     run = run_of(args, ema_beta=0.0, ema_every=1)
     noise = {"standardise": True} if args.standardise_noise else {}
+    defaults = get_args_parser()
     return Request(
         method=args.method,
         size=args.size,
@@ -99,6 +108,7 @@ def request_of(args: argparse.Namespace) -> Request:
         anneals_all=args.lr_anneal_steps == "all",
         noise=noise | ({"source": args.noise_source} if args.noise_source else {}),
         parts=given_parts(args),
+        of_steps={name: getattr(args, name) for name in OF_STEPS if getattr(args, name) != defaults.get_default(name)},
     )
 
 
@@ -155,16 +165,12 @@ def chosen_configuration(request: Request, method: ModuleType) -> dict:
         ("--noise_source", request.noise.get("source"), "simplex noise", "noise" in config),
     ]
     checks += [(f"--{name}", value, name.replace("_", " "), part_of(name) in config) for name, value in parts.items()]
-    if is_fitted(method):
-        variation = request.run.variation
-        in_vain = {name: request.chosen[name] for name in CHOSEN if name != "batch_size"}
-        in_vain |= {"augment": variation.augment, "horizontal_flip": variation.horizontal_flip}
-        in_vain |= {"val_dir": request.opening.folders.val_dir}
-        checks += [(f"--{name}", value, "a training by steps", False) for name, value in in_vain.items()]
+    by_steps = not is_fitted(method)
+    checks += [(f"--{name}", value, "a training by steps", by_steps) for name, value in request.of_steps.items()]
     check_values(
         (flag, f"{value}, with --method {request.method}", f"a method that has {what}", has)
         for flag, value, what, has in checks
-        if value
+        if value is not None
     )
     config |= {"noise": config["noise"] | request.noise} if request.noise else {}
     return with_parts(config, parts)

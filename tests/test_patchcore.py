@@ -17,6 +17,15 @@ from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 
 SIZE = 64
+# What means nothing to a memory that is filled at once, in the order in which it is refused.
+OF_STEPS = {
+    "lr": "--lr 1", "train_steps": "--train_steps 5", "clip_norm": "--clip_norm 1", "weight_decay": "--weight_decay 1",
+    "optimizer": "--optimizer muon", "lr_anneal_steps": "--lr_anneal_steps all", "microbatch": "--microbatch 2",
+    "compile": "--compile", "steps_per_log": "--steps_per_log 1", "steps_per_checkpoint": "--save_interval 1",
+    "steps_per_save_output": "--steps_per_save_output 0", "steps_per_eval": "--steps_per_eval 1",
+    "val_dir": "--val_dir here", "keep": "--keep 1", "keep_every": "--keep_every 1", "tensorboard": "--tensorboard",
+    "augment": "--augment 1", "horizontal_flip": "--horizontal_flip",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +129,7 @@ def test_the_commands_fit_once_and_detect_without_the_weights(weights, tmp_path,
         ("", BACKBONES["resnet18"].url),
         ("", str(tmp_path / "hub")),
         (f"--backbone_weights {weights} --memory_share 2", "--memory_share"),
-        (f"--backbone_weights {weights} --lr 1", "--lr"),
+        (f"--backbone_weights {weights} {' '.join(OF_STEPS.values())}", "(?s)" + ".*".join(f"--{f}" for f in OF_STEPS)),
         (f"--backbone_weights {weights} --method anoddpm", "--backbone"),
     ):
         with pytest.raises(InputError, match=expected):

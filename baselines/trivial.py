@@ -19,7 +19,7 @@ from uad.errors import input_error
 from uad.files import written_whole
 from uad.inference import Reconstruction
 from uad.precision import autocast
-from uad.scores import BALANCED, anomaly_map, balanced, body_interior, intensity_map
+from uad.scores import anomaly_map, balanced, body_interior, intensity_map
 
 PCA_KIND = "pca"
 # Components whose share of the largest one's variance is smaller are rounding errors.
@@ -46,7 +46,7 @@ class RawIntensity:
         map_ = intensity_map(shown, self.channel, smooth=self.score != "paper", inside=inside)
         return Reconstruction(
             image=torch.zeros_like(images),
-            anomaly_map=balanced(map_) if self.score.startswith(BALANCED) else map_,
+            anomaly_map=balanced(map_, self.score),
             numbers={"network_evaluations": torch.zeros(len(images))},
         )
 

@@ -61,16 +61,18 @@ def test_maps_do_not_depend_on_the_batch_and_are_zero_for_equal_images(score):
 
 
 def test_evidence_weighs_the_difference_which_saturates():
-    """A difference of 0.1 counts half as much as the greatest."""
+    """A difference of 0.1 counts half as much as the greatest. The whole is over the fourth root of its mean."""
     image, reconstruction = random_pair()
     difference = anomaly_map(image, reconstruction, "smooth").sqrt()
     saturated = difference / (difference + 0.1)
     constant = torch.full((3, 6, 6), 0.5)
-    torch.testing.assert_close(anomaly_map(image, reconstruction, "evidence", constant), saturated / 2)
+    expected = saturated / 2 / (saturated / 2).mean((1, 2), keepdim=True) ** 0.25
+    torch.testing.assert_close(anomaly_map(image, reconstruction, "evidence", constant), expected)
     constant[:, :3] = 0
     weighed = anomaly_map(image, reconstruction, "evidence", constant)
     assert not weighed[:, :9].any()
-    torch.testing.assert_close(weighed[:, 15:], saturated[:, 15:] / 2)
+    ratio = weighed[:, 15:] / saturated[:, 15:]
+    torch.testing.assert_close(ratio, ratio[:, :1, :1].expand_as(ratio))
     with pytest.raises(ValueError, match="evidence"):
         anomaly_map(image, reconstruction, "evidence")
 

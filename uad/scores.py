@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from uad.data.reading.tissue import body_mask, without_rim
 from uad.errors import input_error
 
-BALANCED = "balanced_"
 EVIDENCE = "evidence"
 # Those that need nothing but image and reconstruction.
 RESIDUAL_SCORES = ("paper", "smooth", "balanced_smooth")
@@ -24,6 +23,8 @@ EVIDENCE_EXTRA = "flip_probability"
 # The share of a map's values, the highest, that score the image as a whole.
 IMAGE_SHARE = 0.01
 IMAGE_SCORE = f"mean of the highest {IMAGE_SHARE:.0%} of the map"
+# Of an image that the method knows badly as a whole, less is believed: a map is divided by this power of its mean.
+BALANCE = {"balanced_smooth": 1 / 2, "evidence": 1 / 4}
 # The difference that counts half as much as the greatest one does, where there is evidence.
 HALF_BELIEVED = 0.1
 MEDIAN_SIZE = 5
@@ -43,11 +44,11 @@ def anomaly_map(
     "paper" (equation 18): sum over channels of the 5x5 median of (image - reconstruction)^2.
     "smooth" (19): sum over channels of (Gaussian of (image - reconstruction))^2, sigma 3 pixels at 128 x 128 and
     proportional to the image size: smoothing the signed difference lets noise of either sign cancel.
+    "balanced_smooth" (21): "smooth" over the root of its mean, that is, the geometric mean of the map and of its ratio
+    to the image's own mean.
     "evidence" (20): the root r of "smooth" as r / (r + 0.1), times the evidence (N, h, w) in [0, 1], which the method
     gives on its own grid (here the mean flip probability of a position's bits), interpolated to the image: both have to
-    speak for a lesion, but a difference beyond what noise makes need not be great.
-    "balanced_smooth" (21): "smooth" over the root of its mean, that is, the geometric mean of the map and of its ratio
-    to the image's own mean. Of an image that the method knows badly as a whole, less is believed.
+    speak for a lesion, but a difference beyond what noise makes need not be great. Over the fourth root of its mean.
     polarity: prior knowledge, per channel: 1 where lesions are brighter than healthy tissue, -1 darker, 0 where they do
     not show; differences of another sign count as 0. None knows nothing. Not for "paper".
     Raises ValueError for unequal shapes, an unknown score or missing evidence, InputError for a polarity that does not
@@ -58,8 +59,6 @@ def anomaly_map(
     if score not in SCORES:
         raise ValueError(f"unknown score {score!r}, choose from {SCORES}")
     check_polarity(polarity, score, image.shape[1])
-    if score.startswith(BALANCED):
-        return balanced(anomaly_map(image, reconstruction, score.removeprefix(BALANCED), evidence, polarity))
     if score == "paper":
         return channel_maps(image, reconstruction).sum(1)
     difference = gaussian(image.float() - reconstruction.float())
@@ -67,18 +66,21 @@ def anomaly_map(
         signs = torch.tensor(polarity, dtype=difference.dtype, device=difference.device)
         difference = (difference * signs[:, None, None]).clamp_min(0)
     residual = difference.square().sum(1)
-    if score == "smooth":
-        return residual
+    if score != EVIDENCE:
+        return balanced(residual, score)
     if evidence is None:
         raise ValueError("the score 'evidence' needs the method's evidence")
     fine = F.interpolate(evidence[:, None].float(), image.shape[-2:], mode="bilinear", align_corners=False)
     root = residual.sqrt()
-    return root / (root + HALF_BELIEVED) * fine[:, 0]
+    return balanced(root / (root + HALF_BELIEVED) * fine[:, 0], score)
 
 
-def balanced(maps: torch.Tensor) -> torch.Tensor:
-    """Maps (N, H, W) >= 0, each over the root of its mean (equation 21 of docs/METHOD.md); zeros stay so."""
-    return maps / maps.double().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-6).float()
+def balanced(maps: torch.Tensor, score: str) -> torch.Tensor:
+    """Maps (N, H, W) >= 0, each over the power of its mean that belongs to the score (equation 21 of docs/METHOD.md),
+    or as they are where none does; zeros stay so.
+    """
+    power = BALANCE.get(score, 0)
+    return maps / (maps.double().mean((1, 2), keepdim=True).clamp_min(1e-12) ** power).float()
 
 
 def image_score(anomaly_map: np.ndarray) -> float:
@@ -170,7 +172,7 @@ def direct_map(maps: torch.Tensor, score: str) -> torch.Tensor:
     if score == "paper":
         return maps
     smooth = gaussian(maps[:, None])[:, 0]
-    return balanced(smooth) if score.startswith(BALANCED) else smooth
+    return balanced(smooth, score)
 
 
 def gaussian(x: torch.Tensor, sigma_at_128: float = SIGMA_AT_128) -> torch.Tensor:

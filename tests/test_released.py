@@ -169,6 +169,17 @@ def test_names_that_stay_the_same_with_their_classes_are_refused(tmp_path):
     assert "images of two classes whose names are the same" in refusal(root, "test")
 
 
+def test_symbolic_links_that_lead_nowhere_or_to_themselves_are_no_folders(tmp_path):
+    root = trees.bmad(tmp_path / "set")
+    before = listed(root, "test")
+    for place in (root, root / "test", root / "test" / "good"):
+        (place / "self").symlink_to("self")
+        (place / "nowhere").symlink_to("gone")
+    (root / "test" / "Ungood" / "x.png").symlink_to("x.png")
+    assert listed(root, "test").slices == before.slices
+    assert "no release of that form: good/" in refusal(root / "train", "test")
+
+
 def test_two_folders_of_one_kind_are_refused(tmp_path):
     root = trees.bmad(tmp_path / "set")
     trees.masks(root / "test" / "Ungood" / "anomaly_mask", "00010_70.png")

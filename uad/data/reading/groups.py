@@ -32,14 +32,19 @@ class Group(NamedTuple):
 
 
 def visible(folder: Path) -> list[os.DirEntry]:
-    """What lies in a folder and is not hidden, none where it is no folder; InputError where it may not be listed."""
+    """What lies in a folder and is not hidden, none where it is no folder; InputError where it may not be listed.
+
+    Symbolic links that lead nowhere or to themselves, at which a look would fail, are left out.
+    """
     if not folder.is_dir():
         return []
     try:
         with os.scandir(folder) as entries:  # which knows folders without a look at each of many files
-            return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+            there = [entry for entry in entries if entry.name[0] != "."]
     except OSError as error:
         raise cannot_open(folder, error) from error
+    found = (entry for entry in there if not entry.is_symlink() or os.path.exists(entry.path))
+    return sorted(found, key=lambda entry: entry.name)
 
 
 def subfolders(folder: Path) -> list[Path]:

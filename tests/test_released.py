@@ -127,6 +127,12 @@ def test_images_that_a_table_lists_are_there(tmp_path):
     assert "no healthy image" in refusal(root, "train") or "no image" in refusal(root, "train")
 
 
+def test_an_image_that_a_table_calls_healthy_and_diseased_is_refused(tmp_path):
+    root = trees.medianomaly(tmp_path / "set")
+    (root / "data.json").write_text(json.dumps({"test": {"0": ["3.png", "4.png"], "1": ["4.png", "5.png"]}}))
+    assert "1 images as healthy and as diseased, e.g. 4.png" in refusal(root, "test")
+
+
 def test_a_layout_that_does_not_fit_says_what_is_there_and_what_was_expected(tmp_path):
     root = trees.mvtec(tmp_path / "set")
     text = refusal(root, "test", layout="kermany")

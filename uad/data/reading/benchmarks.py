@@ -163,6 +163,10 @@ def _isic(root: Path, part: str, contrast: str | None) -> list[Group]:
 
 
 def _by_tables(folder: Path, table: Path, healthy: Sequence[str], diseased: Sequence[str]) -> list[Group]:
+    contradictory = sorted(set(healthy) & set(diseased))
+    if contradictory:
+        found = f"{len(contradictory)} images as healthy and as diseased, e.g. {contradictory[0]}"
+        raise input_error(table, found, "each image once", "unpack the release again, or correct the table")
     both = (("healthy", healthy, False), ("diseased", diseased, True))
     return [listed_group(name, folder, names, is_diseased, table) for name, names, is_diseased in both if names]
 

@@ -186,6 +186,15 @@ def test_symbolic_links_that_lead_nowhere_or_to_themselves_are_no_folders(tmp_pa
     assert "no release of that form: good/" in refusal(root / "train", "test")
 
 
+@pytest.mark.parametrize("make", [trees.bmad, trees.kermany])
+def test_folders_of_a_part_that_are_none_of_its_classes_are_counted(tmp_path, make):
+    root = make(tmp_path / "set")
+    before = listed(root, "test")
+    trees.pictures(root / "test" / "DRUZEN", "DRUZEN-1-1.jpeg")
+    after = listed(root, "test")
+    assert (after.slices, list(after.subfolders)) == (before.slices, ["DRUZEN"])
+
+
 def test_two_folders_of_one_kind_are_refused(tmp_path):
     root = trees.bmad(tmp_path / "set")
     trees.masks(root / "test" / "Ungood" / "anomaly_mask", "00010_70.png")

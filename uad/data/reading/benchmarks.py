@@ -62,7 +62,7 @@ def _fits_bmad(root: Path) -> bool:
 
 
 def _bmad(root: Path, part: str, contrast: str | None) -> list[Group]:
-    found = []
+    found = [_other_classes(part_folder(root, part), (GOOD, UNGOOD))]
     for name, diseased in ((GOOD, False), (UNGOOD, True)):
         folder = child(part_folder(root, part), name)
         if folder is not None:
@@ -103,8 +103,16 @@ def _fits_kermany(root: Path) -> bool:
 
 
 def _kermany(root: Path, part: str, contrast: str | None) -> list[Group]:
-    folders = [child(part_folder(root, part), name) for name in (NORMAL, *OCT_DISEASES)]
-    return [folder_group(folder.name, folder, folder.name.lower() != NORMAL) for folder in folders if folder]
+    classes, inside = (NORMAL, *OCT_DISEASES), part_folder(root, part)
+    folders = [child(inside, name) for name in classes]
+    found = [folder_group(folder.name, folder, folder.name.lower() != NORMAL) for folder in folders if folder]
+    return [*found, _other_classes(inside, classes)]
+
+
+def _other_classes(folder: Path, classes: Sequence[str]) -> Group:
+    """No images, but the folders of a part that are none of its classes, which are left alone."""
+    others = tuple(f"{path.name}/" for path in subfolders(folder) if path.name.lower() not in classes)
+    return Group("", {}, None, None, others)
 
 
 def _fits_medianomaly(root: Path) -> bool:

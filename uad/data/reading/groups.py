@@ -43,7 +43,7 @@ def visible(folder: Path) -> list[os.DirEntry]:
             there = [entry for entry in entries if entry.name[0] != "."]
     except OSError as error:
         raise cannot_open(folder, error) from error
-    found = (entry for entry in there if not entry.is_symlink() or os.path.exists(entry.path))
+    found = (entry for entry in there if not entry.is_symlink() or Path(entry.path).exists())
     return sorted(found, key=lambda entry: entry.name)
 
 

@@ -2,11 +2,12 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from commands import EVALUATE, run
-from result_folders import write_folder
+from result_folders import AFFINE, SIZE, run_info, write_folder
 from sklearn.metrics import average_precision_score, f1_score
 
 from uad.errors import InputError
@@ -15,7 +16,9 @@ from uad.evaluation.breakdown import breakdown, groups_of
 from uad.evaluation.calibration import Calibration, calibrate, check_apart, realised
 from uad.evaluation.clinical import evaluate
 from uad.evaluation.comparison import method_alone
+from uad.evaluation.contenders import SAVED
 from uad.evaluation.study import open_study
+from uad.results import ResultWriter
 from uad.scores import image_score
 
 
@@ -114,6 +117,22 @@ def test_groups_and_their_numbers(studies, tmp_path):
     assert numbers[2].ap.reason == "no lesion"
 
 
+def test_groups_take_from_a_release_who_is_diseased(tmp_path):
+    """Without masks; the numbers are scikit-learn's."""
+    scores = {"p1": 4.0, "p2": 1.0, "p3": 2.0, "p4": 3.0}
+    writer = ResultWriter(tmp_path / "run", run_info())
+    for name, score in scores.items():
+        image, found = np.zeros((1, SIZE, SIZE), np.float32), np.full((SIZE, SIZE), score, np.float32)
+        writer.save(name, name, AFFINE, image, image, found, record={"diseased": float(name in ("p1", "p2"))})
+    study = open_study(tmp_path / "run", SAVED)
+    attributes = read_attributes(table(tmp_path, "name,scanner\n" + "".join(f"{name},a\n" for name in scores)))
+    clinical = evaluate(study, None, 0, 0)
+    groups = groups_of(clinical, attributes)
+    assert breakdown(study, None, clinical, groups, None)[0].image_auroc.value == 0.5
+    first = [replace(groups[0], scored=frozenset([2, 3]))]
+    assert breakdown(study, None, clinical, first, None)[0].image_auroc.reason == "no diseased images"
+
+
 def test_groups_by_lesion_size_hold_every_image_with_a_lesion_once(studies):
     study, healthy, _ = studies
     groups = groups_of(evaluate(study, healthy, 0, 0), None)
@@ -126,6 +145,9 @@ def test_many_numbers_become_quartiles_and_few_do_not(tmp_path):
     images = [(f"p{n}_0", f"p{n}") for n in range(13)]
     found = many.groups("age", images)
     assert found[:4] == ["0 to 2"] * 3 + ["3 to 5"] and found[-2:] == ["9 to 11", NOT_STATED]
+    lines = "".join(f"p{n}_0,{n}\n" for n in range(11)) + "p11_0,nan\np12_0,unknown\n"
+    words = read_attributes(table(tmp_path, "name,age\n" + lines)).groups("age", images)
+    assert words[:4] == ["0 to 2"] * 3 + ["3 to 5"] and words[-2:] == ["nan", "unknown"]
     few = read_attributes(table(tmp_path, "name,age\n" + "".join(f"p{n},{n % 8}\n" for n in range(12))))
     assert few.groups("age", images)[:2] == ["0", "1"], "a scan names its slices"
 
@@ -139,6 +161,7 @@ def test_many_numbers_become_quartiles_and_few_do_not(tmp_path):
         ("patient,age\n,1\n", "no patient"),
         ("patient,age\na,1,2\n", "more cells"),
         ("patient,age\n", "no line"),
+        ("patient,age,age\na,1,2\n", "several columns age"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path, text, message):

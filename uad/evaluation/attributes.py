@@ -32,10 +32,12 @@ class Attributes:
         return next((self._rows[key] for key in keys if key in self._rows), {})
 
     def groups(self, column: str, images: Sequence[tuple[str, str]]) -> list[str]:
-        """The value of a column for each image (name, patient); of many numbers its quartile, with its range."""
+        """The value of a column for each image (name, patient); of many numbers its quartile, with its range. Words
+        among them, such as "unknown" or "nan", are values of their own.
+        """
         values = [self.of(*image).get(column, "") or NOT_STATED for image in images]
-        numbers = {value: _number(value) for value in values if value != NOT_STATED}
-        if len(numbers) <= MOST_VALUES or None in numbers.values():
+        numbers = {value: number for value in values if (number := _number(value)) is not None}
+        if len(numbers) <= MOST_VALUES:
             return values
         stated = np.array([numbers[value] for value in values if value in numbers])
         return [_quartile_of(numbers[value], stated) if value in numbers else value for value in values]
@@ -76,6 +78,9 @@ def read_attributes(path: Path | str) -> Attributes:
     key = next((column for column in KEYS if column in header), None)
     if key is None or not set(header) - set(KEYS):
         raise input_error(path, f"the columns {', '.join(header) or 'none'}", expected, "correct the header")
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise input_error(path, f"several columns {twice[0]}", "columns of different names", "rename or remove one")
     return Attributes(path, key, _rows(path, key, reader))
 
 

@@ -33,7 +33,7 @@ class Group:
 @dataclass(frozen=True)
 class GroupNumbers:
     """A group's numbers; ap, best_dice: of the pixels of its scored images; image_auroc: its diseased images
-    against its others; false_positive_rate: of the pixels of its healthy images.
+    against its healthy ones; false_positive_rate: of the pixels of its healthy images.
     """
 
     group: Group

@@ -220,7 +220,7 @@ def test_all_lesion_is_refused(tmp_path):
 
 
 def test_lesions_in_the_healthy_folder_and_other_settings_are_refused(folders, tmp_path):
-    with pytest.raises(InputError, match="lesion pixels"):
+    with pytest.raises(InputError, match=r"lesion pixels\n.* given with --healthy and --calibration"):
         clinical(folders[0], folders[0])
     other = write_folder(tmp_path, lesion=False, normalise="joint", flags={"noise_level": 100})
     with pytest.raises(InputError) as raised:

@@ -19,6 +19,8 @@ from uad.evaluation.study import Study
 from uad.results import DISEASED_KEY, Result
 from uad.scores import image_score
 
+HEALTHY_ALONE = "healthy images alone in the folders given with --healthy and --calibration"
+
 
 @dataclass
 class RowMeasure:
@@ -76,20 +78,20 @@ def measure_image(
 
 
 def load_healthy(study: Study, name: str) -> Result:
-    """One image of the healthy folder. Raises InputError if its mask has a lesion, or its release calls it diseased."""
+    """One image of a folder of healthy ones. Raises InputError for a lesion, or where its release calls it diseased."""
     result = study.load(name)
     if result.record.get(DISEASED_KEY):
         raise input_error(
             study.folder.folder / "records" / f"{name}.json",
             "an image that its release calls diseased",
-            "healthy images alone in the folder given with --healthy",
-            "give a result folder of healthy images, such as those of the part train",
+            HEALTHY_ALONE,
+            "give a result folder of healthy images: detection with --data_dir on their folder (valid/good) makes one",
         )
     if result.label is not None and result.label.any():
         raise input_error(
             study.folder.folder / "label" / f"{name}.nii.gz",
             f"{int((result.label > 0).sum())} lesion pixels",
-            "no lesion in the folder given with --healthy",
+            HEALTHY_ALONE,
             "give a result folder of healthy images",
         )
     return result

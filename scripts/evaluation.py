@@ -181,7 +181,7 @@ def evaluate_folders(
     if len(folders) > 1 and chosen.protocol not in VARIANTS:
         together = Path(out) if out else folders[0] / "evaluation"
         if chosen.protocol in BENCHMARKS:
-            _repeats(folders, scored, together)
+            _repeats(folders, [study for study, *_ in opened], scored, together)
         else:
             _compare(folders, [study for study, *_ in opened], scored, together)
 
@@ -308,10 +308,12 @@ def _progress(what: str, items, total: int):
     return tqdm(items, total=total, desc=what, leave=False)
 
 
-def _repeats(folders: Sequence[Path], scored: Sequence[Published], out: Path) -> None:
+def _repeats(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence[Published], out: Path) -> None:
     """The protocol of a benchmark over several folders, each a repeat, or a method."""
     names = [_name(folder, folders) for folder in folders]
     text = repeats_table(dict(zip(names, scored, strict=True))).markdown()
+    if len({(*study.names, study.folder.run.get("data_hash")) for study in studies}) > 1:
+        text += "\nThe folders hold different images: mean and deviation are over these, too.\n"
     write_text(out / "comparison.md", text)
     print(text)
 

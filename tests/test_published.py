@@ -215,6 +215,9 @@ def test_the_command_writes_the_same_numbers_everywhere(tmp_path, monkeypatch, c
         assert f"{first:.3f}" in table and table in printed
         repeats = (tmp_path / "out" / "comparison.md").read_text()
         assert f"{row} (seed1)" in repeats and f"{row}, mean ± standard deviation" in repeats and repeats in printed
+        assert "The folders hold different images" in repeats
+    with pytest.raises(InputError, match="the same folder twice"):
+        run(EVALUATE, f"--results seed0 ../{tmp_path.name}/seed0 --protocol bmad --out out")
     run(EVALUATE, "--results seed0 --healthy healthy --protocol bmad --neighbours 3 --out out")
     assert "averaged across slices" in (tmp_path / "out" / "tables.md").read_text()
     maps = "--maps seed0/anomaly_map --labels seed0/label --healthy healthy/anomaly_map"
@@ -231,9 +234,14 @@ def test_the_command_writes_the_same_numbers_everywhere(tmp_path, monkeypatch, c
     [
         ("--protocol bmad --thresholds 0 1 0.1", "with --protocol bmad"),
         ("--protocol volumes --thresholds 1 0 0.1", "1 0 0.1"),
+        ("--protocol volumes --thresholds 0 inf 1", "0 inf 1"),
+        ("--protocol volumes --thresholds 0 1 inf", "0 1 inf"),
+        ("--protocol volumes --thresholds 0 1 1e-12", "at most 100,000"),
+        ("--protocol bmad --neighbours inf", "at most 1000"),
+        ("--protocol bmad --neighbours nan", "0 or more"),
     ],
 )
-def test_thresholds_without_meaning_are_refused(words, message):
+def test_numbers_without_meaning_are_refused(words, message):
     with pytest.raises(InputError, match=message):
         run(EVALUATE, words)
 

@@ -1,5 +1,6 @@
 """Flags that every script shares which scores result folders, and what they become: Scoring."""
 
+import math
 from argparse import Namespace
 from dataclasses import dataclass
 
@@ -9,6 +10,10 @@ from uad.errors import input_error
 from uad.neighbours import SIGMA, UNKNOWN_DISTANCE
 
 VOLUMES = "volumes"
+# A Dice of each is held for every patient.
+MOST_THRESHOLDS = 100_000
+# In millimetres; no body is longer.
+MOST_NEIGHBOURS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,10 @@ def thresholds_of(args: Namespace) -> tuple[float, ...] | None:
             "--thresholds", f"{found}, with --protocol {args.protocol}", VOLUMES, "leave --thresholds out"
         )
     start, stop, step = args.thresholds
-    if not start < stop or not step > 0:
+    if not start < stop or not step > 0 or not all(map(math.isfinite, args.thresholds)):
         raise input_error("--thresholds", found, "a start below the stop, and a step above 0", "correct them")
+    if (stop - start) / step > MOST_THRESHOLDS:
+        raise input_error("--thresholds", found, f"at most {MOST_THRESHOLDS:,} of them", "choose a larger step")
     return start, stop, step
 
 
@@ -75,5 +82,7 @@ def scoring_of(args: Namespace, neighbours: float = SIGMA) -> Scoring:
     """What the flags say; neighbours: where the flag is not given. InputError for numbers out of range."""
     numbers = {name: getattr(args, name) for name in ("bootstrap", "seed", "workers")}
     numbers["neighbours"] = neighbours if args.neighbours is None else args.neighbours
-    check_values([(f"--{name}", number, "0 or more", number >= 0) for name, number in numbers.items()])
+    checks = [(f"--{name}", number, "0 or more", number >= 0) for name, number in numbers.items()]
+    far = numbers["neighbours"] > MOST_NEIGHBOURS
+    check_values([*checks, ("--neighbours", numbers["neighbours"], f"at most {MOST_NEIGHBOURS:g}", not far)])
     return Scoring(args.labels, **numbers)

@@ -9,8 +9,15 @@ from uad.evaluation.paper_protocol import VARIANTS
 
 
 def check_maps_flags(args: Namespace) -> None:
-    """InputError with every flag that maps made elsewhere lack, or that has no meaning with or without them."""
+    """InputError with every flag that maps made elsewhere lack, or that has no meaning with or without them, and for a
+    folder that is named twice.
+    """
     problems = _problems_with_maps(args) if args.maps else _problems_without_maps(args)
+    flag, folders = ("--maps", args.maps) if args.maps else ("--results", args.results or [])
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        problems.append(
+            Problem(flag, "the same folder twice", "different folders, each of which is scored", "name each once")
+        )
     if problems:
         raise InputError(problems)
 

@@ -76,7 +76,7 @@ def left_right_axis(affine: np.ndarray, name: str, flag: str) -> int:
             name,
             "a slice without a left-right direction in its plane, by its affine",
             f"an axial or coronal slice for --{flag}",
-            f"pass --no-{flag}, or correct the affine",
+            f"pass --no-{flag}, with a new folder for what was begun, or correct the affine",
         )
     return axis
 

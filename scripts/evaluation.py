@@ -312,10 +312,15 @@ def _repeats(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence
     """The protocol of a benchmark over several folders, each a repeat, or a method."""
     names = [_name(folder, folders) for folder in folders]
     text = repeats_table(dict(zip(names, scored, strict=True))).markdown()
-    if len({(*study.names, study.folder.run.get("data_hash")) for study in studies}) > 1:
+    if not _of_same_images(studies):
         text += "\nThe folders hold different images: mean and deviation are over these, too.\n"
     write_text(out / "comparison.md", text)
     print(text)
+
+
+def _of_same_images(studies: Sequence[Study]) -> bool:
+    """Whether the folders' images have the same names and, where it was recorded, the same content."""
+    return len({(*study.names, study.folder.run.get("data_hash")) for study in studies}) == 1
 
 
 def _name(folder: Path, folders: Sequence[Path]) -> str:
@@ -330,7 +335,7 @@ def _compare(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence
         f"{study.rows[0].name} ({_name(folder, folders)})": clinical.rows[study.rows[0].name]
         for folder, study, clinical in zip(folders, studies, scored, strict=True)
     }
-    if all(study.names == studies[0].names for study in studies):
+    if _of_same_images(studies):
         found = scopes(scored[0])
         tables = [headline_table(rows, scope, "Comparison") for scope in found]
         tables += [difference_table(rows, scope) for scope in found]

@@ -318,8 +318,11 @@ def test_several_folders_are_compared(run_evaluation, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "first (a) - second (b)" in (tmp_path / "out" / "comparison.md").read_text()
     write_folder(tmp_path / "c", patients=3, method="third")
-    done = run_evaluation("--results", "a", "c", "--out", "out", "--bootstrap", "5", "--protocol", "clinical")
-    assert "AP (prevalence of each)" in done.stdout and "different images" in done.stdout
+    # The same names in other data, two parts of a release for instance, are other images.
+    write_folder(tmp_path / "d", patients=2, method="fourth", data_hash="of other data")
+    for other in "cd":
+        done = run_evaluation("--results", "a", other, "--out", "out", "--bootstrap", "5", "--protocol", "clinical")
+        assert "AP (prevalence of each)" in done.stdout and "different images" in done.stdout
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "absent"])

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from uad.data.reading.folder import left_right_axis
-
-# What is brighter in any channel is body.
-AIR = 0.05
+from uad.data.reading.tissue import AIR
 
 
 def one_sided(maps: Tensor, images: Tensor, affines: Sequence[np.ndarray], names: Sequence[str]) -> Tensor:

@@ -12,6 +12,8 @@ INTERIOR_DEPTH = 0.3
 # it is as wide in every slice, so that lesions near the surface of the brain are kept.
 RIM = 1 / 16
 BRIGHT_PERCENTILE = 98
+# In an image that is normalised to [0, 1], what is brighter in any channel shows the body.
+AIR = 0.05
 # Tissue starts at half of the threshold between dark and bright: dark tissue belongs to the body.
 SHARE_OF_THRESHOLD = 0.5
 # Scalp and brain may be separate regions; what is smaller than this share of the largest is no part of the body.

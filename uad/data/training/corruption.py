@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uad.data.reading.tissue import AIR
 from uad.data.training.fields import box_mean, interpolated, normal_noise
 from uad.data.training.lesions import KINDS, NONE, Lesions, Recipe
 from uad.data.training.parameters import each, in_pieces, on_device
 
-# What is brighter in any channel is foreground.
-AIR = 0.05
 # Chances are counted in such steps: sums of integers are the same on every device and in every order.
 STEPS = 2**20
 

@@ -13,11 +13,12 @@ from uad.evaluation.attributes import Attributes, range_name
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Clinical
 from uad.evaluation.comparison import method_alone
-from uad.evaluation.measure import ImageMeasure, measure_healthy_image, measure_image
+from uad.evaluation.measure import ImageMeasure, measure_healthy_image, pixel_histograms
 from uad.evaluation.statistics import quartiles
 from uad.evaluation.study import Study
 
 SIZE = "lesion pixels of an image"
+Histograms = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -91,29 +92,36 @@ def breakdown(
 ) -> list[GroupNumbers]:
     """The numbers of each group; threshold: the score at which pixels of healthy images are called, None without."""
     name = study.rows[0].name
-    scales = {name: clinical.rows[name].scale}
+    scale = clinical.rows[name].scale
     pooled = {kind: np.zeros((len(groups), metrics.N_BINS)) for kind in ("positives", "negatives", "healthy")}
 
-    def pool(image: ImageMeasure, kinds: Sequence[str], members: Sequence[int]) -> None:
-        for kind in kinds:
-            bins, counts = image.rows[name].histograms.get(kind, ([], []))
+    def pool(histograms: Histograms, members: Sequence[int]) -> None:
+        for kind, (bins, counts) in histograms.items():
             for number in members:
                 pooled[kind][number, bins] += counts
 
-    measure = partial(measure_image, scales=scales, thresholds={name: {}})
-    for place, image in enumerate(method_alone(study, name).each(measure, mapper, progress)):
-        members = [number for number, group in enumerate(groups) if place in group.scored]
-        pool(image, ("positives", "negatives"), members)
+    for place, found in enumerate(method_alone(study, name).each(partial(_scored, scale=scale), mapper, progress)):
+        pool(found, [number for number, group in enumerate(groups) if place in group.scored])
     if healthy is not None:
-        measure = partial(measure_healthy_image, scales=scales)
+        measure = partial(measure_healthy_image, scales={name: scale})
         for place, image in enumerate(method_alone(healthy, name).each(measure, mapper, progress)):
-            pool(image, ("healthy",), [number for number, group in enumerate(groups) if place in group.healthy])
-    values = metrics.bin_values(np.arange(metrics.N_BINS), scales[name])
+            members = [number for number, group in enumerate(groups) if place in group.healthy]
+            pool(image.rows[name].histograms, members)
+    values = metrics.bin_values(np.arange(metrics.N_BINS), scale)
     depth = None if threshold is None else metrics.N_BINS - int(np.searchsorted(values, threshold))
     return [
         _numbers(clinical, name, group, {kind: found[number] for kind, found in pooled.items()}, depth)
         for number, group in enumerate(groups)
     ]
+
+
+def _scored(study: Study, name: str, scale: float) -> Histograms:
+    """What a group needs of a scored image, whose other numbers are known; nothing without a mask."""
+    result = study.load(name)
+    if result.label is None:
+        return {}
+    (found,) = study.maps(result).values()
+    return pixel_histograms(metrics.float16_bins(found, scale), result.label > 0)
 
 
 def _numbers(

@@ -109,6 +109,11 @@ def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) 
     return ImageMeasure(name, result.patient, result.anomaly_map.size, 0, False, rows)
 
 
+def pixel_histograms(bins: np.ndarray, lesion: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The bins (H, W) of an image's scores in and outside of its lesions (H, W) bool, see RowMeasure."""
+    return {"positives": sparse_histogram(bins[lesion]), "negatives": sparse_histogram(bins[~lesion])}
+
+
 def _is_diseased(result: Result, lesion_pixels: int | None) -> bool | None:
     stated = result.record.get(DISEASED_KEY)
     if stated is not None:
@@ -125,11 +130,7 @@ def _measure_row(
         return measured
     lesion = result.label > 0
     bins = metrics.float16_bins(found, scale)
-    measured.histograms = {
-        "positives": sparse_histogram(bins[lesion]),
-        "negatives": sparse_histogram(bins[~lesion]),
-        "overlaps": sparse_histogram(bins, region_weights(lesion)),
-    }
+    measured.histograms = pixel_histograms(bins, lesion) | {"overlaps": sparse_histogram(bins, region_weights(lesion))}
     measured.regions = half_found(lesion, bins)
     positives = metrics.tally(np.bincount(bins[lesion], minlength=metrics.N_BINS))
     negatives = metrics.tally(np.bincount(bins[~lesion], minlength=metrics.N_BINS))

@@ -60,3 +60,12 @@ def image_generators(names: Sequence[int]) -> list[torch.Generator]:
 def mean_auroc(maps: Tensor, masks: Tensor) -> float:
     """Mean over images of the area under the ROC curve of their pixels."""
     return float(np.mean([roc_auc_score(mask.flatten(), m.flatten()) for mask, m in zip(masks, maps, strict=True)]))
+
+
+def check_lesions_are_found_whatever_the_batch(detector, size: int) -> None:
+    """A detector in which nothing is random finds the lesions of discs, and the same in each alone, in any order."""
+    images, masks = discs(4, size, seed=1, lesion=True)
+    together = detector.reconstruct(images, []).anomaly_map
+    assert mean_auroc(together, masks) > 0.8
+    alone = torch.cat([detector.reconstruct(image[None], []).anomaly_map for image in images.flip(0)])
+    torch.testing.assert_close(alone.flip(0), together, rtol=1e-3, atol=1e-5)

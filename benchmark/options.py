@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 
 from benchmark.measure import CLOCKS
-from bernoulli_diffusion.flags import DETECTION_PRESETS, default_steps
+from bernoulli_diffusion.method import DETECTION_PRESETS, default_steps
 from uad.cli.flags import Flags, add, add_switch
 from uad.errors import InputError, input_error, missing_flag
 from uad.optimizers import OPTIMIZERS

@@ -10,7 +10,7 @@ from benchmark.options import Options
 from benchmark.pooled import pooled_quality
 from benchmark.tables import markdown
 from benchmark.workloads import Workbench
-from bernoulli_diffusion.flags import DETECTION_PRESETS, default_steps
+from bernoulli_diffusion.method import DETECTION_PRESETS, default_steps
 from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from uad.data.reading.opening import open_slices
 from uad.randomness import keyed_generator

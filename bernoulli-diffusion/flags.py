@@ -6,7 +6,13 @@ from pathlib import Path
 
 from bernoulli_diffusion.architecture import Architecture, Process
 from bernoulli_diffusion.latents import FEWEST_VIEWS, MOST_VIEWS, WANTED_VIEWS, ViewPlan
-from bernoulli_diffusion.method import CODE_BITS, Detection
+from bernoulli_diffusion.method import (
+    CODE_BITS,
+    ENOUGH_STEPS,
+    ONE_STEP_LEVEL,
+    Detection,
+    default_steps,
+)
 from bernoulli_diffusion.model import ModelSource, default_log_dir
 from bernoulli_diffusion.process import NOISE_KERNELS, NOISE_SCHEDULES
 from bernoulli_diffusion.shifts import SHIFTS
@@ -36,11 +42,6 @@ TRAINING_PRESETS = {
         "train_noise_levels": "all",
         "optimizer": "adam",
     },
-}
-DETECTION_PRESETS = {
-    "recommended": {"noise_level": 10, "shifts": 4, "score": "evidence", "compare_sides": True},
-    "fast": {"noise_level": 10, "shifts": 1, "score": "evidence", "compare_sides": True},
-    "paper": {"noise_level": 200, "shifts": 1, "score": "paper", "compare_sides": False},
 }
 # `paper` is the paper's network, `small` one that minutes on a CPU train on codes of 16 x 16 positions.
 SIZES = {
@@ -75,9 +76,6 @@ SIZES = {
 }
 # The synthetic lesions that the images of a data set are best learned with; of all others OTHERS.
 LESIONS, OTHERS = {"OCT": "structure"}, "intensity"
-# So many denoising steps find at least as much as every step does; up to ONE_STEP_LEVEL a single step does
-# (docs/SPEED.md).
-ENOUGH_STEPS, ONE_STEP_LEVEL = 5, 20
 # A code's shape is the autoencoder's, and dropout acts in training only.
 NETWORK = tuple(
     field.name for field in fields(Architecture) if field.name not in ("codebook_size", "code_size", "dropout")
@@ -272,15 +270,9 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
 
 def detection_of(args: argparse.Namespace) -> Detection:
     """What the flags of `add_detection_flags` say; InputError for values that mean nothing."""
-    if not 0 <= args.prob_threshold <= 1:
-        raise input_error("--prob_threshold", str(args.prob_threshold), "a probability in 0..1", "change it")
-    if args.noise_level < 1:
-        raise input_error("--noise_level", str(args.noise_level), "1 or more", "change it")
     steps = args.denoise_steps
     if steps is None:
         steps = default_steps(args.noise_level, args.preset)
-    elif not 1 <= steps <= args.noise_level:
-        raise input_error("--denoise_steps", str(steps), f"1..{args.noise_level}, the noise level", "change it")
     return Detection(
         noise_level=args.noise_level,
         prob_threshold=args.prob_threshold,
@@ -291,10 +283,3 @@ def detection_of(args: argparse.Namespace) -> Detection:
         polarity=tuple(args.polarity) if args.polarity else None,
         compare_sides=args.compare_sides,
     )
-
-
-def default_steps(noise_level: int, preset: str) -> int:
-    """K, the denoising steps from level L = noise_level to 0 with a detection preset."""
-    if preset == "paper":
-        return noise_level
-    return 1 if noise_level <= ONE_STEP_LEVEL else ENOUGH_STEPS

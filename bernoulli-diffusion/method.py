@@ -1,7 +1,7 @@
 """Masked Bernoulli diffusion as a method of anomaly detection: image -> code -> masked denoising -> image."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,31 @@ from bernoulli_diffusion.detect import MaskedDenoising, masked_denoise
 from bernoulli_diffusion.model import TrainedDiffusion
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
+from uad.configuration import check_values
 from uad.cuda_graphs import GraphedInference
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
-from uad.scores import anomaly_map
+from uad.scores import SCORES, anomaly_map
 
 CODE_BITS = ("threshold", "sample")
+# `recommended` is what the measurements in docs/notebook favour, `fast` the same of one copy of an image, `paper` the
+# paper's own choice.
+DETECTION_PRESETS = {
+    "recommended": {"noise_level": 10, "shifts": 4, "score": "evidence", "compare_sides": True},
+    "fast": {"noise_level": 10, "shifts": 1, "score": "evidence", "compare_sides": True},
+    "paper": {"noise_level": 200, "shifts": 1, "score": "paper", "compare_sides": False},
+}
+# So many denoising steps find at least as much as every step does; up to ONE_STEP_LEVEL a single step does
+# (docs/SPEED.md).
+ENOUGH_STEPS, ONE_STEP_LEVEL = 5, 20
+
+
+def default_steps(noise_level: int, preset: str) -> int:
+    """K, the denoising steps from level L = noise_level to 0 with a detection preset."""
+    if preset == "paper":
+        return noise_level
+    return 1 if noise_level <= ONE_STEP_LEVEL else ENOUGH_STEPS
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,30 @@ class Detection:
     score: str
     polarity: tuple[int, ...] | None
     compare_sides: bool
+
+    def __post_init__(self):
+        """InputError for values that mean nothing."""
+        level, steps = self.noise_level, self.denoise_steps
+        shifts, scores = ", ".join(map(str, SHIFTS)), ", ".join(SCORES)
+        check_values(
+            [
+                ("--noise_level", level, "1 or more", level >= 1),
+                ("--prob_threshold", self.prob_threshold, "a probability in 0..1", 0 <= self.prob_threshold <= 1),
+                ("--denoise_steps", steps, f"1..{level}, the noise level", level < 1 or 1 <= steps <= level),
+                ("--shifts", self.shifts, f"one of {shifts}", self.shifts in SHIFTS),
+                ("--code_bits", self.code_bits, " or ".join(CODE_BITS), self.code_bits in (None, *CODE_BITS)),
+                ("--score", self.score, f"one of {scores}", self.score in SCORES),
+            ]
+        )
+
+    @classmethod
+    def preset(cls, name: str = "recommended", **chosen) -> "Detection":
+        """That of DETECTION_PRESETS but for what is chosen; InputError for a field or a value that there is not."""
+        check_values([("--preset", name, f"one of {', '.join(DETECTION_PRESETS)}", name in DETECTION_PRESETS)])
+        known = [field.name for field in fields(cls)]
+        check_values([(each, value, f"one of {', '.join(known)}", each in known) for each, value in chosen.items()])
+        values = {"prob_threshold": 0.5, "code_bits": None, "polarity": None, **DETECTION_PRESETS[name], **chosen}
+        return cls(**{"denoise_steps": default_steps(values["noise_level"], name), **values})
 
     def completed(self, model: TrainedDiffusion) -> "Detection":
         """The same with the code bits that the model was trained with, unless they are chosen.

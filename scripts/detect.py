@@ -19,20 +19,19 @@ there again. The same command continues what was interrupted.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from bernoulli_diffusion.flags import DETECTION_PRESETS, add_detection_flags, detection_of
-from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion, detector
-from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
-from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
-from uad.application.calibration import RATES, Calibrations, calibrate, calibration_paths, stored_calibrations
+from bernoulli_diffusion.flags import add_detection_flags, detection_of
+from bernoulli_diffusion.method import DETECTION_PRESETS, Detection
+from bernoulli_diffusion.method import detector as method_of
+from uad.application.calibration import RATES, calibrate, stored_calibrations
 from uad.application.inputs import Item, find_items, in_groups
-from uad.application.judging import Judged, judge
-from uad.application.opening import Chain, Opened, chain_of, open_item, slice_name
+from uad.application.judging import Judge, Judged
+from uad.application.opening import Chain, chain_of
 from uad.application.writing import is_written, write_opened, write_summary
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
@@ -40,14 +39,13 @@ from uad.cli.provenance import command_line
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_configuration, check_values
 from uad.data.reading.checks import check_folder, data_hash
-from uad.data.reading.likeness import differences, likeness_of
 from uad.data.reading.opening import open_slices
 from uad.data.reading.scans import header_problems
+from uad.detector import Detector, load_pair
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, Problem, input_error
 from uad.files import write_json
 from uad.neighbours import SIGMA
-from uad.scores import check_polarity
 
 RUN = "run.json"
 
@@ -76,28 +74,18 @@ class Request:
     runtime: Runtime
 
 
-@dataclass(frozen=True)
-class Judge:
-    """A method with all that its results depend on besides the images."""
-
-    method: MaskedBernoulliDiffusion
-    world: World
-    batch_size: int
-    seed: int
-    compare_sides: bool
-
-    def __call__(self, images: np.ndarray, names: Sequence[str], affines: Sequence[np.ndarray], bar: tqdm) -> Judged:
-        """Maps and scores of images (N, C, S, S)."""
-        sides = affines if self.compare_sides else None
-        return judge(self.method, images, names, sides, self.world.device, self.batch_size, self.seed, bar.update)
-
-
 def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
     parser = Flags(__doc__, preset=DETECTION_PRESETS)
     parser.add_argument("INPUT", nargs="*", type=Path, help="files and folders, see above (default: none)")
     add(parser, "--channels", nargs="+", help="the files of one patient: CHANNEL=FILE for every channel", shown="none")
-    add(parser, "--model", type=Path, required=True, help="folder of the stage-1 run, with its stage 2 inside")
+    add(
+        parser,
+        "--model",
+        type=Path,
+        required=True,
+        help="folder of the stage-1 run, with its stage 2 inside, or the name of a shipped model, see models/README.md",
+    )
     add(parser, "--out", type=Path, required=True, help="folder to write to")
     add(
         parser,
@@ -184,31 +172,30 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     runtime = request.runtime
     with distributed_world(runtime.device) as world:
-        autoencoder = load_autoencoder(AutoencoderSource(str(request.model)))
-        model = load_model(
-            ModelSource(None, default_log_dir(request.model)), autoencoder.network.code_shape, autoencoder.weights_hash
-        )
-        reading, detection = autoencoder.reading, request.detection.completed(model)
-        check_polarity(detection.polarity, detection.score, reading.n_channels)
-        chain = chain_of(reading, autoencoder.facts, request.spacing, request.all_slices)
+        pair = load_pair(request.model)
+        reading, detection = pair.autoencoder.reading, pair.detection(request.detection)
+        chain = chain_of(reading, pair.autoencoder.facts, request.spacing, request.all_slices)
         items, left_out = find_items(request.inputs, request.assigned, chain.channels, reading.n_channels)
         if world.is_main:
             print(*left_out, sep="\n", end="\n" if left_out else "")
         _check_headers(items, request.resampling)
-        settings = settings_of(request, autoencoder, model, detection)
-        networks = (autoencoder.network, model.network)
+        settings = pair.settings(detection, runtime.seed)
+        networks = (pair.autoencoder.network, pair.model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(request.out))
-        method = detector(autoencoder.network, model, detection, world.device, amp)
-        judging = Judge(method, world, request.batch_size, runtime.seed, detection.compare_sides)
-        kept = calibration_paths(request.model, settings, request.neighbours)
-        world.on_main(lambda: calibrated(request, chain, kept, judging))
+        method = method_of(pair.autoencoder.network, pair.model, detection, world.device, amp)
+        judge = Judge(method, world.device, request.batch_size, runtime.seed, detection.compare_sides)
+        kept = pair.calibration_paths(settings, request.neighbours)
+        world.on_main(lambda: calibrated(request, chain, kept, judge))
         calibrations = stored_calibrations(kept)
         info = info_of(request, chain, settings | {"amp": amp})
         check_configuration(request.out / RUN, info)
-        waiting = _waiting(request, items, calibrations)
+        detector = Detector(
+            pair, chain, judge, calibrations, request.neighbours, request.rate, request.median, request.resampling
+        )
+        waiting = _waiting(request, items, detector)
         if calibrations.slices is None and world.is_main:
             print("Nothing was calibrated: no mask and no percentile. Name a folder of healthy slices by --healthy.")
-        problems = judge_items(request, chain, autoencoder, waiting, judging, calibrations, info)
+        problems = judge_items(request, waiting, detector, world, info)
         world.barrier()
         if world.is_main:
             table = write_summary(request.out, [item.name for item in items])
@@ -224,19 +211,7 @@ def _check_headers(items: Sequence[Item], resampling: bool) -> None:
         raise InputError(problems)
 
 
-def settings_of(
-    request: Request, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, detection: Detection
-) -> dict:
-    """What maps depend on, apart from the images: the key of a calibration."""
-    return {
-        **asdict(detection),
-        "autoencoder": autoencoder.weights_hash,
-        "model": model.weights_hash,
-        "seed": request.runtime.seed,
-    }
-
-
-def calibrated(request: Request, chain: Chain, paths: Mapping[float, Path], judging: Judge) -> None:
+def calibrated(request: Request, chain: Chain, paths: Mapping[float, Path], judge: Judge) -> None:
     """Have calibrations at the paths, unless there is nothing to measure on: measured on --healthy, or before."""
     known = stored_calibrations(paths).slices
     if request.healthy is None:
@@ -252,7 +227,7 @@ def calibrated(request: Request, chain: Chain, paths: Mapping[float, Path], judg
 
     def judged(images: np.ndarray, names: list[str], affines: list[np.ndarray]) -> Judged:
         with tqdm(total=len(images), desc="calibrating", unit="slice") as bar:
-            return judging(images, names, affines, bar)
+            return judge(images, names, affines, bar.update)
 
     calibrate(slices, content, judged, paths)
 
@@ -271,11 +246,11 @@ def info_of(request: Request, chain: Chain, settings: dict) -> dict:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in info.items()}
 
 
-def _waiting(request: Request, items: Sequence[Item], calibrations: Calibrations) -> list[Item]:
+def _waiting(request: Request, items: Sequence[Item], detector: Detector) -> list[Item]:
     """The inputs that are not complete in --out; InputError with those that would replace results of others."""
     waiting, problems = [], []
     for item in items:
-        calibration = calibrations.of(item.scan is not None)
+        calibration = detector.calibration(item)
         threshold = calibration.threshold(request.rate) if calibration else None
         try:
             waiting += [] if is_written(request.out, item, threshold) else [item]
@@ -287,59 +262,36 @@ def _waiting(request: Request, items: Sequence[Item], calibrations: Calibrations
 
 
 def judge_items(
-    request: Request,
-    chain: Chain,
-    autoencoder: TrainedAutoencoder,
-    waiting: Sequence[Item],
-    judging: Judge,
-    calibrations: Calibrations,
-    info: dict,
+    request: Request, waiting: Sequence[Item], detector: Detector, world: World, info: dict
 ) -> list[Problem]:
     """Judge this process's share of the inputs; the problems of those that could not be used. info: for run.json."""
-    world, run = judging.world, request.out / RUN
+    run, chain = request.out / RUN, detector.chain
     problems = []
     with tqdm(total=0, desc="detecting", unit="slice", disable=not world.is_main) as bar:
         for group in in_groups(waiting[world.rank :: world.size]):
-            opened = []
+            items, opened = [], []
             for item in group:
                 try:
-                    opened.append((item, open_item(item, chain, request.resampling)))
+                    opened.append(detector.open(item))
+                    items.append(item)
                 except InputError as error:
                     problems += error.problems
             if not opened:
                 continue
-            images = np.concatenate([each.images for _, each in opened])
-            names = [slice_name(item, level) for item, each in opened for level in each.levels]
-            affines = [each.plane_affine for _, each in opened for _ in each.levels]
-            bar.total += len(images)
+            bar.total += sum(len(each.images) for each in opened)
             bar.refresh()
-            judged = judging(images, names, affines, bar)
-            unlike = _unlike([each for _, each in opened], chain, autoencoder)
+            judged = detector.judged(items, opened, bar.update)
+            unlike = detector.unlike(opened)
             for notice in unlike:
                 tqdm.write(f"{group[0].name}{' and others' if len(group) > 1 else ''}: {notice}")
             if not run.is_file():
                 more = {"channels": list(chain.names), "model_folder": str(request.model), "command": command_line()}
                 write_json(run, info | more)
-            start = 0
-            for item, each in opened:
-                part = judged.part(start, start + len(each.images))
-                places = [level * each.distance for level in each.levels]
-                part = part.across_slices([item.name] * len(places), places, request.neighbours)
-                start += len(each.images)
+            for item, each, of_it in zip(items, opened, judged, strict=True):
+                answer = detector.answer(item, each, of_it, unlike)
                 channel = chain.reading.display_channel
-                notices = [*each.notices, *unlike]
-                calibration = calibrations.of(item.scan is not None)
-                write_opened(request.out, item, each, part, calibration, request.rate, request.median, channel, notices)
+                write_opened(request.out, item, each, of_it, answer, request.rate, request.median, channel)
     return problems
-
-
-def _unlike(opened: Sequence[Opened], chain: Chain, autoencoder: TrainedAutoencoder) -> list[str]:
-    """What tells the images from those of the training."""
-    known = autoencoder.facts.likeness
-    if known is None:
-        return ["the model stores nothing of its training images: whether these are like them was not looked at"]
-    pairs = [pair for each in opened for pair in zip(each.images, each.foregrounds, strict=True)]
-    return differences(known, likeness_of(pairs), chain.names)
 
 
 command = command_of(get_args_parser, main)

@@ -18,13 +18,12 @@ from torch import Tensor
 
 from bernoulli_diffusion.detect import masked_denoise
 from bernoulli_diffusion.flags import (
-    DETECTION_PRESETS,
     add_detection_flags,
     add_model_source_flags,
     detection_of,
     model_source,
 )
-from bernoulli_diffusion.method import Detection, detector
+from bernoulli_diffusion.method import DETECTION_PRESETS, Detection, detector
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source

@@ -1,6 +1,7 @@
 """Maps and scores of images in memory, by any method."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -38,29 +39,41 @@ class Judged(NamedTuple):
         return self._replace(maps=maps)
 
 
-def judge(
-    method: Method,
-    images: np.ndarray,
-    names: Sequence[str],
-    affines: Sequence[np.ndarray] | None,
-    device: torch.device,
-    batch_size: int,
-    seed: int,
-    advance: Callable[[int], None],
-) -> Judged:
-    """Run a method on images (N, C, S, S); names key their randomness, as in detection over a folder.
+@dataclass(frozen=True)
+class Judge:
+    """A method with all that its maps depend on besides the images.
 
-    affines: of the images, where their sides are to be compared, see uad.sides; advance: is told how many are done.
+    compare_sides: maps are compared with those of the other side, see uad.sides.
     """
-    maps, reconstructions = [], []
-    for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(images[start : start + batch_size]).to(device)
-        generators = [keyed_generator(seed, name, device=device) for name in names[start : start + batch_size]]
-        result = method.reconstruct(batch, generators)
-        found = result.anomaly_map.float()
-        if affines is not None:
-            found = one_sided(found, batch, affines[start : start + batch_size], names[start : start + batch_size])
-        maps.append(found.cpu().numpy())
-        reconstructions.append(result.image.float().cpu().numpy())
-        advance(len(batch))
-    return Judged(np.concatenate(maps), np.concatenate(reconstructions))
+
+    method: Method
+    device: torch.device
+    batch_size: int
+    seed: int
+    compare_sides: bool
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        names: Sequence[str],
+        affines: Sequence[np.ndarray],
+        advance: Callable[[int], object] = lambda count: None,
+    ) -> Judged:
+        """Maps and healthy counterparts of images (N, C, S, S), in batches.
+
+        names: key their randomness, as in detection over a folder; affines: (4, 4) each, which tell left from right;
+        advance: is told how many more are done.
+        """
+        maps, reconstructions = [], []
+        for start in range(0, len(images), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            batch = torch.from_numpy(images[part]).to(self.device)
+            generators = [keyed_generator(self.seed, name, device=self.device) for name in names[part]]
+            result = self.method.reconstruct(batch, generators)
+            found = result.anomaly_map.float()
+            if self.compare_sides:
+                found = one_sided(found, batch, affines[part], names[part])
+            maps.append(found.cpu().numpy())
+            reconstructions.append(result.image.float().cpu().numpy())
+            advance(len(batch))
+        return Judged(np.concatenate(maps), np.concatenate(reconstructions))

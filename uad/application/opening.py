@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from uad.application.inputs import Item
+from uad.data.reading.decoding import PLANE_AFFINE, full_scale_of
 from uad.data.reading.facts import Levels, TrainingFacts, as_seen
-from uad.data.reading.formats import read_slice
+from uad.data.reading.formats import RawSlice, read_slice
 from uad.data.reading.geometry import CANONICAL, from_canonical
 from uad.data.reading.planes import PLANE, Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
@@ -94,7 +95,9 @@ def slice_name(item: Item, level: int) -> str:
 
 def open_item(item: Item, chain: Chain, resampling: bool = False) -> Opened:
     """Read one input; InputError where it cannot be used."""
-    return _open_slice(item, chain) if item.scan is None else _open_scan(item, chain, resampling)
+    if item.scan is not None:
+        return _open_scan(item, chain, resampling)
+    return _opened_slice(item.name, read_slice(item.slice_file, chain.reading.n_channels), chain, item.where)
 
 
 def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
@@ -152,10 +155,22 @@ def _trained_levels(chain: Chain, count: int) -> tuple[int, int, list[str]]:
     return 0, count, [f"the training left out {left_out}: maps of such slices mean little"]
 
 
-def _open_slice(item: Item, chain: Chain) -> Opened:
-    raw = read_slice(item.slice_file, chain.reading.n_channels)
+def open_array(array: np.ndarray, name: str, chain: Chain) -> Opened:
+    """An image in memory, (C, H, W) of any intensities, as the same values in a file would be opened.
+
+    InputError for another number of channels or axes and for values that cannot be used.
+    """
+    channels = chain.reading.n_channels
+    if array.ndim != 3 or len(array) != channels or array.dtype.kind not in "uifb":
+        found = f"an array of shape {array.shape} and type {array.dtype}"
+        raise input_error(name, found, f"real numbers ({channels}, H, W)", "bring the channels to the first axis")
+    raw = RawSlice(array.astype(np.float32), None, PLANE_AFFINE, full_scale_of(array))
+    return _opened_slice(name, raw, chain, name)
+
+
+def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
     height, width = raw.image.shape[1:]
-    image, foreground = _seen(raw.image, chain.reading, item.where, raw.full_scale)
+    image, foreground = _seen(raw.image, chain.reading, where, raw.full_scale)
 
     def back(squares: np.ndarray) -> np.ndarray:
         flat = torch.from_numpy(squares.reshape(1, -1, *squares.shape[-2:]).astype(np.float32))
@@ -163,7 +178,7 @@ def _open_slice(item: Item, chain: Chain) -> Opened:
         return fine.numpy().reshape(*squares.shape[:-2], height, width)
 
     return Opened(
-        item.name,
+        name,
         image[None],
         foreground[None],
         (0,),

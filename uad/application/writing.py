@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
-from uad.application.calibration import Calibration
+from uad.application.answer import Answer
 from uad.application.inputs import Item
 from uad.application.judging import Judged
 from uad.application.montage import write_montage
@@ -53,69 +52,48 @@ def is_written(out: Path, item: Item, threshold: float | None) -> bool:
 
 
 def write_opened(
-    out: Path,
-    item: Item,
-    opened: Opened,
-    judged: Judged,
-    calibration: Calibration | None,
-    rate: float,
-    median: int,
-    display_channel: int,
-    notices: Sequence[str],
+    out: Path, item: Item, opened: Opened, judged: Judged, answer: Answer, rate: float, median: int, channel: int
 ) -> None:
     """Save everything of one input.
 
-    median: side of a median filter over voxels in three dimensions (of a slice in two), 0 for none; rate: one of
-    uad.application.calibration.RATES.
+    rate, median: with which the answer was found, see answer_of; channel: the one that is shown in the montage.
     """
-    volume = opened.volume(judged.maps)
-    if median:
-        size = [median if length > 1 else 1 for length in volume.shape]
-        volume = ndimage.median_filter(volume, size=size)
-    threshold = calibration.threshold(rate) if calibration else None
-    stored = opened.to_file(volume)
-    _write(out / "anomaly_map" / f"{opened.name}.nii.gz", stored, opened)
-    reconstruction = opened.volume(judged.reconstructions)
-    _write(out / "reconstruction" / f"{opened.name}.nii.gz", opened.to_file(reconstruction), opened)
+    _write(out / "anomaly_map" / f"{opened.name}.nii.gz", answer.anomaly_map, opened)
+    _write(out / "reconstruction" / f"{opened.name}.nii.gz", answer.reconstruction, opened)
     marked = None
-    if threshold is not None:
-        mask = stored >= np.float32(threshold)
-        marked = int(mask.sum())
-        _write(out / "mask" / f"{opened.name}_fpr{rate:g}.nii.gz", mask.astype(np.uint8), opened)
-    write_montage(out / "montage" / f"{opened.name}.png", opened, judged, threshold, display_channel)
-    score = max(judged.scores)
-    place = np.unravel_index(int(stored.argmax()), stored.shape)
+    if answer.mask is not None:
+        marked = int(answer.mask.sum())
+        _write(out / "mask" / f"{opened.name}_fpr{rate:g}.nii.gz", answer.mask.astype(np.uint8), opened)
+    write_montage(out / "montage" / f"{opened.name}.png", opened, judged, answer.threshold, channel)
+    place = np.unravel_index(int(answer.anomaly_map.argmax()), answer.anomaly_map.shape)
     write_json(
         record_path(out, opened.name),
         {
             "name": opened.name,
             "files": item.files,
-            "score": score,
-            "percentile": calibration.percentile(score) if calibration else None,
+            "score": answer.score,
+            "percentile": answer.percentile,
             "anomalous_ml": None if marked is None or opened.voxel_ml is None else marked * opened.voxel_ml,
             "anomalous_voxels": marked,
-            "threshold": threshold,
-            "false_positive_rate": rate if calibration else None,
-            "slice_of_maximum": int(np.unravel_index(int(volume.argmax()), volume.shape)[2]),
+            "threshold": answer.threshold,
+            "false_positive_rate": None if answer.threshold is None else rate,
+            "slice_of_maximum": answer.slice_of_maximum,
             "voxel_of_maximum": [int(index) for index in place],
             "slices": opened.shape[2],
             "judged_slices": list(opened.levels),
             "slice_scores": judged.scores,
             "median": median,
-            "notices": list(notices),
+            "notices": list(answer.notices),
         },
     )
 
 
 def _write(path: Path, values: np.ndarray, opened: Opened) -> None:
     """(X, Y, Z) or (X, Y, Z, C) in the file's axes; a slice as (H, W) or (C, H, W)."""
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if opened.voxel_ml is not None:
-        write_volume(path, values, opened.affine)
+    if opened.voxel_ml is None:
+        write_slice(path, values, opened.affine)
     else:
-        flat = values[:, :, 0]
-        write_slice(path, flat.transpose(2, 0, 1) if flat.ndim == 3 else flat, opened.affine)
+        write_volume(path, values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values, opened.affine)
 
 
 def write_summary(out: Path, names: Sequence[str]) -> Path:

@@ -142,7 +142,7 @@ def _refuse_large(shape, itemsize: int = 1, max_values: int = MAX_VALUES) -> Non
         raise ValueError(f"its header claims {claim}; at most {max_values} values are read")
 
 
-def _full_scale(values: np.ndarray) -> float:
+def full_scale_of(values: np.ndarray) -> float:
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return float(np.iinfo(values.dtype).max)
     return 1.0
@@ -152,7 +152,7 @@ def _decode_nifti(path: Path) -> Decoded:
     nifti = load_nifti(path)
     values = np.asanyarray(nifti.dataobj)
     affine = np.asarray(nifti.affine, dtype=np.float64)
-    return Decoded(values, affine, _full_scale(values), colour=False)
+    return Decoded(values, affine, full_scale_of(values), colour=False)
 
 
 def load_nifti(path: Path, max_values: int = MAX_VALUES) -> nib.Nifti1Image:
@@ -195,7 +195,7 @@ def _decode_npy(path: Path) -> Decoded:
         raise TypeError("an archive of several arrays, not one array")
     _refuse_large(mapped.shape, mapped.dtype.itemsize)
     values = np.array(mapped)
-    return Decoded(values, PLANE_AFFINE.copy(), _full_scale(values), colour=False)
+    return Decoded(values, PLANE_AFFINE.copy(), full_scale_of(values), colour=False)
 
 
 def _pages(path: Path, count: int) -> ValueProblem:
@@ -222,5 +222,5 @@ def _decode_image(path: Path) -> Decoded:
             values = np.asarray(image)
         else:
             raise ValueError(f"the colour mode {image.mode} is not supported")
-    full_scale = 65535.0 if sixteen_bits else _full_scale(values)
+    full_scale = 65535.0 if sixteen_bits else full_scale_of(values)
     return Decoded(values, PLANE_AFFINE.copy(), full_scale, colour=True)

@@ -1,0 +1,43 @@
+"""Where a trained model lies: a folder, or the name of one that is shipped."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from uad.errors import input_error
+
+# The folder models/ of the project, as it is installed; some of its models are not, see models/README.md.
+PACKAGE = "uad_models"
+MODELS = Path("models")
+
+
+def model_folder(name: str | Path) -> Path:
+    """The folder of a model: `name` where it is one, else that of this name in ./models or among the shipped ones.
+
+    Such a folder is that of a stage-1 run with its stage 2 inside. Raises InputError with the names that there are.
+    """
+    given = Path(name)
+    places = [given]
+    if len(given.parts) == 1:
+        places += [place / given for place in _homes()]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        names = ", ".join(shipped_models()) or "none here"
+        raise input_error(
+            f"--model {name}",
+            "no such folder, and no model of this name",
+            f"the log_dir of a stage-1 run with its stage 2 inside, or one of the shipped models: {names}",
+            "correct it; models/README.md of the project says which models there are and where each may be used",
+        )
+    return found
+
+
+def shipped_models() -> list[str]:
+    """The names of the models that are at hand."""
+    found = {path.parent.name for home in _homes() for path in home.glob("*/saved_models")}
+    return sorted(found)
+
+
+def _homes() -> list[Path]:
+    spec = find_spec(PACKAGE)
+    installed = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
+    return [MODELS, *installed]

@@ -1,0 +1,231 @@
+"""The front door for Python: a trained model judges arrays, slices and volumes as scripts/detect.py does.
+
+    from uad import load_detector
+    detector = load_detector("brain-lgg")
+    answer = detector(image)
+
+This is the one file of `uad` that knows a method; `uad` imports it when it is asked for `load_detector`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bernoulli_diffusion.method import Detection, detector
+from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
+from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
+from uad.application.answer import Answer, answer_of, together
+from uad.application.calibration import RATES, Calibration, Calibrations, calibration_paths, stored_calibrations
+from uad.application.inputs import Item, find_items
+from uad.application.judging import Judge, Judged
+from uad.application.models import model_folder
+from uad.application.opening import Chain, Opened, chain_of, open_array, open_item, slice_name
+from uad.configuration import check_values
+from uad.data.reading.likeness import differences, likeness_of
+from uad.distributed import choose_device
+from uad.errors import input_error
+from uad.neighbours import SIGMA
+from uad.precision import keep_float32_exact, precision_seconds, resolve_amp
+from uad.scores import check_polarity
+
+
+@dataclass(frozen=True)
+class TrainedPair:
+    """A stage-1 run and its stage 2; folder: of the former, where calibrations are kept, too."""
+
+    folder: Path
+    autoencoder: TrainedAutoencoder
+    model: TrainedDiffusion
+
+    def detection(self, chosen: Detection) -> Detection:
+        """How it detects; InputError for what these networks cannot."""
+        completed = chosen.completed(self.model)
+        check_polarity(completed.polarity, completed.score, self.autoencoder.reading.n_channels)
+        return completed
+
+    def settings(self, detection: Detection, seed: int) -> dict:
+        """What maps depend on, apart from the images: the key of a calibration."""
+        hashes = {"autoencoder": self.autoencoder.weights_hash, "model": self.model.weights_hash}
+        return {**asdict(detection), **hashes, "seed": seed}
+
+    def calibration_paths(self, settings: Mapping, neighbours: float) -> dict[float, Path]:
+        """Where its calibrations with these settings lie, see uad.application.calibration."""
+        return calibration_paths(self.folder, settings, neighbours)
+
+
+def load_pair(model: str | Path) -> TrainedPair:
+    """The pair in a folder, or that of a shipped model's name; InputError where it is missing or damaged."""
+    folder = model_folder(model)
+    autoencoder = load_autoencoder(AutoencoderSource(str(folder)))
+    source = ModelSource(None, default_log_dir(folder))
+    return TrainedPair(
+        folder, autoencoder, load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
+    )
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Judges images, slices and volumes; `load_detector` makes one.
+
+    neighbours: reach in mm over which maps are averaged across the slices of a scan; rate: share of healthy pixels that
+    masks may mark, one of uad.application.calibration.RATES; median: side of a median filter of maps, 0 for none;
+    resampling: whether a patient's volumes on several grids are brought onto that of the first channel.
+    """
+
+    pair: TrainedPair
+    chain: Chain
+    judge: Judge
+    calibrations: Calibrations
+    neighbours: float
+    rate: float
+    median: int = 0
+    resampling: bool = False
+
+    def __call__(
+        self,
+        image: "np.ndarray | torch.Tensor | str | Path | Sequence[str | Path]",
+        names: Sequence[str] | None = None,
+        distance: float | None = None,
+    ) -> Answer:
+        """Map, healthy counterpart, score and, where the model is calibrated, mask of what `image` holds.
+
+        image: an array or a tensor, one image (C, H, W) or several (N, C, H, W), raw intensities in the orientation of
+        a picture (row 0 on top), of any size and scale: it is normalised as the training images were; or the file of a
+        slice or a volume, the folder of a patient or of a DICOM series, or the files of one patient. What comes back is
+        NumPy, on the grid of the input; see Answer.
+        names: of the images (N), which key their randomness: an image gets the map of a file of its name; 0, 1, ...
+        otherwise. distance: mm from one image to the next where they are the slices of one scan, in order, over which
+        maps are then averaged.
+        Raises InputError for what cannot be judged.
+        """
+        if isinstance(image, (str, Path)):
+            return self._of_files([Path(image)])
+        if isinstance(image, (list, tuple)) and image and all(isinstance(each, (str, Path)) for each in image):
+            return self._of_files([Path(each) for each in image])
+        return self._of_arrays(_array_of(image), names, distance)
+
+    def open(self, item: Item) -> Opened:
+        """An input as the model sees it; InputError where it cannot be used."""
+        return open_item(item, self.chain, self.resampling)
+
+    def judged(
+        self,
+        items: Sequence[Item],
+        opened: Sequence[Opened],
+        advance: Callable[[int], object] = lambda count: None,
+    ) -> list[Judged]:
+        """What each of the inputs is judged as, all their slices in common batches; advance: see Judge."""
+        pairs = list(zip(items, opened, strict=True))
+        images = np.concatenate([each.images for each in opened])
+        names = [slice_name(item, level) for item, each in pairs for level in each.levels]
+        affines = [each.plane_affine for each in opened for _ in each.levels]
+        judged, found, start = self.judge(images, names, affines, advance), [], 0
+        for item, each in pairs:
+            part = judged.part(start, start + len(each.images))
+            places = [level * each.distance for level in each.levels]
+            found.append(part.across_slices([item.name] * len(places), places, self.neighbours))
+            start += len(each.images)
+        return found
+
+    def answer(self, item: Item, opened: Opened, judged: Judged, notices: Sequence[str]) -> Answer:
+        """What is said of an input that was judged."""
+        return answer_of(opened, judged, self.calibration(item), self.rate, self.median, notices)
+
+    def calibration(self, item: Item) -> Calibration | None:
+        """What is normal for an input of its kind, None where nothing was calibrated."""
+        return self.calibrations.of(item.scan is not None)
+
+    def unlike(self, opened: Sequence[Opened]) -> list[str]:
+        """What tells the images from those of the training."""
+        known = self.pair.autoencoder.facts.likeness
+        if known is None:
+            return ["the model stores nothing of its training images: whether these are like them was not looked at"]
+        pairs = [pair for each in opened for pair in zip(each.images, each.foregrounds, strict=True)]
+        return differences(known, likeness_of(pairs), self.chain.names)
+
+    def _of_files(self, paths: Sequence[Path]) -> Answer:
+        items, _ = find_items(paths, {}, self.chain.channels, self.chain.reading.n_channels)
+        if len(items) != 1:
+            named = ", ".join(item.name for item in items[:5]) + (", ..." if len(items) > 5 else "")
+            raise input_error(paths[0], f"{len(items)} inputs: {named}", "one", "call the detector once for each")
+        opened = self.open(items[0])
+        return self.answer(items[0], opened, *self.judged(items, [opened]), self.unlike([opened]))
+
+    def _of_arrays(self, array: np.ndarray, names: Sequence[str] | None, distance: float | None) -> Answer:
+        several = array.ndim == 4
+        images = array if several else array[None]
+        names = list(names) if names is not None else [str(number) for number in range(len(images))]
+        if not len(images) or len(names) != len(images):
+            raise input_error("names", f"{len(names)} for {len(images)} images", "one for each of some", "correct them")
+        items = [Item(name) for name in names]
+        opened = [open_array(each, name, self.chain) for each, name in zip(images, names, strict=True)]
+        judged = self.judged(items, opened)
+        if distance is not None:
+            places = [number * distance for number in range(len(judged))]
+            maps = np.concatenate([each.maps for each in judged])
+            whole = judged[0]._replace(maps=maps).across_slices([""] * len(places), places, self.neighbours)
+            judged = [each._replace(maps=one[None]) for each, one in zip(judged, whole.maps, strict=True)]
+        calibration = self.calibrations.of(distance is not None)
+        unlike = self.unlike(opened)
+        answers = [
+            answer_of(each, of_it, calibration, self.rate, self.median, unlike)
+            for each, of_it in zip(opened, judged, strict=True)
+        ]
+        return together(answers) if several else answers[0]
+
+
+def load_detector(
+    model: str | Path,
+    device: str | torch.device = "auto",
+    amp: str = "off",
+    batch_size: int = 8,
+    seed: int = 0,
+    false_positives: float = 0.01,
+    neighbours: float = SIGMA,
+    preset: str = "recommended",
+    **detection,
+) -> Detector:
+    """The detector of a trained model, as scripts/detect.py with flags of the same names has it.
+
+    model: the folder of a stage-1 run with its stage 2 inside, or the name of a shipped model; device: `auto` (CUDA
+    where there is a device), `cpu`, or any of torch's (on CUDA, float32 is kept exact in the whole process); amp:
+    `off`, `bf16`, `fp16` or `auto`, which measures; batch_size: slices at a time; seed: of all randomness;
+    false_positives: share of healthy pixels that masks may mark, one of uad.application.calibration.RATES; neighbours:
+    see Detector; preset: `recommended`, `fast` or `paper`; detection: fields of bernoulli_diffusion.method.Detection
+    that differ from it, such as noise_level=20.
+    Raises InputError for a model that is missing or damaged and for settings that mean nothing.
+    """
+    check_values(
+        [
+            ("--false_positives", false_positives, f"one of {', '.join(map(str, RATES))}", false_positives in RATES),
+            ("--batch_size", batch_size, "1 or more", batch_size >= 1),
+            ("--neighbours", neighbours, "0 or more", neighbours >= 0),
+        ]
+    )
+    where = choose_device(device, 0) if device in ("auto", "cpu", "cuda") else torch.device(device)
+    if where.type == "cuda":
+        keep_float32_exact()
+    pair = load_pair(model)
+    chosen = pair.detection(Detection.preset(preset, **detection))
+    networks = (pair.autoencoder.network, pair.model.network)
+    precision = resolve_amp(amp, where, lambda: precision_seconds(networks, training=False))
+    method = detector(pair.autoencoder.network, pair.model, chosen, where, precision)
+    kept = stored_calibrations(pair.calibration_paths(pair.settings(chosen, seed), neighbours))
+    chain = chain_of(pair.autoencoder.reading, pair.autoencoder.facts, None, False)
+    judge = Judge(method, where, batch_size, seed, chosen.compare_sides)
+    return Detector(pair, chain, judge, kept, neighbours, false_positives)
+
+
+def _array_of(image) -> np.ndarray:
+    """What was passed as an array of (C, H, W) or (N, C, H, W); InputError for other kinds and numbers of axes."""
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+    array = np.asarray(image)
+    if array.ndim not in (3, 4):
+        found = f"{type(image).__name__} of shape {array.shape}"
+        raise input_error("image", found, "(C, H, W), (N, C, H, W), or the name of a file", "add or remove axes")
+    return array

@@ -1,8 +1,10 @@
-# `make demo` shows the whole method on phantoms; `make test` runs the tests. Both set up .venv first.
+# `make demo` shows the whole method on phantoms, `make demo PRETRAINED=1` in two minutes without training; `make test`
+# runs the tests. Both set up .venv first.
 # `make results` and `make help` write docs/RESULTS.md and docs/help anew.
 
 PYTHON ?= python3
 DATASET ?= brats
+PRETRAINED ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 
@@ -10,7 +12,7 @@ RUN := $(VENV)/bin/python
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(RUN) scripts/demo.py --dataset $(DATASET)
+	$(RUN) scripts/demo.py --dataset $(DATASET) $(if $(PRETRAINED),--pretrained)
 
 compare: $(VENV)/.installed
 	$(RUN) scripts/compare_demo.py --dataset $(DATASET)

@@ -2,9 +2,10 @@
 
     python scripts/demo.py --dataset brats      brain MRI, four channels
     python scripts/demo.py --dataset OCT        retinal OCT, one channel
+    python scripts/demo.py --pretrained         in two minutes, with a shipped model in place of the trainings
 
 Every step is one of the project's commands and is printed as one would type it. A step that is done is skipped, one
-that was interrupted continues. Everything lies in demo/<dataset>.
+that was interrupted continues. Everything lies in demo/<dataset>, with --pretrained in demo/<dataset>-pretrained.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uad.cli.command import command_of
-from uad.cli.flags import Flags, add
+from uad.cli.flags import Flags, add, add_switch
 from uad.cli.steps import Step, run_step
 
 SCRIPTS = Path(__file__).parent
@@ -21,7 +22,11 @@ STAGE1 = SCRIPTS.parent / "binary_autoencoder" / "train_ae_dist.py"
 
 @dataclass(frozen=True)
 class Scale:
-    """What differs between the data sets: how many phantoms, which folders and test images, and scans as they are."""
+    """What differs between the data sets: how many phantoms, which folders and test images, and scans as they are.
+
+    model, few: the shipped model that was trained on these phantoms, and how many others, enough for the test images
+    alone, it is tried on.
+    """
 
     patients: int
     prepare: str
@@ -30,6 +35,8 @@ class Scale:
     diseased: str
     images: int
     scan: str
+    model: str
+    few: int
 
 
 SCALES = {
@@ -41,6 +48,8 @@ SCALES = {
         diseased="val_diseased",
         images=100,
         scan="MICCAI_BraTS2020_TrainingData/BraTS20_Training_002",
+        model="models/brain-phantom",
+        few=12,
     ),
     "OCT": Scale(
         patients=100,
@@ -50,6 +59,8 @@ SCALES = {
         diseased="DME",
         images=60,
         scan="OCT2017/val/DME",
+        model="models/oct-phantom",
+        few=100,
     ),
 }
 # Phantoms come from one scanner: augmentation would only cost training time.
@@ -58,10 +69,13 @@ TRAIN_FLAGS = "--size small --augment 0 --amp --workers 0"
 DETECT_FLAGS = "--amp --workers 0"
 
 
-def steps_of(dataset: str, root: Path) -> list[Step]:
-    """The commands of the demo, in order."""
+def steps_of(dataset: str, root: Path, pretrained: bool) -> list[Step]:
+    """The commands of the demo, in order; pretrained: with the shipped model, on phantoms of another seed."""
     scale = SCALES[dataset]
-    data, run, results = root / "data", root / "logs", root / "results"
+    data, results = root / "data", root / "results"
+    run = scale.model if pretrained else root / "logs"
+    patients, seed = (scale.few, 1) if pretrained else (scale.patients, 0)
+    calibration = "" if pretrained else f"--healthy {data / scale.healthy}"  # a shipped model brings its own
     prepare, prepare_flags = scale.prepare.split(" ", 1)
     train = f"--dataset {dataset} --data_dir {data / scale.train} {TRAIN_FLAGS}"
     detect = f"--dataset {dataset} --ae_load_dir {run} {DETECT_FLAGS} --num_samples {scale.images}"
@@ -70,19 +84,25 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
         words = f"{detect} --batch_size 20 --data_dir {data / folder} --out_dir {results / folder}"
         return Step(f"detection on {folder}", SCRIPTS / "latent_sample_anomaly.py", words)
 
-    return [
+    phantoms = [
         Step(
             "phantoms",
             SCRIPTS / "make_phantoms.py",
-            f"--dataset {dataset} --out {root / 'raw'} --patients {scale.patients} --seed 0",
+            f"--dataset {dataset} --out {root / 'raw'} --patients {patients} --seed {seed}",
         ),
         Step("preparation", SCRIPTS / prepare, f"--data_dir {root / 'raw'} --out {data} {prepare_flags}"),
+    ]
+    trainings = [
         Step("stage 1", STAGE1, f"{train} --log_dir {run} --codebook_size {BITS}"),
         Step(
             "stage 2",
             SCRIPTS / "latent_train.py",
             f"{train} --ae_load_dir {run} --train_steps {STAGE2_STEPS} --code_views {CODE_VIEWS}",
         ),
+    ]
+    return [
+        *phantoms,
+        *([] if pretrained else trainings),
         detection(scale.healthy),
         detection(scale.diseased),
         Step(
@@ -93,8 +113,8 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
         Step(
             "an answer for scans as they are",
             SCRIPTS / "detect.py",
-            f"{root / 'raw' / scale.scan} --model {run} --healthy {data / scale.healthy} --out {root / 'answers'} "
-            f"{DETECT_FLAGS} --batch_size 20",
+            f"{root / 'raw' / scale.scan} --model {run} {calibration} --out {root / 'answers'} {DETECT_FLAGS} "
+            "--batch_size 20",
         ),
         Step(
             "overview",
@@ -104,10 +124,13 @@ def steps_of(dataset: str, root: Path) -> list[Step]:
     ]
 
 
-def farewell(dataset: str, root: Path) -> str:
+def farewell(dataset: str, root: Path, pretrained: bool) -> str:
     """Where everything lies and what to do next."""
     scale = SCALES[dataset]
     evaluation = root / "results" / scale.diseased / "evaluation"
+    networks = f"{root / 'logs'}   checkpoints, log.jsonl and picture grids of both stages"
+    if pretrained:
+        networks = f"{scale.model}   the model that was used, with its card"
     return f"""
 Done. What there is to see:
   {root / "overview.png"}   one image through the method
@@ -116,7 +139,7 @@ Done. What there is to see:
   {evaluation / "tables.md"}     the table, with 95 % intervals over patients
   {root / "results" / scale.diseased}   maps, reconstructions and masks as NIfTI
   {root / "answers"}   map, mask and montage of scans on their own grid, summary.csv
-  {root / "logs"}   checkpoints, log.jsonl and picture grids of both stages
+  {networks}
 These are phantoms, and minutes of training on a small network. With data of your own:
   1. prepare a folder of healthy slices and one of test slices, as data/README.md says
      (scripts/prepare_mri.py and scripts/prepare_oct.py do it for BraTS and OCT2017);
@@ -127,17 +150,18 @@ def get_args_parser() -> Flags:
     """The demo's flags."""
     parser = Flags(__doc__)
     add(parser, "--dataset", choices=tuple(SCALES), default="brats", help="which phantoms")
+    add_switch(parser, "--pretrained", "use the shipped model of these phantoms, and train nothing")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Run all steps that are not done."""
     dataset = args.dataset
-    root = Path("demo") / dataset
-    steps = steps_of(dataset, root)
+    root = Path("demo") / (f"{dataset}-pretrained" if args.pretrained else dataset)
+    steps, rerun = steps_of(dataset, root, args.pretrained), f"make demo{' PRETRAINED=1' if args.pretrained else ''}"
     for number, step in enumerate(steps, 1):
-        run_step(step, number, len(steps), SCRIPTS.parent / root / "steps", "make demo")
-    print(farewell(dataset, root))
+        run_step(step, number, len(steps), SCRIPTS.parent / root / "steps", rerun)
+    print(farewell(dataset, root, args.pretrained))
 
 
 command = command_of(get_args_parser, main)

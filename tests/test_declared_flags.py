@@ -149,12 +149,13 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
         ],
         "scripts/prepare_oct.py": [f"--data_dir {data} --out {out / 'o'}"],
         "scripts/make_phantoms.py": [f"--dataset OCT --out {out / 'p'} --patients 1"],
-        "scripts/demo.py": [""],
+        "scripts/demo.py": ["", "--pretrained"],
         "scripts/cross_validate.py": [
             f"--healthy_dir {data / 'train_healthy'} --diseased_dir {data / 'val_diseased'} --out {out / 'r'} {more}"
             for more in ("--folds 2", f"--patients {table}", "--group '(.)' --groups t", f"--data_dir {data}")
         ],
         "scripts/compare_demo.py": [""],
+        "scripts/pack_model.py": [f"--model {runs / 'ae'} --out {out / 't'} --check {data / 'val_healthy'}"],
     }[script]
 
 
@@ -208,7 +209,7 @@ SCRIPTS = (
     STAGE1, STAGE2, DETECT, ANSWER, TRAIN_BASELINE, SAMPLE_BASELINE, EVALUATE,
     "scripts/make_overview.py", "scripts/sample_trivial.py", "scripts/compare.py", "scripts/prepare_mri.py",
     "scripts/prepare_oct.py", "scripts/make_phantoms.py", "scripts/demo.py", "scripts/compare_demo.py",
-    "scripts/cross_validate.py",
+    "scripts/cross_validate.py", "scripts/pack_model.py",
 )  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def write_opened(
 def _write(path: Path, values: np.ndarray, opened: Opened) -> None:
     """(X, Y, Z) or (X, Y, Z, C) in the file's axes; a slice as (H, W) or (C, H, W)."""
     if opened.voxel_ml is None:
-        write_slice(path, values, opened.affine)
+        write_slice(path, values[0] if values.ndim == 3 and len(values) == 1 else values, opened.affine)
     else:
         write_volume(path, values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values, opened.affine)
 

@@ -1,0 +1,1 @@
+"""Trained models, a folder each; see README.md beside this file."""

@@ -1,0 +1,105 @@
+"""Pack a trained pair into a folder to hand on: the weights that detection uses, and nothing else.
+
+    python scripts/pack_model.py --model logs/mine --out models/mine --check data/mine/val_healthy
+
+The folder is again that of a stage-1 run with its stage 2 inside, so that every command takes it. The flip network's
+weights are rounded to float16, the autoencoder's stay as they are: rounding those moves bits of the codes. --check says
+by how much maps change. A calibration is left in the folder by `detect.py --model models/mine --healthy DIR`.
+"""
+
+import argparse
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bernoulli_diffusion.model import default_log_dir
+from binary_autoencoder.checkpoint import checkpoint_files
+from uad.application.inputs import find_items
+from uad.checkpoints import load_checkpoint, weights_hash
+from uad.cli.command import command_of
+from uad.cli.flags import Flags, add
+from uad.data.reading.folder import evenly_spread
+from uad.detector import TrainedPair, load_detector, load_pair
+from uad.errors import input_error
+from uad.files import written_whole
+
+# So many slices of --check are judged by both.
+CHECKED = 32
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that the flags say; check: folder of slices, or None."""
+
+    model: Path
+    out: Path
+    check: Path | None
+
+
+def get_args_parser() -> Flags:
+    """The flags, apart from main so that they can be tested."""
+    parser = Flags(__doc__)
+    add(parser, "--model", type=Path, required=True, help="folder of the stage-1 run, with its stage 2 inside")
+    add(parser, "--out", type=Path, required=True, help="folder of the packed model")
+    add(parser, "--check", type=Path, help="folder of slices on which the maps of both are compared", shown="none")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Pack, and say how large the folder is and what it costs."""
+    request = Request(args.model, args.out, args.check)
+    pair = load_pair(request.model)
+    paths = packed_paths(pair, request.out)
+    there = [path for folder in {path.parent for path in paths} for path in folder.glob("*") if path not in paths]
+    if there:
+        expected, remedy = "a folder for this model alone", "choose another --out, or remove what is there"
+        raise input_error(request.out, f"holds {there[0]}, which is of another model", expected, remedy)
+    pack(pair, *paths)
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    reading, steps = pair.autoencoder.reading, f"step {pair.autoencoder.step} and step {pair.model.step}"
+    print(f"{request.out}: {size:.1f} MB, for {reading.dataset} images of {reading.n_channels} channel(s), of {steps}")
+    if request.check:
+        print(difference(request))
+
+
+def packed_paths(pair: TrainedPair, out: Path) -> tuple[Path, Path]:
+    """Where the two checkpoints lie in a packed folder."""
+    return checkpoint_files(out).ema_path(pair.autoencoder.step), default_log_dir(out) / pair.model.path.name
+
+
+def pack(pair: TrainedPair, autoencoder: Path, model: Path) -> None:
+    """Write the autoencoder's checkpoint as it is, and the model's with weights of float16."""
+    with written_whole(autoencoder) as temporary:
+        shutil.copyfile(pair.autoencoder.path, temporary)
+    content = load_checkpoint(pair.model.path)
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in content["weights"].items()}
+    with written_whole(model) as temporary, temporary.open("wb") as file:
+        torch.save(content | {"weights": weights, "weights_hash": weights_hash(weights)}, file)
+
+
+def difference(request: Request) -> str:
+    """By how much the maps of the packed model are others."""
+    detectors = [load_detector(folder, device="cpu") for folder in (request.model, request.out)]
+    chain = detectors[0].chain
+    found = find_items([request.check], {}, chain.channels, chain.reading.n_channels).items
+    chosen = evenly_spread([item for item in found if item.slice_file], CHECKED)
+    if not chosen:
+        raise input_error(f"--check {request.check}", "no slices", "a folder of slices", "name another folder")
+    opened = [detectors[0].open(item) for item in chosen]
+    full, packed = (np.stack([judged.maps for judged in each.judged(chosen, opened)]) for each in detectors)
+    error = np.abs(full - packed)
+    share = f"{(error > TOLERANCE).mean():.2%} of the pixels differ by more than {TOLERANCE:g}"
+    return (
+        f"maps of {len(chosen)} slices, whose largest value is {full.max():.3g}: {share}, the largest difference is "
+        f"{error.max():.2g}, the mean {error.mean():.1g}"
+    )
+
+
+command = command_of(get_args_parser, main)
+
+if __name__ == "__main__":
+    command()

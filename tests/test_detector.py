@@ -1,0 +1,176 @@
+"""The front door for Python: shipped models by name, and the same answers as the command gives."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from commands import ANSWER, ROOT, module, run
+from PIL import Image
+
+from uad import load_detector
+from uad.application.models import model_folder, shipped_models
+from uad.checkpoints import load_checkpoint
+from uad.data.phantoms.oct import oct_scan
+from uad.detector import Detector
+from uad.errors import InputError
+
+MODEL = ROOT / "models" / "oct-phantom"
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return load_detector(MODEL, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scans() -> np.ndarray:
+    """(3, 1, 496, 512) uint8: retinal phantoms, one of each of three patients."""
+    return np.stack([oct_scan(7, patient, 0)[0][None] for patient in (2, 3, 4)])
+
+
+@pytest.fixture(scope="module")
+def files(scans, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scans") / "scans"
+    folder.mkdir()
+    for name, image in zip(NAMES, scans, strict=True):
+        Image.fromarray(image[0]).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answers(files) -> Path:
+    """What the command writes of the files."""
+    out = files.parent / "answers"
+    run(ANSWER, f"{files} --model {MODEL} --out {out} --device cpu --workers 0")
+    return out
+
+
+def test_arrays_get_the_answers_of_the_command(detector, scans, answers):
+    """Bit for bit on a CPU: map, healthy counterpart, mask, score and percentile."""
+    found = detector(scans, names=NAMES)
+    assert found.anomaly_map.shape == scans.shape[:1] + scans.shape[2:]
+    for number, name in enumerate(NAMES):
+        record = json.loads((answers / "records" / f"{name}.json").read_text())
+        assert found.score[number] == record["score"] and found.percentile[number] == record["percentile"]
+        assert found.threshold == record["threshold"] and record["notices"] == list(found.notices)
+        for kind, values in (("anomaly_map", found.anomaly_map), ("reconstruction", found.reconstruction[:, 0])):
+            np.testing.assert_array_equal(nib.load(answers / kind / f"{name}.nii.gz").get_fdata(), values[number])
+        mask = nib.load(answers / "mask" / f"{name}_fpr0.01.nii.gz").get_fdata()
+        np.testing.assert_array_equal(mask, found.mask[number])
+
+
+def test_one_image_a_tensor_and_a_file_are_judged_alike(detector, scans, files):
+    one = detector(scans[1], names=["b"])
+    assert one.anomaly_map.shape == scans.shape[2:] and one.reconstruction.shape == scans.shape[1:]
+    assert isinstance(one.score, float)
+    for other in (detector(torch.from_numpy(scans[1]), names=["b"]), detector(files / "b.png")):
+        np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
+        assert (one.score, one.percentile, one.notices) == (other.score, other.percentile, other.notices)
+
+
+def test_an_image_is_judged_by_itself_unless_it_is_a_slice_of_a_scan(detector, scans):
+    apart, beside = (detector(scans, names=NAMES, distance=distance) for distance in (None, 3.0))
+    alone = np.stack([detector(image, names=[name]).anomaly_map for image, name in zip(scans, NAMES, strict=True)])
+    np.testing.assert_allclose(apart.anomaly_map, alone, rtol=1e-3, atol=1e-5)
+    assert np.abs(beside.anomaly_map - alone).max() > 1e-3
+    assert beside.score.max() < apart.score.max()
+
+
+def test_a_lesion_raises_map_and_score(detector):
+    """Healthy scans and such with macular oedema, of patients that were not trained on."""
+    healthy, diseased = ([oct_scan(7, patient, 0) for patient in patients] for patients in ((0, 4, 5), (3, 9, 15)))
+    assert not any(lesion.any() for _, lesion in healthy) and all(lesion.any() for _, lesion in diseased)
+    scores, maps = [], []
+    for image, _ in healthy + diseased:
+        found = detector(image[None])
+        scores.append(found.score)
+        maps.append(found.anomaly_map)
+    assert min(scores[3:]) > max(scores[:3])
+    for found, (_, lesion) in zip(maps[3:], diseased, strict=True):
+        assert found[lesion].mean() > 3 * found[~lesion].mean()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((64, 64)), "add or remove axes"),
+        (np.zeros((2, 64, 64)), "1, H, W"),
+        (np.full((1, 64, 64), np.nan), "finite"),
+        (np.full((1, 64, 64), "x"), "real numbers"),
+        (np.zeros((0, 1, 64, 64)), "one for each"),
+        ("nothing_there.png", "no such file"),
+    ],
+)
+def test_what_cannot_be_judged_is_named(detector, image, message):
+    with pytest.raises(InputError, match=message):
+        detector(image)
+
+
+def test_several_scans_at_once_and_names_that_do_not_fit_are_refused(detector, files, scans):
+    with pytest.raises(InputError, match="3 inputs: a, b, c"):
+        detector(files)
+    with pytest.raises(InputError, match="2 for 3 images"):
+        detector(scans, names=NAMES[:2])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"noise_level": 0}, "--noise_level"),
+        ({"noise_level": 2000}, "noise_level"),
+        ({"score": "best"}, "one of"),
+        ({"shift": 4}, "shifts"),
+        ({"preset": "best"}, "recommended"),
+        ({"false_positives": 0.03}, "0.05"),
+        ({"amp": "tf32"}, "bf16"),
+        ({"polarity": (1, 1)}, "polarity"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(chosen, message):
+    with pytest.raises(InputError, match=message):
+        load_detector(MODEL, device="cpu", **chosen)
+
+
+def test_settings_are_those_of_the_flags(detector, scans):
+    """Of another setting there is no calibration; its maps differ."""
+    other = load_detector(MODEL, device="cpu", preset="fast", prob_threshold=0.7)
+    found = other(scans[0])
+    assert found.mask is found.threshold is found.percentile is None
+    assert np.abs(found.anomaly_map - detector(scans[0]).anomaly_map).max() > 1e-3
+
+
+def test_a_model_is_found_by_its_name_or_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "oct-phantom" in shipped_models()
+    assert model_folder("oct-phantom").samefile(MODEL)
+    shutil.copytree(MODEL, tmp_path / "models" / "mine")
+    assert model_folder("mine") == Path("models/mine")
+    with pytest.raises(InputError, match="oct-phantom"):
+        model_folder("brain-unknown")
+
+
+def test_the_example_in_the_documents_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    module("docs/detect_from_python.py").main()
+    healthy, diseased = (float(line.split()[1].rstrip(",")) for line in capsys.readouterr().out.splitlines())
+    assert diseased > 3 * healthy
+
+
+def test_a_packed_model_holds_what_detection_needs(tmp_path):
+    """Packed again it is the same; the folder of another model is not written into."""
+    pack = "scripts/pack_model.py"
+    run(pack, f"--model {MODEL} --out {tmp_path / 'packed'}")
+    for path in ("saved_models", "bernoulli_diffusion"):
+        (there,), (packed,) = ([*(folder / path).iterdir()] for folder in (MODEL, tmp_path / "packed"))
+        assert there.name == packed.name
+        before, after = load_checkpoint(there), load_checkpoint(packed)
+        assert before.keys() == after.keys() and before["weights_hash"] == after["weights_hash"]
+    assert all(value.dtype == torch.float16 for value in after["weights"].values())
+    (tmp_path / "packed" / "saved_models" / "binaryae_ema_601.th").touch()
+    with pytest.raises(InputError, match="binaryae_ema_601"):
+        run(pack, f"--model {MODEL} --out {tmp_path / 'packed'}")

@@ -181,18 +181,29 @@ def gaussian(x: torch.Tensor, sigma_at_128: float = SIGMA_AT_128) -> torch.Tenso
     sigma = sigma_at_128 * max(H, W) / 128 pixels, cut at 4 sigma (or at the border, for tiny images). Written as
     a sum of shifted images: a library convolution may choose its algorithm, and so its rounding, by batch size.
     """
-    sigma = sigma_at_128 * max(x.shape[-2:]) / 128
+    sigma = sigma_in_pixels(max(x.shape[-2:]), sigma_at_128)
     for axis in (-2, -1):
         x = _smooth_along(x, axis, sigma)
     return x
 
 
-def _smooth_along(x: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
-    size = x.shape[axis]
+def sigma_in_pixels(size: int, sigma_at_128: float = SIGMA_AT_128) -> float:
+    """The width of the Gaussian in an image whose longer side has `size` pixels."""
+    return sigma_at_128 * size / 128
+
+
+def gaussian_weights(sigma: float, size: int) -> list[float]:
+    """Weights of 2 r + 1 neighbouring pixels, of sum 1; r = 4 sigma, rounded up, and below the image's side `size`."""
     reach = min(math.ceil(4 * sigma), size - 1)
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    weights = (weights / weights.sum()).tolist()
+    return (weights / weights.sum()).tolist()
+
+
+def _smooth_along(x: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
+    size = x.shape[axis]
+    weights = gaussian_weights(sigma, size)
+    reach = len(weights) // 2
     padding = (0, 0, reach, reach) if axis == -2 else (reach, reach, 0, 0)
     padded = F.pad(x, padding, mode="reflect")
     smoothed = torch.zeros_like(x)

@@ -58,6 +58,7 @@ def write_model(folder: Path, seed: int) -> None:
     network, _ = shape.build()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
+    nn.init.normal_(network.out[-1].weight)  # log-odds that outweigh how rare noise is
     facts = asdict(TrainingFacts(channels=("t1", "flair")))
     saved(folder / "saved_models" / "binaryae_ema_1.th", "binary_autoencoder", autoencoder, {
         "network": asdict(architecture), "data": asdict(reading), "facts": facts,
@@ -231,6 +232,6 @@ def test_the_files_take_any_batch_and_state_their_shapes(runs):
 
 def test_the_flags_are_those_of_detection():
     chosen = [module(script).get_args_parser() for script in (EXPORT, "scripts/detect.py")]
-    words = "--model a --out b".split()
+    words = ["--model", "a", "--out", "b"]
     exported, detected = (module(EXPORT).detection_of(parser.parse_args(words)) for parser in chosen)
     assert exported == detected

@@ -33,9 +33,9 @@ def anomaly_maps(folder: Path, images: np.ndarray, uniform: np.ndarray, left_rig
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     detection, constants, size = config["detection"], config["map"], images.shape[-1]
-    other = [name for name, value in SUPPORTED.items() if detection[name] != value]
-    if other or config["process"]["noise_kernel"] != "symmetric":
-        raise ValueError(f"this example has only {SUPPORTED} and symmetric noise; export without {other or 'others'}")
+    chosen = {name: detection[name] for name in SUPPORTED} | {"noise_kernel": config["process"]["noise_kernel"]}
+    if chosen != SUPPORTED | {"noise_kernel": "symmetric"}:
+        raise ValueError(f"{folder} was exported with {chosen}; this example has only {SUPPORTED} and symmetric noise")
     encoder, flip_network, decoder = (
         InferenceSession(folder / f"{name}.onnx") for name in ("encoder", "flip_network", "decoder")
     )

@@ -16,7 +16,7 @@ from uad.errors import input_error
 from uad.files import written_whole
 
 PACKAGES = ("onnx", "onnxruntime")
-# The operators' version: from this one on group normalisation, resizing and attention have what the networks use.
+# The version of the operators, which onnxruntime has had since 1.14.
 OPSET = 18
 # The largest difference to PyTorch, as a share of the largest value, or of 1 where that is smaller.
 TOLERANCE = 1e-4

@@ -18,22 +18,21 @@ import torch
 from torch import Tensor
 
 from bernoulli_diffusion.detect import denoising_steps
-from bernoulli_diffusion.flags import DETECTION_PRESETS, add_detection_flags, detection_of
-from bernoulli_diffusion.method import Detection
-from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
+from bernoulli_diffusion.flags import add_detection_flags, detection_of
+from bernoulli_diffusion.method import DETECTION_PRESETS, Detection
 from bernoulli_diffusion.shifts import DECODED, SHIFTS
-from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from uad.checkpoints import versions
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.cli.provenance import command_line
 from uad.data.reading.checks import file_hash
 from uad.data.reading.tissue import AIR
+from uad.detector import TrainedPair, load_pair
 from uad.errors import input_error
 from uad.files import TEMPORARY, remove_leftovers, write_json
 from uad.onnx_export import CHECKED, check_packages, export_network
 from uad.randomness import keyed_generator
-from uad.scores import BALANCE, HALF_BELIEVED, check_polarity, gaussian_weights, sigma_in_pixels
+from uad.scores import BALANCE, HALF_BELIEVED, gaussian_weights, sigma_in_pixels
 
 CONFIG = "config.json"
 FORMAT = 1
@@ -42,7 +41,7 @@ FILES = ("encoder.onnx", "flip_network.onnx", "decoder.onnx")
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that the flags say; model: the stage-1 run, out: folder to write to."""
+    """Everything that the flags say; model: the stage-1 run or a name, out: folder to write to."""
 
     model: Path
     out: Path
@@ -52,7 +51,13 @@ class Request:
 def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
     parser = Flags(__doc__, preset=DETECTION_PRESETS)
-    add(parser, "--model", type=Path, required=True, help="folder of the stage-1 run, with its stage 2 inside")
+    add(
+        parser,
+        "--model",
+        type=Path,
+        required=True,
+        help="folder of the stage-1 run, with its stage 2 inside, or the name of a shipped model, see models/README.md",
+    )
     add(parser, "--out", type=Path, required=True, help="folder to write to, new or empty")
     add_detection_flags(parser)
     return parser
@@ -76,9 +81,9 @@ def check_free(out: Path) -> None:
         raise input_error(out, "a file", expected, remedy)
 
 
-def export_networks(out: Path, autoencoder: TrainedAutoencoder, model: TrainedDiffusion) -> None:
+def export_networks(out: Path, pair: TrainedPair) -> None:
     """Write FILES; they are compared with PyTorch on random images, codes and noise levels."""
-    network, reading = autoencoder.network, autoencoder.reading
+    network, reading, model = pair.autoencoder.network, pair.autoencoder.reading, pair.model
     generator, count = keyed_generator("onnx"), max(CHECKED)
     images = torch.rand(count, reading.n_channels, reading.img_size, reading.img_size, generator=generator)
     codes = (torch.rand(count, *network.code_shape, generator=generator) < 0.5).float()
@@ -93,15 +98,14 @@ def export_networks(out: Path, autoencoder: TrainedAutoencoder, model: TrainedDi
     export_network(decoder, network, decoded, {"code": codes}, "image")
 
 
-def config_of(
-    out: Path, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, detection: Detection
-) -> dict[str, object]:
+def config_of(out: Path, pair: TrainedPair, detection: Detection) -> dict[str, object]:
     """What rebuilds the detection around the networks in `out`, as plain values.
 
     noise_levels: t_0 = L to t_K = 0; shifts: of the copies, down and right in pixels, of which the first
     `decoded_copies` are decoded; gaussian: weights of neighbouring pixels; balance: power of a map's mean that divides
     it; air: what is brighter in any channel is the body, whose middle is the mirror of --compare_sides.
     """
+    autoencoder, model = pair.autoencoder, pair.model
     size, code_shape = autoencoder.reading.img_size, autoencoder.network.code_shape
     half = size // code_shape[-1] // 2
     return {
@@ -134,14 +138,10 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     check_packages()
     check_free(request.out)
-    autoencoder = load_autoencoder(AutoencoderSource(str(request.model)))
-    model = load_model(
-        ModelSource(None, default_log_dir(request.model)), autoencoder.network.code_shape, autoencoder.weights_hash
-    )
-    detection = request.detection.completed(model)
-    check_polarity(detection.polarity, detection.score, autoencoder.reading.n_channels)
-    export_networks(request.out, autoencoder, model)
-    write_json(request.out / CONFIG, config_of(request.out, autoencoder, model, detection))
+    pair = load_pair(request.model)
+    detection = pair.detection(request.detection)
+    export_networks(request.out, pair)
+    write_json(request.out / CONFIG, config_of(request.out, pair, detection))
     print(f"{', '.join(FILES)} and {CONFIG} are in {request.out}; docs/onnx_detection.py shows how to use them")
 
 

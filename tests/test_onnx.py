@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, module, run
+from commands import ROOT, run
 from torch import nn
 
 from bernoulli_diffusion.architecture import Architecture as DiffusionArchitecture
 from bernoulli_diffusion.architecture import Model, Process
 from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion, detector
-from bernoulli_diffusion.model import ModelSource, default_log_dir, load_model
+from bernoulli_diffusion.model import default_log_dir
 from binary_autoencoder.architecture import Architecture
-from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from uad.checkpoints import weights_hash
 from uad.data.reading.facts import TrainingFacts
 from uad.data.reading.settings import Reading
+from uad.detector import load_pair
 from uad.errors import InputError
 from uad.files import read_json
 from uad.onnx_export import export_network
@@ -74,12 +74,6 @@ def saved(path: Path, kind: str, network: nn.Module, config: dict) -> None:
     torch.save({"kind": kind, "step": 1, "config": config, "weights": network.state_dict()}, path)
 
 
-def loaded(folder: Path):
-    autoencoder = load_autoencoder(AutoencoderSource(str(folder)))
-    source = ModelSource(None, default_log_dir(folder))
-    return autoencoder, load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
     """model, other: two models; export: the first one's files."""
@@ -108,8 +102,8 @@ def generators(names: list[str]) -> list[torch.Generator]:
 @pytest.mark.parametrize("count", [1, 3])
 def test_maps_by_the_files_are_pytorchs(runs, example, count, affine):
     """By the project's own process around the three files, and by the example with the same random numbers."""
-    autoencoder, model = loaded(runs / "model")
-    config = read_json(runs / "export" / "config.json")
+    pair = load_pair(runs / "model")
+    autoencoder, model, config = pair.autoencoder, pair.model, read_json(runs / "export" / "config.json")
     detection = Detection(**config["detection"])
     names, images = [f"image_{number}" for number in range(count)], images_of(count)
     detecting = detector(autoencoder.network, model, detection, torch.device("cpu"), "off")
@@ -156,9 +150,9 @@ def test_the_example_runs_without_torch(runs, tmp_path):
 
 
 def test_the_configuration_rebuilds_the_model(runs):
-    autoencoder, model = loaded(runs / "model")
-    config = read_json(runs / "export" / "config.json")
-    assert Detection(**config["detection"]).completed(model).denoise_steps == 1
+    pair = load_pair(runs / "model")
+    autoencoder, model, config = pair.autoencoder, pair.model, read_json(runs / "export" / "config.json")
+    assert Detection(**config["detection"]) == pair.detection(Detection.preset())
     assert Reading(**config["reading"]) == autoencoder.reading
     facts = TrainingFacts.stored(config["facts"])
     assert tuple(facts.channels) == autoencoder.facts.channels == ("t1", "flair")
@@ -198,7 +192,7 @@ def test_what_cannot_be_exported_is_refused(runs, tmp_path, monkeypatch):
         return str(error.value)
 
     model, out = runs / "model", tmp_path / "out"
-    assert "train stage 1" in problems(tmp_path / "none", out)
+    assert "no such folder" in problems(tmp_path / "none", out)
     stage1 = tmp_path / "stage1"
     stage1.mkdir()
     (stage1 / "saved_models").symlink_to(model / "saved_models")
@@ -230,10 +224,3 @@ def test_the_files_take_any_batch_and_state_their_shapes(runs):
     session = onnxruntime.InferenceSession(runs / "export" / "flip_network.onnx")
     shapes = {each.name: each.shape for each in (*session.get_inputs(), *session.get_outputs())}
     assert shapes == {"code": ["N", 8, 8, 8], "t": ["N"], "log_odds": ["N", 8, 8, 8]}
-
-
-def test_the_flags_are_those_of_detection():
-    chosen = [module(script).get_args_parser() for script in (EXPORT, "scripts/detect.py")]
-    words = ["--model", "a", "--out", "b"]
-    exported, detected = (module(EXPORT).detection_of(parser.parse_args(words)) for parser in chosen)
-    assert exported == detected

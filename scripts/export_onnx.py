@@ -105,13 +105,18 @@ def config_of(out: Path, pair: TrainedPair, detection: Detection) -> dict[str, o
     `decoded_copies` are decoded; gaussian: weights of neighbouring pixels; balance: power of a map's mean that divides
     it; air: what is brighter in any channel is the body, whose middle is the mirror of --compare_sides.
     """
-    autoencoder, model = pair.autoencoder, pair.model
-    size, code_shape = autoencoder.reading.img_size, autoencoder.network.code_shape
+    autoencoder, model, reading = pair.autoencoder, pair.model, pair.autoencoder.reading
+    size, code_shape = reading.img_size, autoencoder.network.code_shape
     half = size // code_shape[-1] // 2
     return {
         "format": FORMAT,
         "method": "masked Bernoulli diffusion",
-        "reading": asdict(autoencoder.reading),
+        "reading": {
+            "dataset": reading.dataset,
+            "n_channels": reading.n_channels,
+            "img_size": size,
+            "normalise": reading.normalise,
+        },
         "facts": asdict(autoencoder.facts),
         "code_shape": list(code_shape),
         "process": asdict(model.shape.process) | {"alpha_bar": model.process.alpha_bar.tolist()},

@@ -128,6 +128,12 @@ def test_two_folders_that_cannot_be_told_apart_are_refused(folders):
         method_names([study, study])
 
 
+def test_runs_of_one_method_are_told_apart_by_the_part_of_their_paths_that_differs(tmp_path):
+    studies = [open_study(write_method(tmp_path / seed / "val", "ours", 0.2), "saved") for seed in ("seed1", "seed2")]
+    other = open_study(write_method(tmp_path / "other" / "val", "theirs", 0.2), "saved")
+    assert method_names([studies[0], other, studies[1]]) == ["ours (seed1)", "theirs", "ours (seed2)"]
+
+
 def test_latex_escapes_what_is_special():
     text = latex(Table("Title", ["a_b", "50 %"], [["x & y", "{1}"]]))
     assert r"a\_b & 50 \% \\" in text and r"x \& y & \{1\} \\" in text

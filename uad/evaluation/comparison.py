@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uad.errors import InputError, Problem
+from uad.errors import InputError, Problem, input_error
 from uad.evaluation.clinical import Clinical, Row, difference
 from uad.evaluation.display import for_display
 from uad.evaluation.figures import COLOURS
@@ -38,19 +39,25 @@ class Cost:
 
 
 def method_names(studies: Sequence[Study]) -> list[str]:
-    """The methods' names as the runs give them, with the folder's name where two are the same."""
+    """The methods' names as the runs give them; where several are the same, with what tells their folders apart.
+
+    That is the last part of the paths in which all of them differ: seed1 of seed1/val_diseased beside
+    seed2/val_diseased. Raises InputError where there is none.
+    """
     names = [str(study.folder.run["method"]) for study in studies]
-    folders = [study.folder.folder.resolve() for study in studies]
-    named = [
-        f"{name} ({folder.name})" if names.count(name) > 1 else name
-        for name, folder in zip(names, folders, strict=True)
-    ]
-    if len(set(named)) < len(named):
-        twice = [str(folder) for folder, name in zip(folders, named, strict=True) if named.count(name) > 1]
-        raise InputError(
-            Problem(", ".join(twice), "the same method and folder name", "names that differ", "rename a result folder")
-        )
-    return named
+    folders: dict[str, list[Path]] = {}
+    for name, study in zip(names, studies, strict=True):
+        folders.setdefault(name, []).append(study.folder.folder.resolve())
+    parts = {name: iter(_distinct_parts(same)) for name, same in folders.items() if len(same) > 1}
+    return [f"{name} ({next(parts[name])})" if name in parts else name for name in names]
+
+
+def _distinct_parts(folders: Sequence[Path]) -> list[str]:
+    for parts in zip(*(folder.parts[::-1] for folder in folders), strict=False):
+        if len(set(parts)) == len(parts):
+            return list(parts)
+    named = ", ".join(map(str, folders))
+    raise input_error(named, "the same method and no part of the paths that differs", "names that differ", "rename one")
 
 
 def method_alone(study: Study, name: str) -> Study:

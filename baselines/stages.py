@@ -46,7 +46,7 @@ def evaluator(options: TrainOptions, loss: StageLoss, slices: SliceFolder):
     """The mean loss over --val_dir, with the same randomness for an image every time."""
 
     @torch.no_grad()
-    def evaluate(ema: nn.Module) -> dict[str, float]:
+    def evaluate(_: int, ema: nn.Module) -> dict[str, float]:
         total = 0.0
         for batch in DataLoader(slices, options.batch_size, num_workers=options.workers, collate_fn=collate_slices):
             images = batch["image"].to(loss.device)

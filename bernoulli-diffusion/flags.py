@@ -58,6 +58,7 @@ SIZES = {
         "steps_per_log": 200,
         "steps_per_checkpoint": 10_000,
         "steps_per_save_output": 5000,
+        "steps_per_eval": 1000,
     },
     "small": {
         "num_channels": 64,
@@ -72,6 +73,7 @@ SIZES = {
         "steps_per_log": 25,
         "steps_per_checkpoint": 100,
         "steps_per_save_output": 100,
+        "steps_per_eval": 100,
     },
 }
 # The synthetic lesions that the images of a data set are best learned with; of all others OTHERS.

@@ -42,7 +42,16 @@ from binary_autoencoder.losses import PerceptualLoss, find_vgg16_weights
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.cli.command import command_of
-from uad.cli.data import Opening, add_folder_flags, add_reading_flags, only_shown, opening_of, reading_of, ready
+from uad.cli.data import (
+    HEALTHY_VALIDATION,
+    Opening,
+    add_folder_flags,
+    add_reading_flags,
+    only_shown,
+    opening_of,
+    reading_of,
+    ready,
+)
 from uad.cli.flags import Flags
 from uad.cli.provenance import command_line
 from uad.cli.runtime import add_runtime_flags
@@ -91,7 +100,7 @@ class Stage1:
 def get_args_parser() -> Flags:
     """All flags of stage 1."""
     parser = Flags(__doc__, preset=TRAINING_PRESETS, size=SIZES)
-    add_folder_flags(parser, validation=True, training=True)
+    add_folder_flags(parser, validation=HEALTHY_VALIDATION, training=True)
     add_reading_flags(parser)
     add_variation_flags(parser)
     add_architecture_flags(parser)
@@ -190,7 +199,7 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
     if folders.val_dir:
         held_out = folders.open_validation(reading)
 
-        def evaluate(ema: nn.Module) -> dict[str, float]:
+        def evaluate(_: int, ema: nn.Module) -> dict[str, float]:
             with autocast(options.amp, world.device):
                 return validation_l1(held_out, shown_network(ema), world, options.batch_size)
 

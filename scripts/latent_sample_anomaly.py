@@ -24,6 +24,7 @@ from bernoulli_diffusion.method import DETECTION_PRESETS, Detection, detector
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
+from uad.best import chosen_by_labels
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags
@@ -97,7 +98,12 @@ def run_info(
             "weights_hash": autoencoder.weights_hash,
             "command": autoencoder.command,
         },
-        "model": {"step": model.step, "weights_hash": model.weights_hash, "command": model.command},
+        "model": {
+            "step": model.step,
+            "weights_hash": model.weights_hash,
+            "command": model.command,
+            **({"chosen": model.config["chosen"]["words"]} if "chosen" in model.config else {}),
+        },
         "parameters": sum(p.numel() for network in networks for p in network.parameters()),
         **provenance(autoencoder.reading, request.opening.folders, world),
     }
@@ -108,6 +114,8 @@ def notices(detection: Detection, model: TrainedDiffusion) -> list[str]:
     found = []
     if detection.score == EVIDENCE and not model.config.get("lesion_share"):
         found.append("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
+    if model.config.get("chosen", {}).get("real_labels"):
+        found.append(chosen_by_labels(model.config["chosen"]))
     levels = model.config.get("trained_levels", detection.noise_level)
     if detection.noise_level > levels:
         found.append(

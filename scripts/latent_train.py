@@ -12,6 +12,10 @@ Running the same command again continues from the newest checkpoint. Written to 
 emabld<rate>_<step>.pt (weights for inference), log.jsonl, images/, codes-*/. Decoded images are read
 from the cache of stage 1, see --cache_dir, where there is one.
 
+With --val_dir the EMA weights are judged every --steps_per_eval steps by what they detect in a few of its images:
+val_ap and val_image_auroc in log.jsonl, validation.png with their curve, best.json and best_<step>.pt, the weights with
+the highest AP.
+
 log.jsonl's `ratio` is the loss over the entropy of the noise: 1 means that nothing was learned; ratio_q1..q4 are the
 same for the quarters of the noise levels, weakest noise first.
 """
@@ -38,11 +42,15 @@ from bernoulli_diffusion.flags import (
     renaming_notice,
     stated_model,
 )
+from bernoulli_diffusion.held_out import held_out_images
 from bernoulli_diffusion.latents import LiveViews
+from bernoulli_diffusion.method import Detection
 from bernoulli_diffusion.model import KIND, checkpoint_files, default_log_dir
 from bernoulli_diffusion.objective import DiffusionLoss
+from bernoulli_diffusion.validation import Judging, Validation, validating_detection
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
+from uad.best import best_in_words
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags
@@ -67,6 +75,10 @@ LR = 1e-4
 PICTURES = 8
 # Pictures show the paper's noise level, or the highest one that is trained.
 PICTURE_LEVEL, PICTURE_STEPS = 200, 10
+VALIDATION = (
+    "folder of slices of further patients, on a few of which detection is judged every --steps_per_eval steps: by "
+    "their masks where some have lesions, else with synthetic lesions; see docs/COMMANDS.md"
+)
 # Settings that runs of earlier versions have, with the value that this one's code stands for.
 REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR, "no_code_cache": False}
 
@@ -75,7 +87,8 @@ REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR, "no_code_cache": False}
 class Stage2:
     """Everything that the flags of stage 2 say.
 
-    stated: arguments of the model; resume_checkpoint: the checkpoint to begin with; notice: what to tell the user.
+    stated: arguments of the model; detection: by which the training is judged; resume_checkpoint: the checkpoint to
+    begin with; notice: what to tell the user.
     """
 
     device: str
@@ -83,6 +96,7 @@ class Stage2:
     source: AutoencoderSource
     stated: dict
     codes: CodeTraining
+    detection: Detection
     run: Run
     cuda_graphs: bool
     resume_checkpoint: str | None
@@ -92,11 +106,11 @@ class Stage2:
 def get_args_parser() -> Flags:
     """All flags of stage 2."""
     parser = Flags(__doc__, preset=TRAINING_PRESETS, size=SIZES)
-    add_folder_flags(parser, training=True)
+    add_folder_flags(parser, validation=VALIDATION, training=True)
     add_variation_flags(parser)
     add_model_flags(parser)
     add_code_training_flags(parser)
-    add_run_flags(parser, "<ae_load_dir>/bernoulli_diffusion", str(LR), decays=True)
+    add_run_flags(parser, "<ae_load_dir>/bernoulli_diffusion", str(LR), decays=True, validation=True)
     add_runtime_flags(parser, compile=True, cuda_graphs=True)
     add_autoencoder_flags(parser)
     return parser
@@ -107,10 +121,11 @@ def stage2_of(args: argparse.Namespace) -> Stage2:
     run = run_of(args, args.ema_rate, 1)
     return Stage2(
         device=args.device,
-        opening=opening_of(args),
+        opening=opening_of(args, val_lesions=True),
         source=autoencoder_source(args),
         stated=stated_model(args) | {"dropout": args.dropout},
         codes=code_training_of(args),
+        detection=validating_detection(args.preset),
         run=run.named(str(default_log_dir(args.ae_load_dir or "")), LR),
         cuda_graphs=graphs_of(args),
         resume_checkpoint=args.resume_checkpoint,
@@ -174,6 +189,8 @@ def main(args: argparse.Namespace) -> None:
             steps = training.run()
         if world.is_main:
             print(f"Stage 2: {steps} of {run.options.train_steps} steps done; checkpoints in {training.files.folder}")
+            if best := run.options.eval_every and best_in_words(run.log_dir):
+                print(best)
 
 
 def check_own_folder(log_dir: Path) -> None:
@@ -249,6 +266,7 @@ def build(
         prepare=dataset.prepared if isinstance(dataset, LiveViews) else dict,
         former=former_settings,
         sample=sample,
+        evaluate=evaluator(chosen, run, world, autoencoder, model, config) if options.eval_every else None,
         initial=Path(chosen.resume_checkpoint) if chosen.resume_checkpoint else None,
         check=check,
         command=command_line(),
@@ -256,6 +274,26 @@ def build(
     if chosen.cuda_graphs and recordable(world, options):
         loss.record_graphs(options.batch_size, options.amp)
     return training
+
+
+def evaluator(
+    chosen: Stage2, run: Run, world: World, autoencoder: TrainedAutoencoder, model: Model, config: dict
+) -> Callable[[int, nn.Module], dict[str, float]]:
+    """What judges the weights on --val_dir, in the main process, for which the others wait; that it does is said."""
+    folders, log_dir = chosen.opening.folders, run.log_dir
+
+    def prepared() -> Validation:
+        images = held_out_images(folders.open_validation(autoencoder.reading), config["lesions"])
+        detection = replace(chosen.detection, code_bits=config["code_bits"])
+        model.process.check_level(detection.noise_level, "noise_level")
+        judging = Judging(autoencoder.network, model, config, command_line(), detection, world.device, run.options.amp)
+        new = not checkpoint_files(log_dir, run.options.ema_beta).steps()
+        validation = Validation(judging, images, str(folders.val_dir), log_dir, new)
+        print(f"Judged every {run.options.eval_every} steps on {validation.words}")
+        return validation
+
+    validation = world.on_main(prepared)
+    return lambda step, ema: world.on_main(lambda: validation(step, ema)) or {}
 
 
 def recordable(world: World, options: TrainOptions) -> bool:

@@ -26,7 +26,16 @@ from baselines.parts import part_of, with_parts
 from baselines.stages import StageLoss, evaluator, picture_maker, shuffled_images
 from uad.checkpoints import newest_state, weights_hash
 from uad.cli.command import command_of
-from uad.cli.data import Opening, add_folder_flags, add_reading_flags, only_shown, opening_of, reading_of, ready
+from uad.cli.data import (
+    HEALTHY_VALIDATION,
+    Opening,
+    add_folder_flags,
+    add_reading_flags,
+    only_shown,
+    opening_of,
+    reading_of,
+    ready,
+)
 from uad.cli.flags import Flags, require
 from uad.cli.provenance import command_line
 from uad.cli.runtime import add_runtime_flags, precision_of
@@ -81,7 +90,7 @@ def get_args_parser() -> Flags:
     parser = Flags(__doc__, size=SIZES)
     add_method_flag(parser)
     add_method_training_flags(parser)
-    add_folder_flags(parser, validation=True, training=True)
+    add_folder_flags(parser, validation=HEALTHY_VALIDATION, training=True)
     add_reading_flags(parser)
     add_variation_flags(parser)
     add_run_flags(parser, "logs/<method>_<dataset>", FROM_METHOD, decays=True, validation=True, deferred=FROM_METHOD)

@@ -114,10 +114,7 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
             f"{stage1} --log_dir {out / 'b'} --load_dir {runs / 'ae'} --load_optim",
             f"{stage1} --log_dir {out / 'c'} --perceptual_weight 1 --perceptual_weights {out / 'none.pth'}",
         ],
-        STAGE2: [
-            f"{SMALL_STAGE2} {healthy} --ae_load_dir {runs / 'ae'} --log_dir {out / 'd'} {short} "
-            f"--test_dir {data / 'val_healthy'}"
-        ],
+        STAGE2: [f"{SMALL_STAGE2} {healthy} --ae_load_dir {runs / 'ae'} --log_dir {out / 'd'} {short} {looked_at}"],
         DETECT: [f"{diseased} --ae_load_dir {runs / 'ae'} --out_dir {out / 'e'} {more}" for more in ("", "--dry_run")],
         ANSWER: [
             f"{data / 'val_diseased'} --model {runs / 'ae'} --healthy {data / 'val_healthy'} --out {out / 'r'} {ALONE}"

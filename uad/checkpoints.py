@@ -68,6 +68,30 @@ def weights_hash(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
+def described(kind: str, step: int, config: dict, command: str | None) -> dict:
+    """What every checkpoint says of itself; the arguments are fields of uad.training.Training."""
+    return {
+        "kind": kind,
+        "format": 1,
+        "step": step,
+        "config": config,
+        "versions": versions(),
+        "command": command,
+    }
+
+
+def averaged_weights(state: dict[str, Tensor]) -> dict:
+    """What the light file holds beside its description: the EMA weights, as a state dict, for inference."""
+    return {"weights": state, "weights_hash": weights_hash(state)}
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Write a checkpoint whole; InputError where the disk is full or read-only."""
+    # Written through a file of Python's, whose errors say what the system refused.
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
 def load_checkpoint(path: Path | str) -> dict:
     """Read a checkpoint onto the CPU; an InputError where it is missing, damaged or holds anything but plain data."""
     path = Path(path)
@@ -212,10 +236,8 @@ class CheckpointFiles:
 
         InputError where the disk is full or read-only; what is there stays.
         """
-        for path, content in ((self.ema_path(step), ema), (self.state_path(step), state)):
-            # Written through a file of Python's, whose errors say what the system refused.
-            with written_whole(path) as temporary, temporary.open("wb") as file:
-                torch.save(content, file)
+        save_checkpoint(self.ema_path(step), ema)
+        save_checkpoint(self.state_path(step), state)
 
     def prune(self, step: int, keep: int, keep_every: int) -> None:
         """Delete all but the last `keep` checkpoints up to `step` and those at multiples of `keep_every` (0: none).

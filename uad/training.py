@@ -20,13 +20,13 @@ from tqdm import tqdm
 from uad.averaging import MovingAverage
 from uad.checkpoints import (
     CheckpointFiles,
+    averaged_weights,
     check_same_configuration,
+    described,
     load_initial,
     load_optimizer,
     load_weights,
     newest_state,
-    versions,
-    weights_hash,
 )
 from uad.data.training.loading import StepBatches, training_loader
 from uad.distributed import World
@@ -65,7 +65,7 @@ class Training:
     modules: the plain modules to checkpoint, by name; averaged: the name of the one of which an EMA is kept;
     config: plain values that rebuild the network at inference; settings: plain values that a rerun in the same folder
     must repeat; prepare(batch) makes of a batch, whose tensors are on the device already, what the losses get;
-    sample(step, ema) writes pictures; evaluate(ema) returns numbers to log; initial: another run's
+    sample(step, ema) writes pictures; evaluate(step, ema) returns numbers to log; initial: another run's
     checkpoint to begin with where this run has none, with its optimizer states if `initial_optimizers`;
     former(settings) translates the settings of a checkpoint that an earlier version of the command saved; check() may
     end the run before a step; command: what was typed, for the checkpoints.
@@ -85,7 +85,7 @@ class Training:
     settings: dict
     prepare: Callable[[dict], dict] = dict
     sample: Callable[[int, nn.Module], None] | None = None
-    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    evaluate: Callable[[int, nn.Module], dict[str, float]] | None = None
     initial: Path | None = None
     initial_optimizers: bool = False
     former: Callable[[dict], dict] = dict
@@ -138,7 +138,7 @@ class Training:
                 if done % options.log_every == 0 or done == options.train_steps or stopping:
                     bar.set_postfix({k: f"{v:.4g}" for k, v in log.write(done, self._state_scalars()).items()})
                 if options.eval_every and self.evaluate and done % options.eval_every == 0:
-                    log.write_values(done, self.evaluate(self.ema.module))
+                    log.write_values(done, self.evaluate(done, self.ema.module))
                 if options.sample_every and self.sample and world.is_main and done % options.sample_every == 0:
                     self.sample(done, self.ema.module)
                 if done % options.save_every == 0 or done == options.train_steps or stopping:
@@ -265,14 +265,7 @@ class Training:
                 "finite weights",
                 "lower --lr, or use --amp bf16 or off; nothing was saved, a rerun continues from the last checkpoint",
             )
-        shared = {
-            "kind": self.kind,
-            "format": 1,
-            "step": step,
-            "config": self.config,
-            "versions": versions(),
-            "command": self.command,
-        }
+        shared = described(self.kind, step, self.config, self.command)
         ema_weights = self.ema.module.state_dict()
         state = shared | {
             "settings": self.settings,
@@ -283,8 +276,7 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "skipped_steps": self.skipped_steps,
         }
-        light = shared | {"weights": ema_weights, "weights_hash": weights_hash(ema_weights)}
-        self.files.save(step, state, light)
+        self.files.save(step, state, shared | averaged_weights(ema_weights))
         self.files.prune(step, self.options.keep, self.options.keep_every)
 
     def _restore(self) -> int:

@@ -13,6 +13,8 @@ from uad.distributed import World
 from uad.errors import input_error
 from uad.files import write_text
 
+LOG = "log.jsonl"
+
 
 @dataclass(frozen=True)
 class Fraction:
@@ -64,7 +66,7 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, start: int, world: World, tensorboard: bool):
-        self.path, self.world = folder / "log.jsonl", world
+        self.path, self.world = folder / LOG, world
         self._clear()
         self.board = None
         if not world.is_main:
@@ -117,6 +119,19 @@ class TrainingLog:
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+
+
+def logged(path: Path, names: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of these numbers in a log, by name; lines that were cut off are left out."""
+    points = {name: [] for name in names}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
+    for line in lines:
+        step = _step_of(line)
+        if step < float("inf"):
+            values = json.loads(line)
+            for name in points.keys() & values.keys():
+                points[name].append((step, values[name]))
+    return points
 
 
 def _step_of(line: str) -> float:

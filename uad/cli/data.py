@@ -15,6 +15,7 @@ from uad.data.reading.settings import CHANNELS, DATASETS, IMG_SIZE, Reading
 from uad.distributed import World
 from uad.errors import input_error
 
+HEALTHY_VALIDATION = "folder of healthy slices for --steps_per_eval"
 COMPARED = "accepted, and compared with the checkpoint"
 WHERE_FROM = "(a released checkpoint, which holds weights only, is built from them)"
 THE_CHECKPOINTS = "the checkpoint's"
@@ -118,12 +119,14 @@ class Opening:
     workers: int
 
 
-def add_folder_flags(parser: argparse.ArgumentParser, validation: bool = False, training: bool = False) -> None:
-    """Where the images lie; validation: with --val_dir; training: with --test_dir, and with tables for --split."""
+def add_folder_flags(parser: argparse.ArgumentParser, validation: str | None = None, training: bool = False) -> None:
+    """Where the images lie; validation: with --val_dir, which is this; training: with --test_dir, and with tables for
+    --split.
+    """
     group = parser.add_argument_group("folders")
     add(group, "--data_dir", help=DATA_DIR_HELP, shown="required")
     if validation:
-        add(group, "--val_dir", help="folder of healthy slices for --steps_per_eval", shown="none")
+        add(group, "--val_dir", help=validation, shown="none")
     if training:
         add(group, "--test_dir", help="folder whose patients must not be among the training patients", shown="none")
     add_release_flags(group, tables=training)
@@ -158,15 +161,15 @@ def add_layout_flags(group, flag: str) -> None:
     )
 
 
-def opening_of(args: argparse.Namespace) -> Opening:
-    """What the flags of `add_folder_flags` say."""
+def opening_of(args: argparse.Namespace, val_lesions: bool = False) -> Opening:
+    """What the flags of `add_folder_flags` say; val_lesions: see Folders."""
     val_dir, test_dir = (getattr(args, name, None) for name in ("val_dir", "test_dir"))
     part, table = (args.split, None) if args.split in PARTS else (None, args.split)
     if table is not None and not Path(table).exists():
         expected = f"{', '.join(PARTS)}, or a CSV file of `patient, part`"
         raise input_error("--split", f"{table}, which is no file", expected, "correct the word or the path")
     shared = (args.num_samples, args.patients, table)
-    folders = Folders(args.data_dir, val_dir, test_dir, *shared, part, args.layout, args.contrast)
+    folders = Folders(args.data_dir, val_dir, test_dir, *shared, part, args.layout, args.contrast, val_lesions)
     return Opening(folders, args.check_data, args.dry_run, args.workers)
 
 

@@ -141,9 +141,19 @@ class SliceFolder(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
+    def has_lesion(self, index: int) -> bool:
+        """Whether the label of a slice shows one; of a slice with a mask file that alone is read."""
+        mask = self._masks.get(self.names[index])
+        label = self._raw(index).label if mask is None else read_mask(mask)
+        return label is not None and bool(label.any())
+
+    def _raw(self, index: int) -> RawSlice:
+        name = self.names[index]
+        return read_labelled(self.paths[index], self._masks.get(name), self.n_channels, name in self._empty)
+
     def __getitem__(self, index: int) -> dict:
         name, path = self.names[index], self.paths[index]
-        raw = read_labelled(path, self._masks.get(name), self.n_channels, name in self._empty)
+        raw = self._raw(index)
         size = raw.image.shape[1:]
         item = {
             "image": resize_image(torch.from_numpy(normalised(path, raw, self.normalise)), self.img_size),

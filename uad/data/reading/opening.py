@@ -20,10 +20,10 @@ from uad.errors import InputError, Problem, input_error, missing_flag
 class Folders:
     """The folders of a command.
 
-    data_dir: the images; val_dir: healthy ones to validate on; test_dir: its patients must not be in data_dir;
-    num_samples: only so many images of data_dir and val_dir, evenly spread (0: all); patients: table of the patients,
-    see read_patients; split: table of the parts that patients belong to, see read_split; part, layout, contrast: where
-    data_dir is a release, what of it is read, see Released.
+    data_dir: the images; val_dir: those to validate on, healthy ones unless val_lesions; test_dir: its patients must
+    not be in data_dir; num_samples: only so many images of data_dir and val_dir, evenly spread (0: all); patients:
+    table of the patients, see read_patients; split: table of the parts that patients belong to, see read_split; part,
+    layout, contrast: where data_dir is a release, what of it is read, see Released.
     """
 
     data_dir: str | None
@@ -35,6 +35,7 @@ class Folders:
     part: str | None = None
     layout: str | None = None
     contrast: str | None = None
+    val_lesions: bool = False
 
     def __post_init__(self):
         """InputError for a number that means nothing, and for flags of a release without its part."""
@@ -92,7 +93,8 @@ def open_slices(
 def check_folders(folders: Folders, reading: Reading, batch_size: int | None, healthy: bool, workers: int) -> list[str]:
     """Check all folders and tables; one InputError with all their problems, else a line on each folder.
 
-    batch_size: at least so many images are needed in data_dir; healthy: lesions there are a problem.
+    batch_size: at least so many images are needed in data_dir; healthy: lesions there are a problem, as they are in
+    val_dir unless it may have them.
     """
     if folders.data_dir is None:
         raise InputError(missing_flag("data_dir"))
@@ -105,7 +107,10 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
         split = read_split(folders.split) if folders.split else None
     how = {"n_channels": reading.n_channels, "img_size": reading.img_size, "normalise": reading.normalise}
     how |= {"workers": max(1, workers), "patients": patients}
-    for folder, needed, is_healthy in ((folders.images, batch_size, healthy), (folders.val_dir, None, True)):
+    for folder, needed, is_healthy in (
+        (folders.images, batch_size, healthy),
+        (folders.val_dir, None, not folders.val_lesions),
+    ):
         if folder is not None:
             with _collecting(problems):
                 summaries.append(str(check_folder(folder, **how, batch_size=needed, healthy=is_healthy)))

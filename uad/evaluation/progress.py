@@ -1,0 +1,57 @@
+"""How well a training detects by now: numbers of maps in memory, and their curve over the steps."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from uad.best import AP, IMAGE_AUROC
+from uad.evaluation import metrics
+from uad.evaluation.figures import COLOURS
+from uad.scores import image_score
+
+# What the numbers are called in a figure.
+CURVES = {AP: "AP of pixels", IMAGE_AUROC: "image AUROC"}
+
+
+def separation(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """AP over the pixels of all images together, and image AUROC, as the clinical protocol gives them for slices that
+    are scored by themselves, by AP and IMAGE_AUROC; what is undefined, for want of a kind of images, is left out.
+
+    maps: (N, S, S), finite; masks: (N, S, S) bool, an image is diseased where its mask has a lesion.
+    """
+    bins = metrics.float16_bins(maps, metrics.float16_scale(float(np.abs(maps).max())))
+    ranks = np.unique([image_score(each) for each in maps], return_inverse=True)[1]
+    diseased = masks.any((1, 2))
+    numbers = {
+        AP: metrics.average_precision(*_tallies(bins, masks, metrics.N_BINS)),
+        IMAGE_AUROC: metrics.auroc(*_tallies(ranks, diseased, len(ranks))),
+    }
+    return {name: float(number) for name, number in numbers.items() if math.isfinite(number)}
+
+
+def _tallies(bins: np.ndarray, positive: np.ndarray, count: int) -> list[metrics.Tally]:
+    """Those of the positives and of all others."""
+    return [metrics.tally(np.bincount(bins[kind], minlength=count)) for kind in (positive, ~positive)]
+
+
+def progress_figure(points: Mapping[str, Sequence[tuple[int, float]]], best: int | None, judged_on: str) -> Figure:
+    """AP and image AUROC over the steps; points: by the names of CURVES; best: the step whose weights are kept,
+    if any; judged_on: the images, in words.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, label), colour in zip(CURVES.items(), COLOURS, strict=False):
+        if points.get(name):
+            axes.plot(*zip(*points[name], strict=True), marker="o", ms=3, lw=1.5, color=colour, label=label)
+    if best is not None:
+        axes.axvline(best, color="0.6", lw=0.8, ls=":", label=f"best AP: step {best:,}")
+    axes.set(xlabel="step", ylabel="AP, image AUROC", ylim=(0, 1.01))
+    axes.set_title(judged_on, fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.grid(color="0.92", lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    return figure

@@ -91,7 +91,7 @@ def detect_folder(
             seconds = (time.perf_counter() - start) / len(images)
             cost = {"seconds": seconds, "peak_memory_mib": peak_memory_mib(world.device)}
             places = zip(batch["index"].tolist(), batch["affine"], strict=True)
-            records = [cost | _known(slices, index, affine.numpy()) for index, affine in places]
+            records = [cost | known_of(slices, index, affine.numpy()) for index, affine in places]
             save(_save, writer, batch, result, records, writers.map)
             bar.update(len(images))
     bar.close()
@@ -146,7 +146,7 @@ def peak_memory_mib(device: torch.device) -> float:
     return int(status["VmHWM"].removesuffix("kB")) / 2**10
 
 
-def _known(slices: SliceFolder, index: int, affine: np.ndarray) -> dict[str, float]:
+def known_of(slices: SliceFolder, index: int, affine: np.ndarray) -> dict[str, float]:
     """What evaluation has to know of an image: how far the slices of its scan are apart, where the file says it, and
     whether it is diseased, where a release does.
     """

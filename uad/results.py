@@ -30,6 +30,8 @@ FORMAT = 1
 ALL, MAPS = KEPT = ("all", "maps")
 # Where an image's record says whether it is diseased, 1 or 0, if its place in a release does.
 DISEASED_KEY = "diseased"
+# Where run.json says which file the values of flags came from, which stand there themselves.
+SETTINGS_KEY = "settings_from"
 # Keys of run.json, at any depth, that may differ when a run is continued: none of them changes a result.
 VOLATILE_KEYS = frozenset(
     {
@@ -43,6 +45,7 @@ VOLATILE_KEYS = frozenset(
         "num_workers",
         "local_rank",
         "parameters",
+        SETTINGS_KEY,
     }
 )
 # A slice is written within a second: a temporary file that is older than this was left by a process that died.
@@ -122,7 +125,7 @@ class ResultWriter:
         path = self.folder / "run.json"
         if path.exists():
             # Folders of earlier versions do not say what they keep: all.
-            _check_same_run(path, {"save": ALL, **read_json(path)}, run, volatile)
+            check_same_run(path, {"save": ALL, **read_json(path)}, run, volatile)
             for kind in filter(Path.is_dir, self.folder.iterdir()):
                 remove_leftovers(kind, LEFTOVER_SECONDS)
         else:
@@ -192,9 +195,12 @@ class ResultFolder:
     """Reads a result folder.
 
     .run: contents of run.json; .names: complete images, sorted; .incomplete: images that were begun but
-    have no record; .has_inputs: whether images and reconstructions can be loaded.
+    have no record; .has_inputs: whether images and reconstructions can be loaded; .has_neighbours: whether maps may be
+    averaged across the slices of a scan.
     Raises InputError when the folder is missing, is no result folder, or holds no complete image.
     """
+
+    has_neighbours = True
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
@@ -302,7 +308,10 @@ def newest_result_folder(root: Path | str) -> Path:
     return max(runs, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
 
 
-def _check_same_run(path: Path, old: dict, new: dict, volatile: frozenset[str]) -> None:
+def check_same_run(path: Path, old: dict, new: dict, volatile: frozenset[str] = VOLATILE_KEYS) -> None:
+    """Raises InputError that names every key in which the file of a run that is continued differs from what would be
+    written now, but for the volatile ones.
+    """
     before, now = flattened(old, volatile), flattened(new, volatile)
     problems = [
         Problem(

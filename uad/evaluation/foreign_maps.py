@@ -30,13 +30,14 @@ class Contents:
 
 
 class MapFolder:
-    """A folder of maps, with the interface of uad.results.ResultFolder; there are no inputs.
+    """A folder of maps, with the interface of uad.results.ResultFolder; there are no inputs, and each slice
+    is by itself.
 
     .run: where the maps and the labels lie, how many files there are, how many of them were paired by index, and of how
     many the table names the patient; .names: of slices, and `<volume>_<slice>` of volumes; .incomplete: empty.
     """
 
-    has_inputs = False
+    has_inputs = has_neighbours = False
 
     def __init__(
         self,

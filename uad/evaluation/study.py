@@ -40,7 +40,7 @@ class Neighbour(NamedTuple):
 class Study:
     """A result folder, what to score in it, and masks kept elsewhere (name -> file).
 
-    folder: a ResultFolder, or a folder of maps with its interface, see uad.evaluation.foreign_maps; near: slice -> the
+    folder: a ResultFolder, or what has its interface, see uad.evaluation.foreign_maps and held_maps; near: slice -> the
     slices of its scan with their weights, where maps are averaged across slices, see with_neighbours.
     """
 
@@ -138,7 +138,7 @@ def with_neighbours(studies: Sequence[Study], sigma: float) -> list[Study]:
 
     sigma: of the Gaussian in millimetres, see uad.neighbours; 0, and studies of maps made elsewhere, stay as they are.
     """
-    if not sigma or not all(isinstance(study.folder, ResultFolder) for study in studies):
+    if not sigma or not all(study.folder.has_neighbours for study in studies):
         return list(studies)
     folders = {name: study.folder for study in studies for name in study.names}
     first = {scan_of(name): name for name in folders}

@@ -1,17 +1,18 @@
 """The parser of every command: no abbreviations, defaults in rows of tables, help that shows what holds.
 
-A flag's default may come from a row of a table that another flag chooses (`--preset`, `--size`). A flag that a stage
-only compares with a checkpoint has the default None: it says nothing unless it is given.
+A flag's default may come from a row of a table that another flag chooses (`--preset`, `--size`), or from a file that
+one names (`--settings`). A flag that a stage only compares with a checkpoint has the default None: it says nothing
+unless it is given.
 """
 
 import argparse
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 
 from uad.cli.command import fail, first_process
-from uad.errors import InputError, missing_flag
+from uad.errors import InputError, input_error, missing_flag
 
 # What stands between a flag's help and its default.
 DEFAULT = " (default: "
@@ -31,22 +32,35 @@ class Flags(argparse.ArgumentParser):
     def __init__(self, description: str, **tables: Mapping[str, Mapping]):
         super().__init__(description=description, allow_abbrev=False)
         self.tables = tables
+        self.readers: dict[str, Callable[[str], Mapping]] = {}
         for name, table in tables.items():
             add(self, f"--{name}", default=next(iter(table)), choices=tuple(table), help=ROWS_HELP)
 
+    def read_defaults(self, name: str, read: Callable[[str], Mapping]) -> None:
+        """Have the flag `name`, which names a file, choose defaults: read gives those of the file."""
+        self.readers[name] = read
+
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse does, with the defaults of the chosen rows."""
+        """As argparse does, with the defaults of the chosen rows and files; InputError for a file that cannot be used,
+        and for both a row and a file."""
         self.choose_rows(args)
         return super().parse_known_args(args, namespace)
 
     def choose_rows(self, args: Sequence[str] | None) -> None:
-        """Take the defaults of the rows that the words of a command line choose."""
+        """Take the defaults of the rows and files that the words of a command line choose."""
+        chosen = {name: _chosen(name, args) for name in (*self.tables, *self.readers)}
         for name, table in self.tables.items():
-            chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-            chooser.add_argument(f"--{name}", default=self.get_default(name))
-            # An unknown row, or none, changes nothing here and is refused below.
-            with suppress(argparse.ArgumentError):
-                self.default_to(table.get(getattr(chooser.parse_known_args(args)[0], name), {}))
+            # An unknown row changes nothing here and is refused below.
+            row = self.get_default(name) if chosen[name] is None else chosen[name]
+            self.default_to(table.get(row, {}))
+        for name, read in self.readers.items():
+            if chosen[name] is None:
+                continue
+            for other in self.tables:
+                if chosen[other] is not None:
+                    found = f"{chosen[name]}, with --{other} {chosen[other]}"
+                    raise input_error(f"--{name}", found, "one of the two: both choose defaults", "leave one out")
+            self.default_to(read(chosen[name]))
 
     def default_to(self, values: Mapping) -> None:
         """Give flags other defaults, and show these in their help."""
@@ -79,6 +93,15 @@ class Flags(argparse.ArgumentParser):
                 about = [f"  {group.description}"] if group.description else []
                 blocks.append("\n".join([f"{group.title}:", *about, *map(_explained, shown)]))
         return "\n\n".join(blocks) + "\n"
+
+
+def _chosen(name: str, args: Sequence[str] | None) -> str | None:
+    """What the words of a command line give the flag; None where it is not there, or without a value."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    chooser.add_argument(f"--{name}")
+    with suppress(argparse.ArgumentError):
+        return getattr(chooser.parse_known_args(args)[0], name)
+    return None
 
 
 def _explained(action: argparse.Action) -> str:

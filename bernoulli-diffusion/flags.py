@@ -1,6 +1,7 @@
 """Flags of the Bernoulli diffusion model: chosen in stage 2, compared with its checkpoint in detection."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from bernoulli_diffusion.method import (
 )
 from bernoulli_diffusion.model import ModelSource, default_log_dir
 from bernoulli_diffusion.process import NOISE_KERNELS, NOISE_SCHEDULES
+from bernoulli_diffusion.settings import ChosenSettings, read_settings
 from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
 from uad.cli.data import THE_CHECKPOINTS, compared_group
-from uad.cli.flags import add, given, number_or_all
+from uad.cli.flags import Flags, add, given, number_or_all
 from uad.cli.inference import add_sides_flag
 from uad.data.training.lesions import RECIPES
+from uad.distributed import World
 from uad.errors import input_error
+from uad.results import SETTINGS_KEY
 from uad.scores import SCORES
 
 # `recommended` is what the measurements in docs/notebook favour, `paper` the paper's own choice.
@@ -43,6 +47,8 @@ TRAINING_PRESETS = {
         "optimizer": "adam",
     },
 }
+# P where no other is chosen, and the values that a grid has by default.
+PROB_THRESHOLD, PROB_THRESHOLDS = 0.5, (0.3, 0.5, 0.7)
 # `paper` is the paper's network, `small` one that minutes on a CPU train on codes of 16 x 16 positions.
 SIZES = {
     "paper": {
@@ -237,17 +243,28 @@ def model_source(args: argparse.Namespace) -> ModelSource:
     return ModelSource(args.model_path, folder, stated_model(args))
 
 
-def add_detection_flags(parser: argparse.ArgumentParser) -> None:
-    """The masked denoising and the map."""
+def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> None:
+    """The masked denoising and the map; grid: L, P and K each take several values, see grid_flags.py."""
     group = parser.add_argument_group("masked denoising")
-    add(group, "--noise_level", type=int, default=200, help="L, steps of noise that are added and taken away")
-    add(group, "--prob_threshold", type=float, default=0.5, help="P, flip probability above which a bit may change")
+    several = {"nargs": "+"} if grid else {}
+    threshold = PROB_THRESHOLDS if grid else PROB_THRESHOLD
+    level = "L, steps of noise that are added and taken away"
+    add(group, "--noise_level", type=int, default=200, help=level, **several)
+    add(
+        group,
+        "--prob_threshold",
+        type=float,
+        default=threshold,
+        help="P, flip probability above which a bit may change",
+        **several,
+    )
     add(
         group,
         "--denoise_steps",
         type=int,
         help="K, steps from L to 0, shorter ones where the noise is weak",
         shown=f"1 up to L = {ONE_STEP_LEVEL}, beyond that {ENOUGH_STEPS}; with --preset paper L, every step",
+        **several,
     )
     add(
         group,
@@ -270,14 +287,47 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
     add_sides_flag(group)
 
 
+def add_settings_flag(parser: Flags) -> None:
+    """--settings, for a parser with the flags of `add_detection_flags`."""
+    add(
+        parser,
+        "--settings",
+        help="settings.json of scripts/sweep.py, for the same networks: the values of the flags of the masked "
+        "denoising; a flag that is given goes before",
+        shown="none",
+    )
+    parser.read_defaults("settings", lambda path: read_settings(path).flags)
+
+
+def chosen_settings(args: argparse.Namespace) -> ChosenSettings | None:
+    """What the file of --settings says, None without the flag."""
+    return read_settings(args.settings) if args.settings else None
+
+
+def told_settings(settings: ChosenSettings | None, data_hash: Callable[[], str | None], world: World) -> dict:
+    """For run.json: the file of the settings, if there is one, and a notice, which is said, where they were chosen on
+    the images with this hash; None: of images that cannot be those.
+    """
+    if settings is None:
+        return {}
+    facts = settings.facts(world.told_by_main(world.on_main(data_hash)))
+    if world.is_main and "notice" in facts:
+        print(facts["notice"])
+    return {SETTINGS_KEY: facts}
+
+
 def detection_of(args: argparse.Namespace) -> Detection:
     """What the flags of `add_detection_flags` say; InputError for values that mean nothing."""
-    steps = args.denoise_steps
+    return detection_with(args, args.noise_level, args.prob_threshold, args.denoise_steps)
+
+
+def detection_with(args: argparse.Namespace, level: int, threshold: float, steps: int | None) -> Detection:
+    """The flags with these values of L, P and K, which is None for the preset's."""
     if steps is None:
-        steps = default_steps(args.noise_level, args.preset)
+        steps = default_steps(level, args.preset)
     return Detection(
-        noise_level=args.noise_level,
-        prob_threshold=args.prob_threshold,
+        noise_level=level,
+        prob_threshold=threshold,
         denoise_steps=steps,
         shifts=args.shifts,
         code_bits=args.code_bits,

@@ -16,7 +16,7 @@ from uad.cuda_graphs import GraphedInference
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
-from uad.scores import SCORES, anomaly_map
+from uad.scores import EVIDENCE, SCORES, anomaly_map
 
 CODE_BITS = ("threshold", "sample")
 # `recommended` is what the measurements in docs/notebook favour, `fast` the same of one copy of an image, `paper` the
@@ -86,6 +86,21 @@ class Detection:
         """
         model.shape.process.check_level(self.noise_level, "noise_level")
         return replace(self, code_bits=self.code_bits or model.config["code_bits"])
+
+
+def notices(detection: Detection, model: TrainedDiffusion) -> list[str]:
+    """What to know where a model was not trained for what is asked of it."""
+    found = []
+    if detection.score == EVIDENCE and not model.config.get("lesion_share"):
+        found.append("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
+    levels = model.config.get("trained_levels", detection.noise_level)
+    if detection.noise_level > levels:
+        found.append(
+            f"This model learned noise of up to {levels} steps and does not know that of --noise_level "
+            f"{detection.noise_level}: leave the flag out, or train stage 2 with --train_noise_levels "
+            f"{detection.noise_level} or --preset paper."
+        )
+    return found
 
 
 class MaskedBernoulliDiffusion:

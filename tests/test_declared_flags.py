@@ -120,6 +120,10 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
             f"{data / 'val_diseased'} --model {runs / 'ae'} --healthy {data / 'val_healthy'} --out {out / 'r'} {ALONE}"
         ],
         "scripts/export_onnx.py": [f"--model {runs / 'ae'} --out {out / 't'}"],
+        "scripts/sweep.py": [
+            f"{diseased} --healthy_dir {data / 'val_healthy'} --ae_load_dir {runs / 'ae'} --noise_level 2 3 "
+            f"--prob_threshold 0.5 --out_dir {out / 'u'} --bootstrap 5"
+        ],
         "scripts/make_overview.py": [f"{diseased} --ae_load_dir {runs / 'ae'} --out {out / 'overview.png'}"],
         TRAIN_BASELINE: [
             f"--method anoddpm --size small --img_size {SIZE} --n_channels 2 --normalise none {healthy} {looked_at} "
@@ -207,7 +211,7 @@ SCRIPTS = (
     STAGE1, STAGE2, DETECT, ANSWER, TRAIN_BASELINE, SAMPLE_BASELINE, EVALUATE,
     "scripts/make_overview.py", "scripts/sample_trivial.py", "scripts/compare.py", "scripts/prepare_mri.py",
     "scripts/prepare_oct.py", "scripts/make_phantoms.py", "scripts/demo.py", "scripts/compare_demo.py",
-    "scripts/cross_validate.py", "scripts/pack_model.py", "scripts/export_onnx.py",
+    "scripts/cross_validate.py", "scripts/pack_model.py", "scripts/export_onnx.py", "scripts/sweep.py",
 )  # fmt: skip
 
 

@@ -35,6 +35,13 @@ class Scoring:
 def add_evaluation_flags(parser: Flags) -> None:
     """Masks, neighbours, bootstrap and processes."""
     add(parser, "--labels", help="folder of masks, for results that hold none", shown="none")
+    add_clinical_flags(parser)
+    add(parser, "--seed", type=int, default=0, help="of the bootstrap")
+    add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
+
+
+def add_clinical_flags(parser: Flags) -> None:
+    """Neighbours and bootstrap."""
     add(
         parser,
         "--neighbours",
@@ -45,8 +52,6 @@ def add_evaluation_flags(parser: Flags) -> None:
         "by itself",
     )
     add(parser, "--bootstrap", type=int, default=1000, help="resamples of patients for the intervals")
-    add(parser, "--seed", type=int, default=0, help="of the bootstrap")
-    add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
 
 
 def add_threshold_flag(parser: Flags) -> None:
@@ -80,9 +85,16 @@ def thresholds_of(args: Namespace) -> tuple[float, ...] | None:
 
 def scoring_of(args: Namespace, neighbours: float = SIGMA) -> Scoring:
     """What the flags say; neighbours: where the flag is not given. InputError for numbers out of range."""
-    numbers = {name: getattr(args, name) for name in ("bootstrap", "seed", "workers")}
+    further = {name: getattr(args, name) for name in ("seed", "workers")}
+    check_values((f"--{name}", number, "0 or more", number >= 0) for name, number in further.items())
+    return Scoring(args.labels, *clinical_of(args, neighbours), **further)
+
+
+def clinical_of(args: Namespace, neighbours: float = SIGMA) -> tuple[float, int]:
+    """Neighbours and resamples, as in Scoring, by the flags of `add_clinical_flags`; InputError as scoring_of."""
+    numbers = {"bootstrap": args.bootstrap}
     numbers["neighbours"] = neighbours if args.neighbours is None else args.neighbours
     checks = [(f"--{name}", number, "0 or more", number >= 0) for name, number in numbers.items()]
     far = numbers["neighbours"] > MOST_NEIGHBOURS
     check_values([*checks, ("--neighbours", numbers["neighbours"], f"at most {MOST_NEIGHBOURS:g}", not far)])
-    return Scoring(args.labels, **numbers)
+    return numbers["neighbours"], numbers["bootstrap"]

@@ -103,7 +103,7 @@ def precision_of(
     return chosen
 
 
-def amp_of_results(out_dir: Path) -> str | None:
-    """The precision that a result folder was begun with, None for a new one."""
-    path = out_dir / "run.json"
+def amp_of_results(out_dir: Path, name: str = "run.json") -> str | None:
+    """The precision that a result folder was begun with, None for a new one; name: of the file that says it."""
+    path = out_dir / name
     return read_json(path).get("amp") if path.is_file() else None

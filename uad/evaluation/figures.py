@@ -16,10 +16,10 @@ MAX_POINTS = 2000
 
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a figure as PNG, whole."""
+    """Write a figure whole, in the format that the path's ending names."""
     FigureCanvasAgg(figure)
     with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi)
 
 
 def roc_figure(rows: Mapping[str, Row]) -> Figure | None:

@@ -1,0 +1,122 @@
+"""One pair of networks with many settings of the masked denoising, on images whose codes are made once.
+
+Settings of one L run together, batch by batch: they begin with the same noisy codes, so that the first network
+evaluation, which is the only one for K = 1, is theirs in common, and so is what the autoencoder alone makes of an
+image. The maps are bit for bit those of detection with each setting by itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bernoulli_diffusion.codes import pack
+from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion
+from uad.application.judging import Judge
+from uad.evaluation.held_maps import HeldImages
+
+
+class KeptCodes:
+    """An encoder that encodes an image in the first pass over all images, and later gives what it gave then.
+
+    Of codes that are thresholded the bits are kept, packed to K h w / 8 bytes for each shifted copy of an image; of
+    those that are drawn, the probabilities as the encoder gives them, since every setting draws its own.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], code_bits: str):
+        self._encode, self._packs = encode, code_bits == "threshold"
+        self._kept: dict[tuple[int, int], tuple[np.ndarray, torch.Size, tuple[int, ...]] | Tensor] = {}
+        self.begin(0)
+
+    def begin(self, batch: int) -> None:
+        """Say which batch comes next; its shifted copies are encoded in their order."""
+        self._batch, self._copy = batch, 0
+        # The code of the first copy, which is not shifted.
+        self.own = torch.empty(0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Bit probabilities (N, K, h, w) of the next copy (N, C, S, S), or bits in {0, 1} where these are kept."""
+        key = self._batch, self._copy
+        if key not in self._kept:
+            probability = self._encode(images)
+            # The order in memory is kept, too: kernels, and with them rounding, are chosen by it.
+            layout = probability.shape, probability.stride()
+            self._kept[key] = (pack(probability > 0.5), *layout) if self._packs else probability.cpu()
+        code = self._unpacked(key).to(images.device)
+        if self._copy == 0:
+            self.own = code
+        self._copy += 1
+        return code
+
+    def _unpacked(self, key: tuple[int, int]) -> Tensor:
+        if not self._packs:
+            return self._kept[key]
+        rows, shape, strides = self._kept[key]
+        bits = np.unpackbits(rows, axis=1, count=shape[1:].numel())
+        return torch.empty_strided(shape, strides).copy_(torch.from_numpy(bits).reshape(shape))
+
+
+class Remembered:
+    """A function of tensors that is called once for equal arguments, where these are worth remembering."""
+
+    def __init__(self, function: Callable[..., Tensor], worth: Callable[..., bool]):
+        self._function, self._worth = function, worth
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, with the next batch."""
+        self._known: list[tuple[tuple[Tensor, ...], Tensor]] = []
+
+    def __call__(self, *shown: Tensor) -> Tensor:
+        """What the function gives."""
+        if not self._worth(*shown):
+            return self._function(*shown)
+        for known, found in self._known:
+            if all(map(torch.equal, known, shown)):
+                return found
+        found = self._function(*shown)
+        self._known.append((shown, found))
+        return found
+
+
+class GridDetector:
+    """Maps of held images by a detector's networks, for any L, P and K.
+
+    base: the detector, whose other settings hold for all; device, batch_size, seed: as in detection over a folder,
+    whose maps these are.
+    """
+
+    def __init__(
+        self, base: MaskedBernoulliDiffusion, held: HeldImages, device: torch.device, batch_size: int, seed: int
+    ):
+        self.base, self.held = base, held
+        self.device, self.batch_size, self.seed = device, batch_size, seed
+        self._codes = KeptCodes(base.encode, base.code_bits)
+
+    def maps(self, detections: Sequence[Detection], advance: Callable[[int], None] = lambda done: None) -> np.ndarray:
+        """Anomaly maps (D, N, S, S) float32, 4 S^2 bytes each, of settings with one L.
+
+        detections: differ from the base's settings in L, P and K only; advance: is told how many maps are done.
+        """
+        held, level = self.held, detections[0].noise_level
+        codes = self._codes
+        network = Remembered(self.base.network, lambda z_t, t: int(t[0]) == level)
+        decode = Remembered(self.base.decode, lambda code: torch.equal(code, codes.own))
+        methods = [self._method(detection, decode, network) for detection in detections]
+        maps = np.empty((len(detections), len(held.names), *held.images.shape[-2:]), np.float32)
+        for start in range(0, len(held.names), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            network.forget()
+            decode.forget()
+            for number, (detection, method) in enumerate(zip(detections, methods, strict=True)):
+                codes.begin(start)
+                judge = Judge(method, self.device, self.batch_size, self.seed, detection.compare_sides)
+                maps[number, part] = judge(held.images[part], held.names[part], held.affines[part], advance).maps
+        return maps
+
+    def _method(self, detection: Detection, decode: Callable, network: Callable) -> MaskedBernoulliDiffusion:
+        chosen = asdict(detection)
+        del chosen["compare_sides"]
+        return MaskedBernoulliDiffusion(self._codes, decode, network, self.base.process, amp=self.base.amp, **chosen)

@@ -1,0 +1,101 @@
+"""Settings of detection that a sweep chose: what they are, for which networks, and on which images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bernoulli_diffusion.method import CODE_BITS
+from bernoulli_diffusion.shifts import SHIFTS
+from uad.errors import InputError, Problem, input_error
+from uad.files import read_json
+from uad.scores import SCORES
+
+KIND, FORMAT = "settings of masked Bernoulli diffusion", 1
+EXPECTED = "a settings.json that scripts/sweep.py has written"
+# What the values of the flags, the fields of Detection, have to be; ranges are checked where flags are.
+VALUES = {
+    "noise_level": lambda value: type(value) is int,
+    "prob_threshold": lambda value: type(value) in (int, float),
+    "denoise_steps": lambda value: type(value) is int,
+    "shifts": lambda value: value in tuple(SHIFTS),
+    "code_bits": lambda value: value in CODE_BITS,
+    "score": lambda value: value in SCORES,
+    "polarity": lambda value: value is None or (isinstance(value, list) and all(sign in (-1, 0, 1) for sign in value)),
+    "compare_sides": lambda value: isinstance(value, bool),
+}
+
+
+@dataclass(frozen=True)
+class ChosenSettings:
+    """What a settings file says.
+
+    flags: those of detection, by name; autoencoder, model: hashes of the weights that they were chosen for; hashes: of
+    the folders of images that they were chosen on, see uad.data.reading.checks.data_hash.
+    """
+
+    path: Path
+    flags: dict
+    autoencoder: str
+    model: str
+    hashes: tuple[str, ...]
+
+    def check_networks(self, autoencoder: str, model: str) -> None:
+        """An InputError for every network with other weights than those that the settings were chosen for."""
+        problems = [
+            Problem(
+                f"{self.path}, {name}",
+                f"settings chosen for weights {stated}",
+                f"{loaded}, those of the {name} that is used",
+                "name the checkpoints that the settings were chosen for, or sweep anew with these",
+            )
+            for name, stated, loaded in (("autoencoder", self.autoencoder, autoencoder), ("model", self.model, model))
+            if stated != loaded
+        ]
+        if problems:
+            raise InputError(problems)
+
+    def facts(self, data_hash: str | None) -> dict:
+        """For run.json: the file, and a notice where the images with this hash are those of the choice; None where the
+        images are none that could be."""
+        facts = {"file": str(self.path)}
+        if data_hash in self.hashes:
+            facts["notice"] = (
+                f"The settings in {self.path} were chosen on these very images: what is measured on them is better "
+                "than on others."
+            )
+        return facts
+
+
+def settings_content(flags: Mapping, autoencoder: str, model: str, chosen_on: Mapping, explanation: Mapping) -> dict:
+    """What a settings file holds; chosen_on: with `data_hash` and, of healthy images, `healthy_hash`."""
+    return {
+        "kind": KIND,
+        "format": FORMAT,
+        "flags": dict(flags),
+        "autoencoder": autoencoder,
+        "model": model,
+        "chosen_on": dict(chosen_on),
+        "explanation": dict(explanation),
+    }
+
+
+def read_settings(path: Path | str) -> ChosenSettings:
+    """Read a settings file; InputError where it is missing, damaged or of another kind, with everything wrong in it."""
+    path = Path(path)
+    if not path.is_file():
+        raise input_error(path, "no such file", EXPECTED, "correct the path")
+    content = read_json(path)
+    if content.get("kind") != KIND or content.get("format") != FORMAT:
+        found = f"{content.get('kind', 'unknown content')}, format {content.get('format')}"
+        raise input_error(path, found, f"{KIND}, format {FORMAT}: {EXPECTED}", "name another file")
+    flags, chosen_on = (content.get(key) for key in ("flags", "chosen_on"))
+    if not isinstance(flags, dict) or not isinstance(chosen_on, dict):
+        raise input_error(path, "no flags, or nothing of the images", EXPECTED, "sweep anew")
+    unknown = [f"{name} in flags" for name in sorted(flags.keys() ^ VALUES.keys())]
+    wrong = [f"{name} = {flags[name]!r}" for name, fits in VALUES.items() if name in flags and not fits(flags[name])]
+    lacking = [name for name in ("autoencoder", "model") if not isinstance(content.get(name), str)]
+    if unknown or wrong or lacking:
+        found = "; ".join([*(f"missing or unknown: {name}" for name in [*unknown, *lacking]), *wrong])
+        raise input_error(path, found, EXPECTED, "sweep anew, or pass the flags themselves")
+    hashes = tuple(chosen_on[key] for key in ("data_hash", "healthy_hash") if chosen_on.get(key))
+    return ChosenSettings(path, flags, content["autoencoder"], content["model"], hashes)

@@ -1,0 +1,346 @@
+"""Noise level L and flip-probability threshold P on one set of images: every combination scored, and one chosen.
+
+    python scripts/sweep.py --data_dir data/brats/val_diseased --healthy_dir data/brats/val_healthy \\
+        --ae_load_dir logs/binaryae_brats --noise_level 5 10 20 50 --prob_threshold 0.3 0.5 0.7 --out_dir sweep
+    python scripts/latent_sample_anomaly.py --settings sweep/settings.json --data_dir data/brats/test ...
+
+Each combination is what scripts/latent_sample_anomaly.py finds with the same flags, scored as scripts/evaluation.py
+does. Images are read and encoded once and nothing of them is saved: an image of C x S x S takes 4 S^2 (C + n) bytes of
+memory, n being the combinations of one L, and its code a fraction of that. Combinations with K above L are skipped. The
+setting that --preset has by default is run, too: the choice prefers it unless another is higher beyond chance.
+
+Written to --out_dir: records/ (one a combination, at once with the others of its L), sweep.csv, sweep.md, summary.json,
+heat_maps.png and .pdf, and settings.json, the chosen setting, which --settings of detection takes. The same command
+continues; other values of L, P and K may follow in the same folder. What is chosen on images fits these images: report
+numbers of others.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from bernoulli_diffusion.flags import add_detection_flags, add_model_source_flags, model_source
+from bernoulli_diffusion.grid import GridDetector
+from bernoulli_diffusion.grid_flags import GRID_PRESETS, Grid, grid_of
+from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion, detector, notices
+from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
+from bernoulli_diffusion.settings import settings_content
+from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
+from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
+from uad.checkpoints import versions
+from uad.cli.command import command_of
+from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
+from uad.cli.evaluation import add_clinical_flags, clinical_of
+from uad.cli.flags import Flags, add, require
+from uad.cli.provenance import command_line, provenance
+from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
+from uad.configuration import check_values
+from uad.data.reading.checks import data_hash
+from uad.data.reading.settings import Reading
+from uad.distributed import World, distributed_world
+from uad.errors import InputError, input_error
+from uad.evaluation.clinical import evaluate
+from uad.evaluation.figures import save
+from uad.evaluation.heat_maps import heat_maps
+from uad.evaluation.held_maps import HeldImages, read_images, study_of
+from uad.evaluation.report import write_csv
+from uad.evaluation.study import with_neighbours
+from uad.evaluation.sweep import (
+    METRICS,
+    Outcome,
+    Setting,
+    choose,
+    outcome_of,
+    read_outcome,
+    sweep_rows,
+    sweep_table,
+    write_outcome,
+)
+from uad.files import read_json, write_json, write_text
+from uad.results import DISEASED_KEY, check_same_run
+from uad.scores import check_polarity
+
+METHOD = "masked Bernoulli diffusion"
+RUN = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that the flags say; healthy: the folder of healthy images, or None."""
+
+    opening: Opening
+    healthy: Opening | None
+    autoencoder: AutoencoderSource
+    model: ModelSource
+    grid: Grid
+    choose_by: str
+    neighbours: float
+    bootstrap: int
+    batch_size: int
+    out: Path
+    runtime: Runtime
+
+
+def get_args_parser() -> Flags:
+    """The flags of detection, with lists for L, P and K, and those of scoring."""
+    parser = Flags(__doc__, preset=GRID_PRESETS)
+    add(parser, "--out_dir", help="output folder; started again, it continues", shown="required")
+    add(parser, "--healthy_dir", help="folder of healthy slices, all of whose pixels are negatives", shown="none")
+    add(
+        parser,
+        "--choose_by",
+        choices=tuple(METRICS),
+        help="the metric by which the setting is chosen",
+        shown="ap_with_healthy with --healthy_dir, else ap",
+    )
+    add(parser, "--batch_size", type=int, default=8, help="images at a time")
+    add_clinical_flags(parser)
+    add_folder_flags(parser)
+    add_detection_flags(parser, grid=True)
+    add_runtime_flags(parser)
+    add_model_source_flags(parser)
+    add_autoencoder_flags(parser)
+    return parser
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """What the flags say, as plain values; InputError for values that mean nothing."""
+    require(args, "data_dir", "out_dir")
+    check_values([("--batch_size", args.batch_size, "1 or more", args.batch_size >= 1)])
+    opening = opening_of(args)
+    healthy = None
+    if args.healthy_dir:
+        # A folder of slices, also where the images are a part of a release.
+        folder = replace(opening.folders, data_dir=args.healthy_dir, part=None, layout=None, contrast=None)
+        healthy = replace(opening, folders=folder)
+    neighbours, bootstrap = clinical_of(args)
+    return Request(
+        opening=opening,
+        healthy=healthy,
+        autoencoder=autoencoder_source(args),
+        model=model_source(args),
+        grid=grid_of(args),
+        choose_by=args.choose_by or ("ap_with_healthy" if healthy else "ap"),
+        neighbours=neighbours,
+        bootstrap=bootstrap,
+        batch_size=args.batch_size,
+        out=Path(args.out_dir),
+        runtime=runtime_of(args),
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check everything, run what is not done, choose, write."""
+    request = request_of(args)
+    with distributed_world(request.runtime.device) as world:
+        if world.size > 1:
+            raise input_error("torchrun", f"{world.size} processes", "a single one", "start it with plain python")
+        autoencoder = load_autoencoder(request.autoencoder)
+        check_polarity(request.grid.default.polarity, request.grid.default.score, autoencoder.reading.n_channels)
+        if not folders_ready(request, autoencoder, world):
+            return
+        model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
+        wanted = {setting_of(each): each.completed(model) for each in request.grid.detections}
+        every = wanted | {setting_of(request.grid.default): request.grid.default.completed(model)}
+        for line in lines_on(request.grid, every.values(), model):
+            print(line)
+        networks, path = (autoencoder.network, model.network), request.out / RUN
+        amp = precision_of(request.runtime.amp, world, networks, begun=amp_of_results(request.out, RUN))
+        facts = facts_of(request, autoencoder, model, amp, world)
+        if only_shown(request.opening, facts | {"settings": [str(each) for each in every]}, world):
+            return
+        if path.is_file():
+            check_same_run(path, read_json(path), facts)
+        found = {setting: read_outcome(request.out, setting) for setting in every}
+        if missing := [every[setting] for setting, outcome in found.items() if outcome is None]:
+            held = read_all(request, autoencoder.reading)
+            if not path.is_file():
+                write_json(path, facts)
+            method = detector(autoencoder.network, model, missing[0], world.device, amp)
+            found |= {outcome.setting: outcome for outcome in run(request, method, missing, held, world)}
+        check_defined(request.choose_by, found.values())
+        write(request, facts, every, found, wanted)
+
+
+def lines_on(grid: Grid, detections: Iterable[Detection], model: TrainedDiffusion) -> list[str]:
+    """What is skipped, and what to know where the model was not trained for what is asked of it."""
+    skipped = [f"L = {level}, K = {steps} is skipped: K is at most L" for level, steps in grid.skipped]
+    return list(dict.fromkeys([*skipped, *(notice for each in detections for notice in notices(each, model))]))
+
+
+def folders_ready(request: Request, autoencoder: TrainedAutoencoder, world: World) -> bool:
+    """Check both folders and say what they hold; whether the command goes on. One InputError with all problems."""
+    problems, go_on = [], True
+    for opening, healthy in ((request.opening, False), (request.healthy, True)):
+        if opening is not None:
+            try:
+                go_on &= ready(opening, autoencoder.reading, world, healthy=healthy)
+            except InputError as error:
+                problems += error.problems
+    if problems:
+        raise InputError(problems)
+    return go_on
+
+
+def setting_of(detection: Detection) -> Setting:
+    """L, P and K."""
+    return Setting(detection.noise_level, float(detection.prob_threshold), detection.denoise_steps)
+
+
+def facts_of(
+    request: Request, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str, world: World
+) -> dict:
+    """What holds for all combinations of a folder, and where they come from."""
+    common = asdict(request.grid.default.completed(model))
+    for name in Setting._fields:
+        del common[name]
+    healthy = {"healthy_dir": None, "healthy_hash": None}
+    if request.healthy:
+        folders = request.healthy.folders
+        healthy = {"healthy_dir": str(folders.data_dir), "healthy_hash": data_hash(folders.images)}
+    facts = {
+        "method": METHOD,
+        **asdict(autoencoder.reading),
+        "seed": request.runtime.seed,
+        "amp": amp,
+        **common,
+        "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
+        "model": {"step": model.step, "weights_hash": model.weights_hash},
+        **healthy,
+        "neighbours": request.neighbours,
+        "bootstrap": request.bootstrap,
+        **provenance(autoencoder.reading, request.opening.folders, world),
+    }
+    return json.loads(json.dumps(facts))
+
+
+def read_all(request: Request, reading: Reading) -> list[HeldImages]:
+    """The images to score, and the healthy ones, if any; InputError where the choice has no meaning on them."""
+    openings = [opening for opening in (request.opening, request.healthy) if opening]
+    held = [read_images(opening.folders.open(reading), request.runtime.workers) for opening in openings]
+    check_choosable(request.choose_by, held)
+    return held
+
+
+def run(
+    request: Request,
+    method: MaskedBernoulliDiffusion,
+    missing: Sequence[Detection],
+    held: Sequence[HeldImages],
+    world: World,
+) -> list[Outcome]:
+    """Run and score the combinations, those of one L together, and write a record of each."""
+    groups: dict[int, list[Detection]] = {}
+    for detection in missing:
+        groups.setdefault(detection.noise_level, []).append(detection)
+    count, most = sum(len(each.names) for each in held), max(map(len, groups.values()))
+    pictures, maps = sum(each.images.nbytes for each in held), most * count * held[0].images[0, 0].nbytes
+    print(f"{count} images take {pictures / 2**20:.0f} MiB, and maps up to {maps / 2**20:.0f} MiB")
+    how = world.device, request.batch_size, request.runtime.seed
+    detectors = [GridDetector(method, each, *how) for each in held]
+    outcomes = []
+    with tqdm(total=count * len(missing), unit="map", desc="detecting") as bar:
+        for group in groups.values():
+            start = time.perf_counter()
+            found = [each.maps(group, bar.update) for each in detectors]
+            seconds = (time.perf_counter() - start) / len(group)
+            for number, detection in enumerate(group):
+                outcome = scored(request, setting_of(detection), held, [maps[number] for maps in found], seconds)
+                write_outcome(request.out, outcome)
+                outcomes.append(outcome)
+                value = outcome.estimates[request.choose_by]
+                tqdm.write(f"{outcome.setting}: {METRICS[request.choose_by]} {value}")
+    return outcomes
+
+
+def check_choosable(metric: str, held: Sequence[HeldImages]) -> None:
+    """InputError where the metric is not defined on the images; held: the scored ones, then healthy ones, if any."""
+    scored_images, healthy = held[0], held[1:]
+    pairs = zip(scored_images.labels, scored_images.records, strict=True)
+    without = any(not record.get(DISEASED_KEY, label is None or label.any()) for label, record in pairs)
+    where = f"--choose_by {metric}"
+    if metric != "image_auroc" and not scored_images.with_lesion:
+        masks = sum(label is not None for label in scored_images.labels)
+        raise input_error(
+            where,
+            f"{masks} masks in {scored_images.folder}, none of which has a lesion",
+            f"masks in {scored_images.folder}_labels, see data/README.md",
+            "add the masks or, with --healthy_dir, pass --choose_by image_auroc, which needs none",
+        )
+    if not healthy and (metric == "ap_with_healthy" or (metric == "image_auroc" and not without)):
+        raise input_error(where, "no healthy images", "a folder of healthy images", "pass --healthy_dir")
+
+
+def check_defined(metric: str, outcomes: Iterable[Outcome]) -> None:
+    """InputError where the metric has no value for a setting: records of a former command with another metric."""
+    for outcome in outcomes:
+        if outcome.estimates[metric].value is None:
+            found = f"{outcome.estimates[metric].reason} ({outcome.setting})"
+            raise input_error(f"--choose_by {metric}", found, "a metric that is defined", "choose another one")
+
+
+def scored(
+    request: Request, setting: Setting, held: Sequence[HeldImages], maps: Sequence[np.ndarray], seconds: float
+) -> Outcome:
+    """Score the maps of a combination as scripts/evaluation.py scores those of its result folders."""
+    start = time.perf_counter()
+    studies = [study_of(images, found, {"method": METHOD}) for images, found in zip(held, maps, strict=True)]
+    study, healthy = (*with_neighbours(studies, request.neighbours), None)[:2]
+    row = evaluate(study, healthy, request.bootstrap, request.runtime.seed).rows[METHOD]
+    return outcome_of(setting, row, {"detection": seconds, "evaluation": time.perf_counter() - start})
+
+
+def write(
+    request: Request,
+    facts: dict,
+    every: dict[Setting, Detection],
+    found: dict[Setting, Outcome],
+    wanted: Sequence[Setting],
+) -> None:
+    """Choose, and write tables, figures, the summary and the settings file."""
+    out, outcomes = request.out, list(found.values())
+    choice = choose(outcomes, found[setting_of(request.grid.default)], request.choose_by)
+    hashes = {key: facts[key] for key in ("data_dir", "data_hash", "healthy_dir", "healthy_hash", "num_samples")}
+    caution = caution_of(facts)
+    text = f"{choice.text()}\n\n{caution}\n"
+    write_csv(out / "sweep.csv", sweep_rows(outcomes, choice))
+    write_text(out / "sweep.md", f"{sweep_table(outcomes, choice).markdown()}\n{text}")
+    figure = heat_maps([found[setting] for setting in wanted], choice)
+    for ending in ("png", "pdf"):
+        save(figure, out / f"heat_maps.{ending}")
+    explanation = {**choice.as_dict(), "images": caution, "command": command_line(), "versions": versions()}
+    settings = [
+        {
+            **outcome.setting._asdict(),
+            "metrics": {name: each.as_dict() for name, each in outcome.estimates.items()},
+            "seconds": outcome.seconds,
+        }
+        for outcome in outcomes
+    ]
+    skipped = [dict(zip(("noise_level", "denoise_steps"), pair, strict=True)) for pair in request.grid.skipped]
+    write_json(out / "summary.json", {**facts, "settings": settings, "skipped": skipped, "choice": choice.as_dict()})
+    chosen = asdict(every[choice.chosen.setting])
+    weights = (facts[network]["weights_hash"] for network in ("autoencoder", "model"))
+    write_json(out / "settings.json", settings_content(chosen, *weights, hashes, explanation))
+    print(f"{sweep_table(outcomes, choice).markdown()}\n{text}")
+    print(f"Everything is in {out}; detection takes the choice as --settings {out / 'settings.json'}")
+
+
+def caution_of(facts: dict) -> str:
+    """On which images the setting was chosen, and what follows."""
+    folders = [f"{facts['data_dir']} (hash {facts['data_hash']})"]
+    if facts["healthy_dir"]:
+        folders.append(f"{facts['healthy_dir']} (hash {facts['healthy_hash']})")
+    return f"Chosen on the images of {' and '.join(folders)}: these are validation data from now on, not test data."
+
+
+command = command_of(get_args_parser, main)
+
+if __name__ == "__main__":
+    command()

@@ -4,8 +4,8 @@ import argparse
 from dataclasses import dataclass
 from itertools import product
 
-from bernoulli_diffusion.flags import DETECTION_PRESETS, PROB_THRESHOLD, detection_with
-from bernoulli_diffusion.method import Detection
+from bernoulli_diffusion.flags import PROB_THRESHOLD, detection_with
+from bernoulli_diffusion.method import DETECTION_PRESETS, Detection
 from uad.errors import InputError, Problem, input_error
 
 # The values of L that a grid has by default, by preset.

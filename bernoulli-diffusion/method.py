@@ -11,6 +11,7 @@ from bernoulli_diffusion.detect import MaskedDenoising, masked_denoise
 from bernoulli_diffusion.model import TrainedDiffusion
 from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
+from uad.best import chosen_by_labels
 from uad.configuration import check_values
 from uad.cuda_graphs import GraphedInference
 from uad.inference import Reconstruction
@@ -93,6 +94,8 @@ def notices(detection: Detection, model: TrainedDiffusion) -> list[str]:
     found = []
     if detection.score == EVIDENCE and not model.config.get("lesion_share"):
         found.append("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
+    if model.config.get("chosen", {}).get("real_labels"):
+        found.append(chosen_by_labels(model.config["chosen"]))
     levels = model.config.get("trained_levels", detection.noise_level)
     if detection.noise_level > levels:
         found.append(

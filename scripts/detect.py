@@ -25,11 +25,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bernoulli_diffusion.flags import add_detection_flags, detection_of
+from bernoulli_diffusion.flags import (
+    add_detection_flags,
+    add_settings_flag,
+    chosen_settings,
+    detection_of,
+    told_settings,
+)
 from bernoulli_diffusion.method import DETECTION_PRESETS, Detection
 from bernoulli_diffusion.method import detector as method_of
+from bernoulli_diffusion.settings import ChosenSettings
 from uad.application.calibration import RATES, calibrate, stored_calibrations
-from uad.application.inputs import Item, find_items, in_groups
+from uad.application.inputs import Item, find_items, in_groups, slices_hash
 from uad.application.judging import Judge, Judged
 from uad.application.opening import Chain, chain_of
 from uad.application.writing import is_written, write_opened, write_summary
@@ -55,7 +62,8 @@ class Request:
     """Everything that the flags say.
 
     assigned: channel -> file; healthy: folder of healthy slices, None for what was measured before; rate: share of
-    healthy pixels that may be marked; median: side of the filter over voxels; spacing: None for the model's.
+    healthy pixels that may be marked; median: side of the filter over voxels; spacing: None for the model's;
+    settings: the file that chose values of the detection, or None.
     """
 
     inputs: tuple[Path, ...]
@@ -71,6 +79,7 @@ class Request:
     resampling: bool
     batch_size: int
     detection: Detection
+    settings: ChosenSettings | None
     runtime: Runtime
 
 
@@ -131,6 +140,7 @@ def get_args_parser() -> Flags:
     )
     add(parser, "--batch_size", type=int, default=8, help="slices at a time")
     add_detection_flags(parser)
+    add_settings_flag(parser)
     add_runtime_flags(parser)
     return parser
 
@@ -163,6 +173,7 @@ def request_of(args: argparse.Namespace) -> Request:
         resampling=args.resample,
         batch_size=args.batch_size,
         detection=detection_of(args),
+        settings=chosen_settings(args),
         runtime=runtime_of(args),
     )
 
@@ -173,6 +184,8 @@ def main(args: argparse.Namespace) -> None:
     runtime = request.runtime
     with distributed_world(runtime.device) as world:
         pair = load_pair(request.model)
+        if request.settings:
+            request.settings.check_networks(pair.autoencoder.weights_hash, pair.model.weights_hash)
         reading, detection = pair.autoencoder.reading, pair.detection(request.detection)
         chain = chain_of(reading, pair.autoencoder.facts, request.spacing, request.all_slices)
         items, left_out = find_items(request.inputs, request.assigned, chain.channels, reading.n_channels)
@@ -195,6 +208,7 @@ def main(args: argparse.Namespace) -> None:
         waiting = _waiting(request, items, detector)
         if calibrations.slices is None and world.is_main:
             print("Nothing was calibrated: no mask and no percentile. Name a folder of healthy slices by --healthy.")
+        info |= told_settings(request.settings, lambda: slices_hash(request.inputs, items), world)
         problems = judge_items(request, waiting, detector, world, info)
         world.barrier()
         if world.is_main:

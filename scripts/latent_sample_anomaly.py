@@ -17,14 +17,17 @@ from pathlib import Path
 from bernoulli_diffusion.flags import (
     add_detection_flags,
     add_model_source_flags,
+    add_settings_flag,
+    chosen_settings,
     detection_of,
     model_source,
+    told_settings,
 )
-from bernoulli_diffusion.method import DETECTION_PRESETS, Detection, detector
+from bernoulli_diffusion.method import DETECTION_PRESETS, Detection, detector, notices
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
+from bernoulli_diffusion.settings import ChosenSettings
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
-from uad.best import chosen_by_labels
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags
@@ -32,17 +35,18 @@ from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, graphs_of, precision_of, runtime_of
 from uad.distributed import World, distributed_world
-from uad.scores import EVIDENCE, check_polarity
+from uad.scores import check_polarity
 
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that the flags of detection say."""
+    """Everything that the flags of detection say; settings: the file that chose values of them, or None."""
 
     opening: Opening
     autoencoder: AutoencoderSource
     model: ModelSource
     detection: Detection
+    settings: ChosenSettings | None
     output: Output
     runtime: Runtime
     compile: bool
@@ -55,6 +59,7 @@ def get_args_parser() -> Flags:
     add_folder_flags(parser)
     add_output_flags(parser)
     add_detection_flags(parser)
+    add_settings_flag(parser)
     add_runtime_flags(parser, compile=True, cuda_graphs=True)
     add_model_source_flags(parser)
     add_autoencoder_flags(parser)
@@ -68,6 +73,7 @@ def request_of(args: argparse.Namespace) -> Request:
         autoencoder=autoencoder_source(args),
         model=model_source(args),
         detection=detection_of(args),
+        settings=chosen_settings(args),
         output=output_of(args),
         runtime=runtime_of(args),
         compile=args.compile,
@@ -109,23 +115,6 @@ def run_info(
     }
 
 
-def notices(detection: Detection, model: TrainedDiffusion) -> list[str]:
-    """What to know where a model was not trained for what is asked of it."""
-    found = []
-    if detection.score == EVIDENCE and not model.config.get("lesion_share"):
-        found.append("This model learned from noise alone, as in the paper: --preset paper is meant for it.")
-    if model.config.get("chosen", {}).get("real_labels"):
-        found.append(chosen_by_labels(model.config["chosen"]))
-    levels = model.config.get("trained_levels", detection.noise_level)
-    if detection.noise_level > levels:
-        found.append(
-            f"This model learned noise of up to {levels} steps and does not know that of --noise_level "
-            f"{detection.noise_level}: leave the flag out, or train stage 2 with --train_noise_levels "
-            f"{detection.noise_level} or --preset paper."
-        )
-    return found
-
-
 def main(args: argparse.Namespace) -> None:
     """Check everything, then detect."""
     request = request_of(args)
@@ -138,6 +127,8 @@ def main(args: argparse.Namespace) -> None:
         if not ready(request.opening, reading, world):
             return
         model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
+        if request.settings:
+            request.settings.check_networks(autoencoder.weights_hash, model.weights_hash)
         detection = request.detection.completed(model)
         if world.is_main:
             for notice in notices(detection, model):
@@ -147,6 +138,7 @@ def main(args: argparse.Namespace) -> None:
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(out_dir))
         slices = request.opening.folders.open(reading)
         info = run_info(request, detection, autoencoder, model, amp, world) | request.output.facts(out_dir, slices)
+        info |= told_settings(request.settings, lambda: info["data_hash"], world)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
         speed = {"compiled": request.compile, "cuda_graphs": request.cuda_graphs}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from uad.data.reading.checks import data_hash
 from uad.data.reading.decoding import EXTENSIONS, IMAGE_EXTENSIONS, NIFTI_EXTENSIONS, cannot_open
 from uad.data.reading.entries import Source
 from uad.data.reading.formats import slice_stem
@@ -35,6 +36,12 @@ class Item(NamedTuple):
     def where(self) -> str:
         """What the user may look for."""
         return str(self.slice_file or self.scan.where)
+
+
+def slices_hash(inputs: Sequence[Path], items: Sequence[Item]) -> str | None:
+    """The hash of the images where they are the slices of a single folder, see uad.data.reading.checks; else None."""
+    alone = len(inputs) == 1 and inputs[0].is_dir() and all(item.scan is None for item in items)
+    return data_hash(inputs[0]) if alone else None
 
 
 class Inputs(NamedTuple):

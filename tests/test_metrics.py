@@ -210,7 +210,8 @@ def test_undefined_numbers_carry_their_reason():
     assert str(refused) == "n/a (no masks)"
     partly = estimate(0.5, np.array([0.4, np.nan, 0.6]), None)
     assert partly.undefined_resamples == 1
-    assert estimate(0.0, np.array([0.0, 0.0]), None) == Estimate(0.0, 0.0, 0.0)
+    nothing = estimate(0.0, np.array([0.0, 0.0]), None)
+    assert nothing == Estimate(0.0, 0.0, 0.0) and nothing.as_dict() == {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_regions():

@@ -25,8 +25,11 @@ class Estimate:
     undefined_resamples: int = 0
 
     def as_dict(self) -> dict:
-        """Plain values for JSON, without what is empty, but always with `value`."""
-        return {key: value for key, value in asdict(self).items() if key == "value" or value not in (None, 0)}
+        """Plain values for JSON, without what is empty, but always with `value`; a bound of 0 is a number."""
+        known = {key: value for key, value in asdict(self).items() if value is not None}
+        if not self.undefined_resamples:
+            del known["undefined_resamples"]
+        return {"value": None} | known
 
     def __str__(self) -> str:
         if self.value is None:

@@ -4,8 +4,8 @@
 
 --results are the result folders of the methods on the test images, the first the one that the others are compared with;
 --healthy, in the same order, those on healthy images: thresholds and image-level detection need them. All folders
-must hold the same images. Written to --out: comparison.md (with differences), comparison.csv, comparison.tex,
-comparison.png, summary.json.
+must hold the same images. Written to --out: report.html, a page with the maps of all methods side by side,
+comparison.md (with differences), comparison.csv, comparison.tex, comparison.png and .pdf, summary.json.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,10 +34,14 @@ from uad.evaluation.comparison import (
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.figures import save
 from uad.evaluation.panels import choose_cases
-from uad.evaluation.report import clinical_summary, differences, origin, write_csv
+from uad.evaluation.rows import write_csv
 from uad.evaluation.study import Study, check_comparable, mapping, open_study, with_neighbours
+from uad.evaluation.summary import clinical_summary, differences, origin
 from uad.evaluation.tables import difference_table, headline_table, scopes
 from uad.files import write_json, write_text
+from uad.report.evaluation import PAGE, write_comparison_page
+from uad.report.slices import Scored, slice_viewer
+from uad.report.viewer import Viewer
 
 
 def get_args_parser() -> Flags:
@@ -64,6 +68,8 @@ def compare(results: Sequence[str], healthy_results: Sequence[str], out: Path, s
             name: evaluate(study, healthy.get(name), scoring.bootstrap, scoring.seed, mapper, partial(_progress, name))
             for name, study in studies.items()
         }
+        scored = [Scored(name, study, healthy.get(name), clinical[name]) for name, study in studies.items()]
+        viewer = slice_viewer(out, scored, scoring.viewer_cases, mapper, partial(_progress, "viewer"))
     facts = {
         "results": list(results),
         "healthy": list(healthy_results),
@@ -71,7 +77,7 @@ def compare(results: Sequence[str], healthy_results: Sequence[str], out: Path, s
         "bootstrap": scoring.bootstrap,
         "seed": scoring.seed,
     }
-    write(out, facts, studies, healthy, clinical)
+    write(out, facts, studies, healthy, clinical, viewer)
 
 
 def open_all(
@@ -108,8 +114,9 @@ def write(
     studies: Mapping[str, Study],
     healthy: Mapping[str, Study],
     clinical: Mapping[str, Clinical],
+    viewer: Viewer | None,
 ) -> None:
-    """Tables as Markdown, CSV and LaTeX, the figure, and all numbers as JSON, headed by the facts."""
+    """Tables as Markdown, CSV and LaTeX, the figure, the page, and all numbers as JSON, headed by the facts."""
     rows = {name: each.rows[name] for name, each in clinical.items()}
     costs = {name: cost_of(study) for name, study in studies.items()}
     first = next(iter(clinical))
@@ -133,8 +140,11 @@ def write(
     }
     came_from = {"versions": versions(), "command": command_line()}
     write_json(out / "summary.json", {**facts, **came_from, "methods": methods, "differences": differences(rows)})
+    shown = {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in facts.items()}
+    title = f"{len(rows)} methods on {Path(facts['results'][0]).resolve().name}"
+    write_comparison_page(out, title, shown, tables, "comparison.png", clinical, viewer)
     print(text)
-    print(f"Everything is in {out}")
+    print(f"Everything is in {out}; look at it with a browser: {out / PAGE}")
 
 
 def _progress(name: str, items, total: int):

@@ -11,7 +11,8 @@ were, which the checkpoint says; DIR is the folder of a stage-1 run with its sta
 
 Written to --out, on the grid and affine of the input: anomaly_map/, reconstruction/, mask/ (at the threshold that
 marks the share --false_positives of healthy pixels) as NIfTI, montage/ as PNG, records/ and summary.csv with score,
-percentile among healthy patients, volume in ml and place of the maximum. Slices that do not show the patient, or that
+percentile among healthy patients, volume in ml and place of the maximum, and report.html, a page that shows every
+input with its map in three planes, with its pictures in report_cases/. Slices that do not show the patient, or that
 the training left out, are zeros.
 Thresholds and percentiles come from --healthy, a folder of healthy slices; they are kept in DIR/calibration and found
 there again. The same command continues what was interrupted.
@@ -39,7 +40,8 @@ from uad.application.calibration import RATES, calibrate, stored_calibrations
 from uad.application.inputs import Item, find_items, in_groups, slices_hash
 from uad.application.judging import Judge, Judged
 from uad.application.opening import Chain, chain_of
-from uad.application.writing import is_written, write_opened, write_summary
+from uad.application.page import write_scans_page
+from uad.application.writing import is_written, read_records, write_opened, write_summary
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
 from uad.cli.provenance import command_line
@@ -212,8 +214,13 @@ def main(args: argparse.Namespace) -> None:
         problems = judge_items(request, waiting, detector, world, info)
         world.barrier()
         if world.is_main:
-            table = write_summary(request.out, [item.name for item in items])
+            records = read_records(request.out, [item.name for item in items])
+            table = write_summary(request.out, records)
             print(f"{len(items) - len(problems)} of {len(items)} inputs are in {request.out}; the table is {table}")
+            if records:
+                facts = {key: str(value) for key, value in info.items()}
+                page = write_scans_page(request.out, records, chain.names, reading.display_channel, facts)
+                print(f"Look at them with a browser: {page}")
         if problems:
             raise InputError(problems)
 

@@ -45,10 +45,12 @@ from uad.evaluation.comparison import method_alone
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.foreign_maps import open_maps
 from uad.evaluation.paper_protocol import VARIANTS, image_rows, measure_image, paper_summary
+from uad.evaluation.pictures import write_pictures
 from uad.evaluation.published import Published
 from uad.evaluation.published_tables import published_table, repeats_table
-from uad.evaluation.report import clinical_summary, origin, write_clinical, write_csv, write_report
+from uad.evaluation.rows import write_csv, write_rows
 from uad.evaluation.study import Study, check_comparable, mapping, open_study, with_neighbours
+from uad.evaluation.summary import clinical_summary, origin
 from uad.evaluation.tables import (
     HEADLINE,
     Scope,
@@ -61,6 +63,8 @@ from uad.evaluation.tables import (
 )
 from uad.files import write_json, write_text
 from uad.neighbours import SIGMA
+from uad.report.evaluation import PAGE, write_evaluation_page
+from uad.report.slices import Scored, slice_viewer
 from uad.results import newest_result_folder
 from uad.scores import SCORES
 
@@ -240,7 +244,7 @@ def _score(
     """Evaluate one folder, write everything, print the leading tables."""
     facts = _facts(chosen, study, healthy, calibration)
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
-    leading, further, pictures, clinical, published = [], [], [], None, None
+    leading, further, pictures, clinical, published, viewer = [], [], [], None, None, None
     if chosen.protocol in BENCHMARKS:
         published = _published(chosen, study, healthy, mapper)
         summary[chosen.protocol] = published.as_dict()
@@ -253,7 +257,10 @@ def _score(
         summary |= trust.as_dict()
         leading = detection_tables(clinical) + trust.leading
         further = further_tables(clinical) + trust.further
-        pictures = write_clinical(out, study, clinical, trust.calibrations)
+        write_rows(out, clinical, trust.calibrations)
+        pictures = write_pictures(out, study, clinical)
+        scored = Scored(study.rows[0].name, study, healthy, clinical)
+        viewer = slice_viewer(out, [scored], scoring.viewer_cases, mapper, partial(_progress, "viewer"))
     if chosen.protocol in PAPER and study.folder.has_inputs:
         images = list(study.each(measure_image, mapper, partial(_progress, "paper")))
         for variant in VARIANTS if chosen.protocol == "all" else (chosen.protocol,):
@@ -263,9 +270,11 @@ def _score(
     write_json(out / "summary.json", summary)
     counts = clinical.counts if clinical else {}
     shown = {key.replace("_", " "): str(value) for key, value in (facts | counts).items() if value is not None}
-    write_report(out, f"Evaluation of {study.folder.folder.resolve().name}", shown, leading, pictures, further)
+    write_text(out / "tables.md", "\n".join(table.markdown() for table in (*leading, *further)))
+    name, tables = study.folder.folder.resolve().name, (leading, further)
+    write_evaluation_page(out, name, study.rows[0].name, shown, tables, pictures, clinical or published, viewer)
     print("\n".join(table.markdown() for table in leading or further))
-    print(f"Everything is in {out}, with pictures in {out / 'report.html'}")
+    print(f"Everything is in {out}; look at it with a browser: {out / PAGE}")
     return clinical or published
 
 

@@ -49,7 +49,7 @@ from uad.evaluation.clinical import evaluate
 from uad.evaluation.figures import save
 from uad.evaluation.heat_maps import heat_maps
 from uad.evaluation.held_maps import HeldImages, read_images, study_of
-from uad.evaluation.report import write_csv
+from uad.evaluation.rows import write_csv
 from uad.evaluation.study import with_neighbours
 from uad.evaluation.sweep import (
     METRICS,
@@ -312,8 +312,7 @@ def write(
     write_csv(out / "sweep.csv", sweep_rows(outcomes, choice))
     write_text(out / "sweep.md", f"{sweep_table(outcomes, choice).markdown()}\n{text}")
     figure = heat_maps([found[setting] for setting in wanted], choice)
-    for ending in ("png", "pdf"):
-        save(figure, out / f"heat_maps.{ending}")
+    save(figure, out / "heat_maps.png")
     explanation = {**choice.as_dict(), "images": caution, "command": command_line(), "versions": versions()}
     settings = [
         {

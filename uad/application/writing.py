@@ -4,11 +4,12 @@ OUT/anomaly_map/NAME.nii.gz      the map, 0 in slices that do not show the patie
 OUT/reconstruction/NAME.nii.gz   the healthy counterpart, normalised as the model sees it; channels on a 4th axis
 OUT/mask/NAME_fpr0.01.nii.gz     what reaches the threshold that marks this share of healthy pixels
 OUT/montage/NAME.png             a look at it
+OUT/report_cases/NAME.js         what the page shows of it, see uad.application.showing
 OUT/records/NAME.json            numbers and notices; written last: an input with a record is complete
 OUT/summary.csv                  the records as a table
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from uad.application.inputs import Item
 from uad.application.judging import Judged
 from uad.application.montage import write_montage
 from uad.application.opening import Opened
+from uad.application.showing import write_case
 from uad.data.reading.formats import write_slice
 from uad.data.reading.volumes import write_volume
 from uad.errors import input_error
@@ -65,6 +67,7 @@ def write_opened(
         marked = int(answer.mask.sum())
         _write(out / "mask" / f"{opened.name}_fpr{rate:g}.nii.gz", answer.mask.astype(np.uint8), opened)
     write_montage(out / "montage" / f"{opened.name}.png", opened, judged, answer.threshold, channel)
+    write_case(out, opened, answer)
     place = np.unravel_index(int(answer.anomaly_map.argmax()), answer.anomaly_map.shape)
     write_json(
         record_path(out, opened.name),
@@ -96,10 +99,14 @@ def _write(path: Path, values: np.ndarray, opened: Opened) -> None:
         write_volume(path, values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values, opened.affine)
 
 
-def write_summary(out: Path, names: Sequence[str]) -> Path:
-    """The table of all inputs that are complete, the highest percentile and score first."""
+def read_records(out: Path, names: Sequence[str]) -> list[dict]:
+    """The records of all inputs that are complete, the highest percentile and score first."""
     records = [read_json(record_path(out, name)) for name in names if record_path(out, name).is_file()]
-    records.sort(key=lambda record: (-(record["percentile"] or 0), -record["score"], record["name"]))
+    return sorted(records, key=lambda record: (-(record["percentile"] or 0), -record["score"], record["name"]))
+
+
+def summary_rows(records: Sequence[Mapping]) -> list[list]:
+    """A row of COLUMNS per record; what is undefined is an empty text."""
     rows = []
     for record in records:
         shown = record | {
@@ -108,6 +115,11 @@ def write_summary(out: Path, names: Sequence[str]) -> Path:
             "notices": "; ".join(record["notices"]),
         }
         rows.append(["" if shown[column] is None else shown[column] for column in COLUMNS])
+    return rows
+
+
+def write_summary(out: Path, records: Sequence[Mapping]) -> Path:
+    """The table of records, see read_records."""
     path = out / "summary.csv"
-    write_csv(path, COLUMNS, rows)
+    write_csv(path, COLUMNS, summary_rows(records))
     return path

@@ -8,6 +8,8 @@ from uad.cli.flags import Flags, add
 from uad.configuration import check_values
 from uad.errors import input_error
 from uad.neighbours import SIGMA, UNKNOWN_DISTANCE
+from uad.report.choosing import EMBEDDED
+from uad.report.viewer import CASES
 
 VOLUMES = "volumes"
 # A Dice of each is held for every patient.
@@ -22,13 +24,14 @@ class Scoring:
 
     labels: folder of masks for results that hold none, or None; neighbours: standard deviation in mm over which maps
     are averaged across slices, 0 for each slice alone; bootstrap: resamples of patients; seed: of the bootstrap;
-    workers: further processes.
+    viewer_cases: images in the page's viewer at most; workers: further processes.
     """
 
     labels: str | None
     neighbours: float
     bootstrap: int
     seed: int
+    viewer_cases: int
     workers: int
 
 
@@ -37,6 +40,14 @@ def add_evaluation_flags(parser: Flags) -> None:
     add(parser, "--labels", help="folder of masks, for results that hold none", shown="none")
     add_clinical_flags(parser)
     add(parser, "--seed", type=int, default=0, help="of the bootstrap")
+    add(
+        parser,
+        "--viewer_cases",
+        type=int,
+        default=1000,
+        help=f"images in the viewer of report.html at most, evenly drawn by score; of these {EMBEDDED} lie in the page "
+        f"and the others in {CASES}/ beside it",
+    )
     add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
 
 
@@ -85,7 +96,7 @@ def thresholds_of(args: Namespace) -> tuple[float, ...] | None:
 
 def scoring_of(args: Namespace, neighbours: float = SIGMA) -> Scoring:
     """What the flags say; neighbours: where the flag is not given. InputError for numbers out of range."""
-    further = {name: getattr(args, name) for name in ("seed", "workers")}
+    further = {name: getattr(args, name) for name in ("seed", "viewer_cases", "workers")}
     check_values((f"--{name}", number, "0 or more", number >= 0) for name, number in further.items())
     return Scoring(args.labels, *clinical_of(args, neighbours), **further)
 

@@ -16,10 +16,18 @@ MAX_POINTS = 2000
 
 
 def save(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Write a figure whole, in the format that the path's ending names."""
+    """Write a figure as PNG and, beside it, as PDF, each whole; without a date: equal figures are equal files."""
     FigureCanvasAgg(figure)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi)
+    for target in (path, path.with_suffix(".pdf")):
+        with written_whole(target) as temporary:
+            metadata = {"CreationDate": None} if target.suffix == ".pdf" else None
+            figure.savefig(temporary, format=target.suffix[1:], dpi=dpi, metadata=metadata)
+
+
+def remove_figure(path: Path) -> None:
+    """Remove what `save` wrote, where it did."""
+    for target in (path, path.with_suffix(".pdf")):
+        target.unlink(missing_ok=True)
 
 
 def roc_figure(rows: Mapping[str, Row]) -> Figure | None:

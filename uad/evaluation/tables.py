@@ -1,8 +1,7 @@
-"""Tables of an evaluation, as Markdown and HTML; an undefined number appears with its reason."""
+"""Tables of an evaluation, as Markdown; an undefined number appears with its reason."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Clinical, Row, difference
@@ -36,13 +35,6 @@ class Table:
         text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
         text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
         return "\n".join([f"### {self.title}", "", *text, *(["", self.note] if self.note else [])]) + "\n"
-
-    def html(self) -> str:
-        """The table as an HTML section."""
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.header)
-        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
-        note = f"<p class='note'>{escape(self.note)}</p>" if self.note else ""
-        return f"<section><h2>{escape(self.title)}</h2><table><tr>{head}</tr>{body}</table>{note}</section>"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,181 @@
+"""The page of results without a browser: packed maps, which cases lie in it, and what it says."""
+
+import base64
+import json
+import re
+import zlib
+from html import unescape
+
+import numpy as np
+import pytest
+from commands import EVALUATE, run
+from result_folders import AFFINE, run_info, slice_with_lesion, write_folder
+
+from uad.evaluation.metrics import bin_values, float16_bins
+from uad.report.choosing import EMBEDDED, EMBEDDED_BYTES, Entry, by_interest
+from uad.report.markup import table_html
+from uad.report.packing import bins_at, json_in_page, packed
+from uad.report.page import write_page
+from uad.report.slices import _beyond
+from uad.report.viewer import CASES, MethodShown, Viewer, case_content, case_file, case_script
+from uad.report.volumes import Seen, pack_scan
+from uad.results import ResultWriter
+
+
+def unpacked(content: dict) -> np.ndarray:
+    """What the page's script does, written once more."""
+    raw = zlib.decompress(base64.b64decode(content["data"]))
+    halves = np.frombuffer(raw, np.uint8).reshape(content["bits"] // 8, *content["shape"])
+    return halves[0] if content["bits"] == 8 else halves[0].astype(np.uint16) | halves[1].astype(np.uint16) << 8
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_arrays_come_back_as_they_were(kind):
+    array = np.random.default_rng(0).integers(0, np.iinfo(kind).max, (3, 17, 5), kind, endpoint=True)
+    found = unpacked(packed(array.transpose(0, 2, 1)))
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, array.transpose(0, 2, 1))
+    with pytest.raises(ValueError, match="float32"):
+        packed(array.astype(np.float32))
+
+
+@pytest.mark.parametrize("threshold", [1e-4, 0.1, 0.3, 7.77])
+def test_a_score_reaches_a_threshold_where_its_bin_does(threshold):
+    """Also the nearest float32 numbers below and above, which float16 cannot tell from it."""
+    threshold = np.float32(threshold)
+    near = np.nextafter(threshold, np.float32([0, np.inf]), dtype=np.float32)
+    many = np.random.default_rng(1).exponential(float(threshold), 20000).astype(np.float32)
+    scores = np.concatenate([[0, threshold], near, many]).astype(np.float32)
+    bins, scale = bins_at(scores, float(threshold))
+    mark = int(float16_bins(np.array(float(threshold) * scale), 1.0))
+    np.testing.assert_array_equal(bins >= mark, scores >= threshold)
+    np.testing.assert_allclose(bin_values(bins, scale), scores, rtol=2e-3, atol=1e-6 * float(scores.max()))
+    with pytest.raises(ValueError, match="positive"):
+        bins_at(scores, 0.0)
+
+
+def entries(count: int, healthy: int) -> list[Entry]:
+    rng = np.random.default_rng(2)
+    diseased = [
+        Entry(f"d{i}", f"d{i}", "scored", True, 9, ({"score": float(rng.random()), "ap": float(rng.random())},))
+        for i in range(count)
+    ]
+    return diseased + [
+        Entry(f"h{i}", f"h{i}", "healthy", False, 0, ({"score": float(rng.random())},)) for i in range(healthy)
+    ]
+
+
+def test_the_first_cases_are_extremes_and_the_next_ones_are_spread_evenly():
+    every = entries(300, 200)
+    found = by_interest(every)
+    assert len(found) == 500 and {(e.group, e.name) for e in found} == {(e.group, e.name) for e in every}
+    by_ap = sorted(every[:300], key=lambda entry: entry.numbers[0]["ap"])
+    assert found[:3] == [by_ap[-1], by_ap[0], by_ap[150]]
+    by_score = sorted(every, key=lambda entry: entry.numbers[0]["score"])
+    assert found[3] == [entry for entry in by_score if entry.group == "healthy"][-1]
+    assert found[4] == next(entry for entry in by_score if entry.group == "scored")
+    ranks = sorted(by_score.index(entry) for entry in found[:EMBEDDED])
+    assert max(np.diff([0, *ranks, 499])) < 500 / 6
+    assert len(by_interest(entries(0, 3))) == 3 and len(by_interest(entries(1, 0))) == 1
+
+
+def test_a_page_of_a_thousand_large_images_stays_small(tmp_path):
+    """What lies in it is bounded in number and in bytes; of the others there is a line each."""
+    texts = dict.fromkeys(range(EMBEDDED), "x" * 2**20)
+    for number in _beyond(texts, EMBEDDED_BYTES):
+        del texts[number]
+    assert len(texts) == EMBEDDED_BYTES // 2**20
+    assert len(dict.fromkeys(range(EMBEDDED))) - len(_beyond(dict.fromkeys(range(EMBEDDED), "x"), 0)) == 3
+    numbers = {"score": 0.123456789012345, "ap": 0.123456789012345, "dice": 0.123456789012345}
+    cases = tuple(
+        {"file": case_file(i), "name": f"patient_{i:06d}_{i:03d}", "patient": f"patient_{i:06d}", "group": "scored"}
+        | {"diseased": True, "lesion_pixels": 1000, "numbers": [numbers]}
+        for i in range(1000)
+    )
+    viewer = Viewer("slices", ("t1",), 0, (MethodShown("m", 1.0, (0, 9), (0.0, 1.0)),), cases, texts)
+    write_page(tmp_path / "page.html", "t", "k", "a", "", "", viewer)
+    assert (tmp_path / "page.html").stat().st_size < EMBEDDED_BYTES + 2**20
+
+
+def test_what_is_handed_over_comes_back():
+    text = json_in_page({"name": "</script><b>&"})
+    assert "<" not in text and "&" not in text and json.loads(text) == {"name": "</script><b>&"}
+    script = case_script('a";//.js', text)
+    assert case_content('a";//.js', script) == text
+
+
+def test_a_scan_is_cut_to_what_is_not_empty_and_keeps_its_places():
+    images, maps = np.zeros((1, 6, 8, 10), np.float32), np.zeros((6, 8, 10), np.float32)
+    images[0, 2:4, 3:7, 4] = 1
+    maps[3, 3, 2:5] = 0.3
+    content = json.loads(pack_scan(Seen(maps, images, images, (2.0, 1.0, 1.0), 0.25, 0.002, True)))
+    assert content["origin"] == [2, 3, 2] and content["map"]["shape"] == [2, 4, 3]
+    assert (unpacked(content["map"]) >= content["mark"]).sum() == (maps >= 0.25).sum() == 3
+    assert content["bins"][0] <= content["mark"] <= content["bins"][1]
+
+
+HOSTILE = "<img onerror=alert(1) src=x>&'\""
+
+
+def hostile_folder(folder, lesion: bool):
+    writer = ResultWriter(folder, run_info(method=HOSTILE))
+    for number in range(3):
+        image, reconstruction, label = slice_with_lesion(np.random.default_rng(number), lesion)
+        scores = np.abs(image - reconstruction)[0]
+        name = f"{HOSTILE}{'dh'[not lesion]}{number}"
+        writer.save(name, name, AFFINE, image, reconstruction, scores, label)
+    return folder
+
+
+def test_names_cannot_become_elements(tmp_path):
+    folders = [hostile_folder(tmp_path / name, name == "d") for name in "dh"]
+    out = tmp_path / "out"
+    run(EVALUATE, f"--results {folders[0]} --healthy {folders[1]} --protocol clinical --bootstrap 2 --out {out}")
+    page = (out / "report.html").read_text()
+    assert "<img onerror" not in page and "&lt;img onerror" in page and "\\u003cimg onerror" in page
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """An evaluation of 30 diseased and 10 healthy images, more than lie in its page."""
+    root = tmp_path_factory.mktemp("report")
+    folders = write_folder(root / "diseased", 15, 2, evidence=True), write_folder(root / "healthy", 5, 2, lesion=False)
+    run(
+        EVALUATE,
+        f"--results {folders[0]} --healthy {folders[1]} --protocol clinical --bootstrap 20 --out {root / 'out'}",
+    )
+    return root / "out"
+
+
+def test_the_page_needs_no_network(written):
+    page = re.sub(r'"data":"[^"]*"|base64,[^\']*', "", (written / "report.html").read_text())
+    assert not re.search(r"https?:|src=[\"']?//|@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_page_says_what_the_tables_say(written):
+    page = (written / "report.html").read_text()
+    cells = {unescape(cell) for cell in re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", page)}
+    for line in (written / "tables.md").read_text().splitlines():
+        if line.startswith("| ") and not line.startswith("|-"):
+            assert {cell.strip() for cell in line.strip("|").split(" | ")} <= cells
+    metrics = json.loads((written / "summary.json").read_text())["clinical"]["rows"]["planted"]["metrics"]
+    for metric in ("ap", "best_dice", "auroc", "image_auroc"):
+        number = metrics[metric]
+        assert f"<div class='number'>{number['value']:.3f}</div>" in page
+        assert f"<div class='interval'>[{number['low']:.3f}, {number['high']:.3f}]</div>" in page
+
+
+def test_cases_beside_the_page_are_those_that_are_not_in_it(written, tmp_path):
+    page = (written / "report.html").read_text()
+    embedded = [int(number) for number in re.findall(r'id="case-(\d+)"', page)]
+    beside = sorted(int(path.stem) for path in (written / CASES).glob("*.js"))
+    assert embedded == list(range(EMBEDDED)) and beside == list(range(EMBEDDED, 40))
+    assert all(path.with_suffix(".pdf").read_bytes().startswith(b"%PDF") for path in written.glob("*.png"))
+
+
+def test_no_table_cell_lacks_the_name_of_its_column():
+    from uad.evaluation.tables import Table
+
+    text = table_html(Table("t", ["", "a<b"], [["row", "1.000 [0.900, 1.000]"]], "note"))
+    assert "<td data-column='a&lt;b'>1.000 [0.900, 1.000]</td>" in text

@@ -1,0 +1,135 @@
+"""The page's viewer in a browser: it opens, its numbers are Python's, nothing is wider than the window."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from browser import look_at, needs_browser
+from commands import EVALUATE, run
+from result_folders import write_folder
+from test_compare import COMPARE, write_method
+
+from uad.results import ResultFolder
+
+pytestmark = needs_browser
+MOVE = """
+  const slider = document.querySelectorAll('input.threshold')[%d];
+  const lowest = Number(slider.min);
+  const span = Number(slider.max) - lowest;
+  const rows = [];
+  for (const share of [0, 0.3, 0.55, 0.8, 1]) {
+    slider.value = Math.round(lowest + share * span);
+    slider.dispatchEvent(new Event('input'));
+    const method = slider.closest('.method');
+    const text = (name) => method.querySelector('.' + name).textContent.replaceAll(',', '');
+    rows.push({ threshold: valueOf(Number(slider.value), index.methods[%d].scale), dice: text('dice'),
+      counts: ['tp', 'fp', 'fn', 'tn'].map((name) => Number(text(name))) });
+  }
+  return { case: document.documentElement.dataset.shown, rows };
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """An evaluation of 30 diseased and 10 healthy images, more than lie in its page."""
+    root = tmp_path_factory.mktemp("viewer")
+    folders = write_folder(root / "diseased", 15, 2, evidence=True), write_folder(root / "healthy", 5, 2, lesion=False)
+    run(EVALUATE, f"--results {folders[0]} --healthy {folders[1]} --protocol clinical --bootstrap 20 --neighbours 0")
+    return folders[0]
+
+
+def agrees(seen: dict, folder) -> None:
+    """The Dice and the counts that a page showed are those of the saved map at the same thresholds."""
+    result = ResultFolder(folder).load(seen["case"])
+    lesion = result.label > 0
+    for row in seen["rows"]:
+        marked = result.anomaly_map >= row["threshold"]
+        true, total = (marked & lesion).sum(), marked.sum() + lesion.sum()
+        assert float(row["dice"]) == pytest.approx(2 * true / total, abs=1e-3)
+        tp, fp, fn, tn = row["counts"]
+        assert (tp + fn, fp + tn) == (lesion.sum(), (~lesion).sum())
+        # Thresholds and scores are rounded to float16: what lies between may be counted on either side.
+        assert abs(tp - true) + abs(fp - (marked & ~lesion).sum()) <= 1e-3 * lesion.size
+    assert len({row["dice"] for row in seen["rows"]}) > 2
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_opens_and_fits(written, tmp_path, width):
+    seen = look_at(written / "evaluation" / "report.html", "return faults.length", tmp_path, width)
+    assert seen["errors"] == "" and seen["found"] == 0
+    assert seen["inside"] == width and seen["width"] <= width
+
+
+def test_the_slider_shows_the_dice_that_python_computes(written, tmp_path):
+    seen = look_at(written / "evaluation" / "report.html", MOVE % (0, 0), tmp_path)
+    assert seen["errors"] == ""
+    agrees(seen["found"], written)
+
+
+def test_thresholds_with_a_meaning_give_the_numbers_of_the_csv(written, tmp_path):
+    steps = """
+      [...document.querySelectorAll('.marks button')].find((button) => button.textContent === '1 % FPR').click();
+      const order = document.querySelector('.bar label select');
+      order.value = 'lowest-dice';
+      order.dispatchEvent(new Event('change'));
+      const first = Number(document.querySelector('.case').options[0].value);
+      await shown(index.cases[first].name);
+      document.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }));
+      const second = Number(document.querySelector('.case').value);
+      await shown(index.cases[second].name);
+      const typed = document.querySelector('.marks input').value;
+      return { name: index.cases[second].name, number: index.cases[second].numbers[0].dice,
+        lowest: index.cases[first].numbers[0].dice, dice: document.querySelector('.dice').textContent, typed };
+    """
+    seen = look_at(written / "evaluation" / "report.html", steps, tmp_path)
+    assert seen["errors"] == ""
+    found = seen["found"]
+    assert found["dice"] == f"{found['number']:.3f}" and found["number"] >= found["lowest"]
+    summary = json.loads((written / "evaluation" / "summary.json").read_text())
+    assert found["typed"] == f"{summary['clinical']['rows']['planted']['thresholds']['fpr1%']:.4g}"
+
+
+def test_cases_beside_the_page_are_loaded_and_missing_ones_named(written, tmp_path):
+    steps = """
+      const beside = index.cases.findIndex((each, i) => !document.getElementById('case-' + i) && !isHealthy(each));
+      const select = document.querySelector('.case');
+      const choose = (number) => { select.value = number; select.dispatchEvent(new Event('change')); };
+      choose(beside);
+      await shown(index.cases[beside].name);
+      const dice = document.querySelector('.dice').textContent;
+      index.cases.at(-1).file = '9999.js';
+      choose(index.cases.length - 1);
+      await wait(() => document.querySelector('.message').textContent);
+      return { dice, message: document.querySelector('.message').textContent };
+    """
+    seen = look_at(written / "evaluation" / "report.html", steps, tmp_path)
+    assert 0 < float(seen["found"]["dice"]) <= 1
+    assert seen["found"]["message"].startswith("report_cases/9999.js is missing")
+
+
+def test_an_address_sets_the_state(written, tmp_path):
+    name = ResultFolder(written).names[3]
+    steps = """await shown(%s);
+      const figure = document.querySelector('.panels figure');
+      const { width, height } = figure.querySelector('canvas');
+      return [figure.textContent, document.documentElement.dataset.theme, width, height];
+    """
+    address = f"#case={name}&view=over&theme=dark"
+    seen = look_at(written / "evaluation" / "report.html", steps % json.dumps(name), tmp_path, address=address)
+    assert seen["errors"] == "" and seen["found"] == ["Anomaly map over the input", "dark", 480, 480]
+
+
+def test_methods_are_shown_side_by_side_with_thresholds_of_their_own(tmp_path):
+    results = [write_method(tmp_path / name, name, strength) for name, strength in (("strong", 1.0), ("weak", 0.2))]
+    healthy = [write_method(tmp_path / f"{name}_h", name, 1.0, lesion=False) for name in ("strong", "weak")]
+    folders = f"--results {results[0]} {results[1]} --healthy {healthy[0]} {healthy[1]}"
+    run(COMPARE, f"{folders} --out {tmp_path / 'out'} --bootstrap 5 --neighbours 0")
+    for number, folder in enumerate(results):
+        seen = look_at(tmp_path / "out" / "report.html", MOVE % (number, number), tmp_path, 400)
+        assert seen["errors"] == "" and seen["width"] <= 400
+        agrees(seen["found"], folder)
+    shutil.rmtree(tmp_path / "out" / "report_cases", ignore_errors=True)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Of 2 methods on the same 6 images of 3 patients, strong has the highest average precision" in page
+    assert np.all([name in page for name in ("strong - weak", "Comparison")])

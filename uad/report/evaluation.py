@@ -1,0 +1,95 @@
+"""The page of an evaluation, and the page of a comparison of several methods."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from uad.evaluation.clinical import Clinical
+from uad.evaluation.pictures import CAPTIONS, WIDE
+from uad.evaluation.published import Published
+from uad.evaluation.tables import Table
+from uad.report.answer import (
+    answer_of,
+    answer_of_methods,
+    cards_of,
+    cards_of_published,
+    examples_of,
+    forest_of,
+)
+from uad.report.markup import facts_html, folded, picture_html, table_html
+from uad.report.page import examples_html, write_page
+from uad.report.viewer import Viewer
+
+PAGE = "report.html"
+
+
+def write_evaluation_page(
+    folder: Path,
+    name: str,
+    method: str,
+    facts: Mapping[str, str],
+    tables: tuple[Sequence[Table], Sequence[Table]],
+    pictures: Sequence[str],
+    found: Clinical | Published | None,
+    viewer: Viewer | None,
+) -> None:
+    """Write the page of one result folder.
+
+    name: of what was evaluated; method: of its row; facts: settings and counts; tables: leading ones, which are shown,
+    and further ones, which are folded away; pictures: names in `folder`; found: None where only the paper's protocol
+    was computed; viewer: None without the clinical protocol.
+    """
+    leading, further = tables
+    answer, lead = "Every image is scaled by itself in this protocol; the table below has its numbers.", ""
+    if isinstance(found, Clinical):
+        answer = answer_of(found, method)
+        lead = cards_of(found, method) + _lead(forest_of(found.rows), viewer)
+    elif found is not None:
+        answer = f"Scored as the benchmark {found.protocol} does; each table says which thresholds saw test labels."
+        lead = cards_of_published(found)
+    shown = "".join(map(table_html, leading))
+    content = f"<h2>Detection</h2>{shown}" if shown else ""
+    content += _figures(folder, pictures)
+    content += _folded_tables(further, opened=not leading)
+    content += folded("Settings and counts", facts_html(facts))
+    write_page(folder / PAGE, name, "Evaluation", answer, lead, content, viewer)
+
+
+def write_comparison_page(
+    folder: Path,
+    title: str,
+    facts: Mapping[str, str],
+    tables: Sequence[Table],
+    figure: str,
+    methods: Mapping[str, Clinical],
+    viewer: Viewer | None,
+) -> None:
+    """Write the page of several methods on the same images; methods: by the name of their row; figure: its file."""
+    rows = {name: clinical.rows[name] for name, clinical in methods.items()}
+    answer = answer_of_methods(rows, next(iter(methods.values())))
+    caption = "The same images through every method, and average precision with its interval."
+    content = f"<h2>Detection</h2>{''.join(map(table_html, tables))}"
+    content += folded("Figure for a paper", picture_html(folder / figure, caption))
+    content += folded("Settings", facts_html(facts))
+    write_page(folder / PAGE, title, "Comparison", answer, _lead(forest_of(rows), viewer), content, viewer)
+
+
+def _lead(forest: str, viewer: Viewer | None) -> str:
+    """What stands between the answer and the viewer."""
+    examples = examples_html(examples_of(viewer)) if viewer else ""
+    return f"<div class='lead'>{examples}{forest}</div>"
+
+
+def _figures(folder: Path, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    wide, curves = (
+        "".join(picture_html(folder / name, CAPTIONS[name]) for name in names if (name in WIDE) == is_wide)
+        for is_wide in (True, False)
+    )
+    return f"<h2>Figures</h2><div class='curves'>{curves}</div>{wide}"
+
+
+def _folded_tables(tables: Sequence[Table], opened: bool) -> str:
+    if not tables:
+        return ""
+    return "<h2>More numbers</h2>" + "".join(folded(table.title, table_html(table), opened) for table in tables)

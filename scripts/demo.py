@@ -134,7 +134,7 @@ def farewell(dataset: str, root: Path, pretrained: bool) -> str:
     return f"""
 Done. What there is to see:
   {root / "overview.png"}   one image through the method
-  {evaluation / "report.html"}   tables, curves and panels on one page
+  {evaluation / "report.html"}   the answer, a viewer of the maps, tables and curves on one page
   {evaluation / "panels.png"}    input, reconstruction, map, prediction, truth
   {evaluation / "tables.md"}     the table, with 95 % intervals over patients
   {root / "results" / scale.diseased}   maps, reconstructions and masks as NIfTI

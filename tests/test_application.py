@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from browser import look_at, needs_browser
 from commands import ANSWER, DETECT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, maps, run
 from PIL import Image
 
@@ -125,6 +126,31 @@ def test_the_record_says_what_was_found(runs):
     assert (row["slices"], row["judged_slices"], row["false_positive_rate"]) == ("8", "6", "0.01")
     with Image.open(runs / "answer" / "montage" / "p90.png") as picture:
         assert min(picture.size) > 300
+    page = (runs / "answer" / "report.html").read_text()
+    for shown in (row["score"], row["anomalous_ml"], row["anomalous_voxels"]):
+        assert f">{float(shown):.4g}<" in page or f">{shown}<" in page
+
+
+@needs_browser
+def test_the_page_of_scans_counts_what_the_record_does(runs, tmp_path):
+    """At the record's threshold; a plane is where the map is highest, and each plane goes through the volume."""
+    steps = """
+      const text = (name) => document.querySelector('.' + name).textContent.replaceAll(',', '');
+      const before = [Number(text('marked')), text('ml'), document.querySelectorAll('.planes canvas').length];
+      const slider = document.querySelector('.planes input');
+      slider.value = 3;
+      slider.dispatchEvent(new Event('input'));
+      const moved = document.querySelector('.planes figcaption').textContent;
+      const threshold = document.querySelector('input.threshold');
+      threshold.value = threshold.max;
+      threshold.dispatchEvent(new Event('input'));
+      return [...before, moved, Number(text('marked'))];
+    """
+    (row,) = summary(runs / "answer")
+    seen = look_at(runs / "answer" / "report.html", steps, tmp_path, 400)
+    assert seen["errors"] == "" and seen["width"] <= 400
+    marked, ml = int(row["anomalous_voxels"]), f"{float(row['anomalous_ml']):.4g}"
+    assert seen["found"] == [marked, ml, 3, "Axial, slice 3", 0]
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PSL", "AIR"])

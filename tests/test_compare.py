@@ -52,7 +52,10 @@ def test_one_table_and_one_figure_of_all_methods(folders, tmp_path):
     healthy = f"{folders['strong_healthy']} {folders['weak_healthy']}"
     run(COMPARE, f"--results {results} --healthy {healthy} --out {tmp_path} --bootstrap 30")
     written = sorted(path.name for path in tmp_path.iterdir())
-    assert written == [f"comparison.{end}" for end in ("csv", "md", "png", "tex")] + ["summary.json"]
+    assert written == [f"comparison.{end}" for end in ("csv", "md", "pdf", "png", "tex")] + [
+        "report.html",
+        "summary.json",
+    ]
     strong, weak = csv.DictReader((tmp_path / "comparison.csv").open())
     assert float(strong["ap"]) > float(weak["ap"]) + 0.3
     assert float(strong["ap_low"]) <= float(strong["ap"]) <= float(strong["ap_high"])

@@ -23,8 +23,8 @@ from uad.results import ResultFolder, ResultWriter
 from uad.sides import one_sided
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluation.py"
-FILES = ["panels.png", "per_image.csv", "per_patient.csv", "report.html", "scores.png", "summary.json", "tables.md"]
-CURVES = ["dice_vs_threshold.png", "pr.png", "roc.png"]
+TABLES = ["per_image.csv", "per_patient.csv", "report.html", "summary.json", "tables.md"]
+FIGURES = ["dice_vs_threshold", "panels", "pr", "roc", "scores"]
 
 
 class Done(NamedTuple):
@@ -237,7 +237,7 @@ def test_the_command_scores_a_folder_whole(run_evaluation, folders, tmp_path):
     assert "| planted" in done.stdout and "autoencoder alone" in done.stdout and "raw intensity" in done.stdout
     written = sorted(path.name for path in out.iterdir())
     paper = ["per_image_paper_baselines.csv", "per_image_paper_ours.csv"]
-    assert written == sorted(FILES + CURVES + paper)
+    assert written == sorted(TABLES + [f"{name}.{end}" for name in FIGURES for end in ("pdf", "png")] + paper)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["clinical"]["rows"]["planted"]["metrics"]["auroc"]["value"] > 0.9
     assert summary["paper_ours"]["planted"]["dice"]["n"] == 8

@@ -8,7 +8,7 @@ from uad.evaluation.tables import HEADLINE, signed
 from uad.report.markup import card_html, forest_html
 from uad.report.viewer import Viewer
 
-# The four figures, the first that are defined; what each is, in a few words.
+# The four figures, and what each is, in a few words.
 CARDS = {
     "ap": ("AP of pixels", "average precision; random scores have the prevalence, {prevalence}"),
     "best_dice": ("Best Dice", "of one threshold that is chosen with the labels: an upper bound"),
@@ -104,12 +104,18 @@ def cards_of_published(found: Published) -> str:
     return f"<div class='cards'>{cards}</div>"
 
 
-def forest_of(rows: Mapping[str, Row]) -> str:
-    """AP of every row, or AUROC of images where that is not defined; nothing where neither is."""
+def forest_of(rows: Mapping[str, Row], most: int) -> str:
+    """AP of the first row and of the best others, at most so many, in their order; AUROC of images where AP is not
+    defined; nothing where neither is.
+    """
+    first, *others = rows
     for metric in ("ap", "image_auroc"):
-        estimates = {name: row.estimates[metric] for name, row in rows.items()}
-        if any(estimate.value is not None for estimate in estimates.values()):
-            return forest_html(f"{HEADLINE[metric]}, with 95 % intervals over patients", estimates)
+        found = {name: row.estimates[metric] for name, row in rows.items() if row.estimates[metric].value is not None}
+        best = sorted((name for name in others if name in found), key=lambda name: -found[name].value)[:most]
+        if found:
+            shown = {name: found[name] for name in rows if name in found and name in (first, *best)}
+            left_out = f"; the best {len(best)} of {len(others)} others" if len(best) < len(others) else ""
+            return forest_html(f"{HEADLINE[metric]}, with 95 % intervals over patients{left_out}", shown)
     return ""
 
 

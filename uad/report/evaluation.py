@@ -20,6 +20,8 @@ from uad.report.page import examples_html, write_page
 from uad.report.viewer import Viewer
 
 PAGE = "report.html"
+# So many competitors of an evaluated method stand beside it above the viewer; the tables have them all.
+COMPETITORS = 4
 
 
 def write_evaluation_page(
@@ -42,13 +44,11 @@ def write_evaluation_page(
     answer, lead = "Every image is scaled by itself in this protocol; the table below has its numbers.", ""
     if isinstance(found, Clinical):
         answer = answer_of(found, method)
-        lead = cards_of(found, method) + _lead(forest_of(found.rows), viewer)
+        lead = cards_of(found, method) + _lead(forest_of(found.rows, COMPETITORS), viewer)
     elif found is not None:
         answer = f"Scored as the benchmark {found.protocol} does; each table says which thresholds saw test labels."
         lead = cards_of_published(found)
-    shown = "".join(map(table_html, leading))
-    content = f"<h2>Detection</h2>{shown}" if shown else ""
-    content += _figures(folder, pictures)
+    content = _leading_tables(leading) + _figures(folder, pictures)
     content += _folded_tables(further, opened=not leading)
     content += folded("Settings and counts", facts_html(facts))
     write_page(folder / PAGE, name, "Evaluation", answer, lead, content, viewer)
@@ -67,10 +67,10 @@ def write_comparison_page(
     rows = {name: clinical.rows[name] for name, clinical in methods.items()}
     answer = answer_of_methods(rows, next(iter(methods.values())))
     caption = "The same images through every method, and average precision with its interval."
-    content = f"<h2>Detection</h2>{''.join(map(table_html, tables))}"
+    content = _leading_tables(tables)
     content += folded("Figure for a paper", picture_html(folder / figure, caption))
     content += folded("Settings", facts_html(facts))
-    write_page(folder / PAGE, title, "Comparison", answer, _lead(forest_of(rows), viewer), content, viewer)
+    write_page(folder / PAGE, title, "Comparison", answer, _lead(forest_of(rows, len(rows)), viewer), content, viewer)
 
 
 def _lead(forest: str, viewer: Viewer | None) -> str:
@@ -87,6 +87,14 @@ def _figures(folder: Path, names: Sequence[str]) -> str:
         for is_wide in (True, False)
     )
     return f"<h2>Figures</h2><div class='curves'>{curves}</div>{wide}"
+
+
+def _leading_tables(tables: Sequence[Table]) -> str:
+    """The first of the tables; the others, which have a row per competitor again, are folded away."""
+    if not tables:
+        return ""
+    others = "".join(folded(table.title, table_html(table)) for table in tables[1:])
+    return f"<h2>Detection</h2>{table_html(tables[0])}{others}"
 
 
 def _folded_tables(tables: Sequence[Table], opened: bool) -> str:

@@ -51,6 +51,8 @@ class CaseList {
     this.onChoose = onChoose;
     this.order = 'interest';
     this.group = 'all';
+    const scores = index.cases.map((each) => numberOf(each, 'score'));
+    this.scores = [Math.min(0, ...scores), Math.max(...scores)];
     this.select = make('select', { 'aria-label': 'Case', class: 'case', change: () => this.go(Number(this.select.value)) });
     this.position = make('span', { class: 'position' });
     this.strip = make('canvas', { class: 'strip', 'aria-hidden': 'true', click: (event) => this.nearest(event) });
@@ -69,10 +71,8 @@ class CaseList {
           ? choice('Show', groups, 'all', (value) => { this.group = value; this.arrange(true); }) : ''),
       this.strip,
       make('p', { class: 'note' },
-        'Every dot is a case at its score. Left and right arrow keys go through the cases.',
+        `Every dot is a case at its score, from ${short(this.scores[0])} to ${short(this.scores[1])}. Left and right arrow keys go through the cases.`,
         index.left_out ? ` ${index.left_out.toLocaleString('en')} further images are not in the viewer.` : ''));
-    const scores = index.cases.map((each) => numberOf(each, 'score'));
-    this.scores = [Math.min(0, ...scores), Math.max(...scores)];
     this.arrange(false);
     document.addEventListener('keydown', (event) => this.key(event));
     new ResizeObserver(() => this.drawStrip()).observe(this.strip);
@@ -146,7 +146,7 @@ class CaseList {
     const [low, high] = this.scores;
     const across = (numberOf(index.cases[number], 'score') - low) / (high - low || 1);
     const spread = ((number * 0.618034) % 1) - 0.5;
-    return [8 + across * (width - 16), height * ((isHealthy(index.cases[number]) ? 0.28 : 0.72) + 0.3 * spread)];
+    return [8 + across * (width - 72), height * ((isHealthy(index.cases[number]) ? 0.28 : 0.72) + 0.3 * spread)];
   }
 
   drawStrip() {
@@ -167,6 +167,13 @@ class CaseList {
     }
     const [x, y] = this.placeOf(this.current, width, height);
     context.globalAlpha = 1;
+    context.fillStyle = style.getPropertyValue('--quiet');
+    context.font = `11px ${style.fontFamily}`;
+    if (this.shown.some((number) => isHealthy(index.cases[number]))) {
+      context.textAlign = 'right';
+      context.fillText('healthy', width - 2, 13);
+      context.fillText(index.cases.some((each) => each.diseased) ? 'diseased' : 'others', width - 2, height - 6);
+    }
     context.strokeStyle = style.color;
     context.lineWidth = 2;
     context.beginPath();

@@ -31,8 +31,8 @@ class SliceViewer {
     this.message = make('p', { class: 'message', role: 'status' });
     this.caption = make('p', { class: 'caption' });
     root.append(
-      this.list.element, this.caption, this.options(), this.message, this.panels, this.legend(),
-      make('div', { class: 'methods' }, this.meaning(), ...this.controls.map((control) => control.element)),
+      this.list.element, this.caption, this.options(), this.message, this.panels,
+      make('div', { class: 'methods' }, ...this.controls.map((control) => control.element)), this.legend(), this.meaning(),
     );
     this.content = null;
     this.take(new URLSearchParams(location.hash.slice(1)));
@@ -79,8 +79,8 @@ class SliceViewer {
 
   legend() {
     return make('p', { class: 'legend' },
-      make('span', { class: 'key truth' }), 'outline of the true mask',
       make('span', { class: 'key predicted' }), 'predicted mask: all that reaches the threshold',
+      make('span', { class: 'key truth' }), 'outline of the true mask',
       make('span', {}, 'Left in the picture is the patient\u2019s right, where the files say how the patient lies.'));
   }
 
@@ -143,7 +143,7 @@ class SliceViewer {
       }]);
     }
     if (method.flip) {
-      panels.push(['Flip probability', (canvas) => {
+      panels.push(['Flip probability, colours up to 25 %', (canvas) => {
         // Few bits look flipped: a quarter already is the end of the colours.
         const values = method.flip.values.map((value) => Math.min(255, 4 * value));
         paint(canvas, coloured(values, colourTables[this.state.colours]), method.flip.shape);

@@ -11,9 +11,8 @@ were, which the checkpoint says; DIR is the folder of a stage-1 run with its sta
 
 Written to --out, on the grid and affine of the input: anomaly_map/, reconstruction/, mask/ (at the threshold that
 marks the share --false_positives of healthy pixels) as NIfTI, montage/ as PNG, records/ and summary.csv with score,
-percentile among healthy patients, volume in ml and place of the maximum, and report.html, a page that shows every
-input with its map in three planes, with its pictures in report_cases/. Slices that do not show the patient, or that
-the training left out, are zeros.
+percentile among healthy patients, volume in ml and place of the maximum; report.html, a page that shows every input
+with its map (report_cases/). Slices that do not show the patient, or that the training left out, are zeros.
 Thresholds and percentiles come from --healthy, a folder of healthy slices; they are kept in DIR/calibration and found
 there again. The same command continues what was interrupted.
 """
@@ -216,11 +215,9 @@ def main(args: argparse.Namespace) -> None:
         if world.is_main:
             records = read_records(request.out, [item.name for item in items])
             table = write_summary(request.out, records)
-            print(f"{len(items) - len(problems)} of {len(items)} inputs are in {request.out}; the table is {table}")
-            if records:
-                facts = {key: str(value) for key, value in info.items()}
-                page = write_scans_page(request.out, records, chain.names, reading.display_channel, facts)
-                print(f"Look at them with a browser: {page}")
+            page = write_scans_page(request.out, records, chain.names, reading.display_channel, info)
+            count = f"{len(items) - len(problems)} of {len(items)} inputs are in {request.out}"
+            print(f"{count}; the table is {table}, a page for the browser {page}")
         if problems:
             raise InputError(problems)
 

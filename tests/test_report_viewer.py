@@ -32,9 +32,12 @@ MOVE = """
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """An evaluation of 30 diseased and 10 healthy images, more than lie in its page."""
+    """An evaluation of 24 diseased and 6 healthy images, more than lie in its page."""
     root = tmp_path_factory.mktemp("viewer")
-    folders = write_folder(root / "diseased", 15, 2, evidence=True), write_folder(root / "healthy", 5, 2, lesion=False)
+    folders = (
+        write_folder(root / "diseased", 12, 2, autoencoder=False),
+        write_folder(root / "healthy", 3, 2, lesion=False, autoencoder=False),
+    )
     run(EVALUATE, f"--results {folders[0]} --healthy {folders[1]} --protocol clinical --bootstrap 20 --neighbours 0")
     return folders[0]
 

@@ -31,9 +31,9 @@ HEADINGS = {
 
 
 def write_scans_page(
-    out: Path, records: Sequence[Mapping], channels: Sequence[str], display_channel: int, facts: Mapping[str, str]
+    out: Path, records: Sequence[Mapping], channels: Sequence[str], display_channel: int, settings: Mapping
 ) -> Path:
-    """Write the page of all inputs that are complete; records: theirs, in the order of the table."""
+    """Write the page of all inputs that are complete; records: theirs, in the order of the table; returns its path."""
     cases = [_case(record) for record in records]
     paths = [out / CASES / case["file"] for case in cases]
     # Inputs that an earlier version judged have no pictures.
@@ -42,15 +42,17 @@ def write_scans_page(
         number: case_content(cases[number]["file"], paths[number].read_text(encoding="utf-8"))
         for number in embedded_within(sizes, EMBEDDED_BYTES)
     }
-    viewer = Viewer("volumes", tuple(channels), display_channel, (), tuple(cases), embedded)
-    page = out / PAGE
+    viewer = Viewer("volumes", tuple(channels), display_channel, (), tuple(cases), embedded) if cases else None
+    facts = {key.replace("_", " "): str(value) for key, value in settings.items()}
     content = f"<h2>All inputs</h2>{table_html(_table(records))}{folded('Settings', facts_html(facts))}"
-    write_page(page, f"Scans in {out.resolve().name}", "Detection", _answer(records), "", content, viewer)
-    return page
+    write_page(out / PAGE, f"Scans in {out.resolve().name}", "Detection", _answer(records), "", content, viewer)
+    return out / PAGE
 
 
 def _answer(records: Sequence[Mapping]) -> str:
     """How many inputs there are, and which stands out."""
+    if not records:
+        return "No input could be judged."
     count = f"{len(records):,} input{'' if len(records) == 1 else 's'} judged."
     first = records[0]
     found = f" The highest score is that of {first['name']}: {first['score']:.4g}"

@@ -1,7 +1,7 @@
 """The viewer's content of an evaluation or a comparison: every image's maps, pictures and truth, packed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from uad.scores import EVIDENCE_EXTRA
 
 # The pooled curve under the slider.
 CURVE_POINTS = 160
+AVERAGED = "Maps are shown as they are scored: averaged across the slices of a scan."
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Scored:
     def row(self) -> Row:
         """Its pooled result."""
         return self.clinical.rows[self.study.rows[0].name]
+
+    def of_method_alone(self) -> tuple[Study, Study | None]:
+        """The studies without the competitors, whose maps are not shown and would have to be made."""
+        alone = (each and replace(each, rows=each.rows[:1]) for each in (self.study, self.healthy))
+        return tuple(alone)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def slice_viewer(
     places = {(entry.group, entry.name): number for number, entry in enumerate(chosen)}
     # In the order of their names, in which neighbouring slices are read once.
     ordered = sorted(chosen, key=lambda entry: (entry.group, entry.name))
-    pack = partial(pack_case, [(each.study, each.healthy) for each in methods], [each.row.scale for each in methods])
+    pack = partial(pack_case, [each.of_method_alone() for each in methods], [each.row.scale for each in methods])
     embedded, ranges = {}, []
     contents = progress(mapper(pack, ordered), len(ordered))
     for entry, content in zip(ordered, contents, strict=True):
@@ -85,6 +91,7 @@ def slice_viewer(
         cases=tuple(_case(number, entry) for number, entry in enumerate(chosen)),
         embedded=embedded,
         left_out=len(entries) - len(chosen),
+        note="" if methods[0].study.near is None else AVERAGED,
     )
 
 

@@ -49,7 +49,7 @@ class MethodShown:
 class Viewer:
     """kind: "slices" or "volumes"; channels, shown_channel: of the input, and which to begin with; cases: plain values
     of each, whose content is in `embedded` under its number or in a file beside the page; left_out: images that are
-    not in the viewer.
+    not in the viewer; note: what else to know of the maps.
     """
 
     kind: str
@@ -59,6 +59,7 @@ class Viewer:
     cases: tuple[dict, ...]
     embedded: Mapping[int, str]
     left_out: int = 0
+    note: str = ""
 
     def index(self) -> dict:
         """Plain values for the page, without the cases' content."""
@@ -69,6 +70,7 @@ class Viewer:
             "methods": [asdict(method) for method in self.methods],
             "cases": list(self.cases),
             "left_out": self.left_out,
+            "note": self.note,
             "folder": CASES,
             "colour_maps": {name: colours_of(name) for name in COLOUR_MAPS},
         }

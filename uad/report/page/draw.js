@@ -13,7 +13,7 @@ const colourTables = Object.fromEntries(
   }),
 );
 
-const lookups = new Map();
+const lookups = new WeakMap();
 /** bin -> place in a colour table, 0..255, for a method's scale of colours. */
 function lookupOf(method) {
   if (!lookups.has(method)) {

@@ -92,7 +92,7 @@ class SliceViewer {
     const best = known.includes('best Dice')
       ? '\u201cBest Dice\u201d is the highest that one threshold gives over all images with masks, shown by the hill: it was '
         + 'chosen with the labels, an upper bound.' : '';
-    return make('p', { class: 'note' }, `${rates}${best}`);
+    return make('p', { class: 'note' }, `${rates}${best} ${index.note}`);
   }
 
   /** Load and show the case that is chosen. */

@@ -22,6 +22,8 @@ from uad.report.viewer import Viewer
 PAGE = "report.html"
 # So many competitors of an evaluated method stand beside it above the viewer; the tables have them all.
 COMPETITORS = 4
+# Tables of at most so many rows are open.
+SHORT = 6
 
 
 def write_evaluation_page(
@@ -90,10 +92,10 @@ def _figures(folder: Path, names: Sequence[str]) -> str:
 
 
 def _leading_tables(tables: Sequence[Table]) -> str:
-    """The first of the tables; the others, which have a row per competitor again, are folded away."""
+    """The first of the tables, and the others, those that are long folded away."""
     if not tables:
         return ""
-    others = "".join(folded(table.title, table_html(table)) for table in tables[1:])
+    others = "".join(folded(table.title, table_html(table), len(table.rows) <= SHORT) for table in tables[1:])
     return f"<h2>Detection</h2>{table_html(tables[0])}{others}"
 
 

@@ -32,7 +32,7 @@ class SliceViewer {
     this.caption = make('p', { class: 'caption' });
     root.append(
       this.list.element, this.caption, this.options(), this.message, this.panels,
-      make('div', { class: 'methods' }, ...this.controls.map((control) => control.element)), this.legend(), this.meaning(),
+      this.several ? this.together() : '', make('div', { class: 'methods' }, ...this.controls.map((control) => control.element)), this.legend(), this.meaning(),
     );
     this.content = null;
     this.take(new URLSearchParams(location.hash.slice(1)));
@@ -75,6 +75,19 @@ class SliceViewer {
     if (this.optionsRow) this.optionsRow.replaceWith(row);
     this.optionsRow = row;
     return row;
+  }
+
+  /** Buttons that put the thresholds of all methods where they mean the same. */
+  together() {
+    const shared = index.methods[0].marks.map((mark) => mark.meaning)
+      .filter((meaning) => index.methods.every((method) => method.marks.some((mark) => mark.meaning === meaning)));
+    const put = (meaning) => {
+      this.controls.forEach((control) => control.place(control.method.marks.find((mark) => mark.meaning === meaning).bin));
+      this.draw();
+    };
+    return shared.length ? make('div', { class: 'together', role: 'group', 'aria-label': 'Thresholds of all methods' },
+      make('span', { class: 'note' }, 'All thresholds at'),
+      ...shared.map((meaning) => make('button', { type: 'button', click: () => put(meaning) }, meaning))) : '';
   }
 
   legend() {

@@ -14,6 +14,7 @@ from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
 from uad.best import chosen_by_labels
 from uad.configuration import check_values
 from uad.cuda_graphs import GraphedInference
+from uad.films import Film
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
@@ -171,7 +172,32 @@ class MaskedBernoulliDiffusion:
             },
         )
 
-    def _of_copy(self, images: Tensor, generators: Sequence[torch.Generator]) -> "_Copy":
+    @torch.inference_mode()
+    def film(self, image: Tensor, generator: torch.Generator, most: int) -> Film:
+        """The denoising of an image (C, S, S) step by step, as `reconstruct` denoises its first copy, which is not
+        shifted; at most so many frames, evenly spread, with the first and the last.
+        """
+        levels, codes, masks = [0], [], []
+
+        def watch(level: int, code: Tensor, mask: Tensor) -> None:
+            levels.append(level)
+            codes.append(code)
+            masks.append(mask.clone())  # it grows in place
+
+        copy = self._of_copy(image[None], [generator], watch)
+        codes, masks = [copy.code, *codes], [torch.zeros_like(masks[0]), *masks]
+        frames = torch.linspace(0, len(codes) - 1, min(most, len(codes))).round().long().unique().tolist()
+        # One at a time: all together would take as much memory as a batch of so many images.
+        images = torch.cat([self._decoded(codes[frame]) for frame in frames])
+        bits, shares = (torch.cat([each[frame] for frame in frames]).float().mean(1) for each in (codes, masks))
+        return Film([levels[frame] for frame in frames], *(each.cpu().numpy() for each in (bits, shares, images)))
+
+    def _of_copy(
+        self,
+        images: Tensor,
+        generators: Sequence[torch.Generator],
+        callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> "_Copy":
         with autocast(self.amp, images.device):
             code = self.bits(self.encode(images), generators)
 
@@ -187,6 +213,7 @@ class MaskedBernoulliDiffusion:
             self.noise_level,
             self.prob_threshold,
             self.denoise_steps,
+            callback,
         )
         flip = outcome.flip_probability
         return _Copy(code, torch.stack([flip.mean(1), flip.amax(1)], dim=1), outcome)

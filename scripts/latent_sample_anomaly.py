@@ -14,6 +14,7 @@ import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bernoulli_diffusion.filming import film_folder
 from bernoulli_diffusion.flags import (
     add_detection_flags,
     add_model_source_flags,
@@ -30,10 +31,11 @@ from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder,
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
-from uad.cli.flags import Flags
+from uad.cli.flags import Flags, add
 from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, graphs_of, precision_of, runtime_of
+from uad.configuration import check_values
 from uad.distributed import World, distributed_world
 from uad.scores import check_polarity
 
@@ -49,6 +51,7 @@ class Request:
     settings: ChosenSettings | None
     output: Output
     runtime: Runtime
+    film: int
     compile: bool
     cuda_graphs: bool
 
@@ -58,6 +61,14 @@ def get_args_parser() -> Flags:
     parser = Flags(__doc__, preset=DETECTION_PRESETS)
     add_folder_flags(parser)
     add_output_flags(parser)
+    add(
+        parser,
+        "--film",
+        type=int,
+        default=0,
+        help="images, evenly drawn, of which bits, mask and reconstruction are saved after each step of the denoising, "
+        "for the viewer of report.html",
+    )
     add_detection_flags(parser)
     add_settings_flag(parser)
     add_runtime_flags(parser, compile=True, cuda_graphs=True)
@@ -68,6 +79,7 @@ def get_args_parser() -> Flags:
 
 def request_of(args: argparse.Namespace) -> Request:
     """What the flags say, as plain values."""
+    check_values([("--film", args.film, "0 or more", args.film >= 0)])
     return Request(
         opening=opening_of(args),
         autoencoder=autoencoder_source(args),
@@ -76,6 +88,7 @@ def request_of(args: argparse.Namespace) -> Request:
         settings=chosen_settings(args),
         output=output_of(args),
         runtime=runtime_of(args),
+        film=args.film,
         compile=args.compile,
         cuda_graphs=graphs_of(args),
     )
@@ -144,6 +157,8 @@ def main(args: argparse.Namespace) -> None:
         speed = {"compiled": request.compile, "cuda_graphs": request.cuda_graphs}
         method = detector(autoencoder.network, model, detection, world.device, amp, **speed)
         detect(method, slices, out_dir, info, detection.compare_sides, share, runtime, world)
+        if world.is_main:
+            film_folder(method, slices, out_dir, request.film, runtime.seed, world.device)
 
 
 def default_out_dir(request: Request) -> Path:

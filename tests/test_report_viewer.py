@@ -9,7 +9,9 @@ from browser import look_at, needs_browser
 from commands import EVALUATE, run
 from result_folders import write_folder
 from test_compare import COMPARE, write_method
+from test_film import any_film
 
+from uad.films import write_film
 from uad.results import ResultFolder
 
 pytestmark = needs_browser
@@ -38,8 +40,30 @@ def written(tmp_path_factory):
         write_folder(root / "diseased", 12, 2, autoencoder=False),
         write_folder(root / "healthy", 3, 2, lesion=False, autoencoder=False),
     )
+    write_film(folders[0], ResultFolder(folders[0]).names[0], any_film(3))
     run(EVALUATE, f"--results {folders[0]} --healthy {folders[1]} --protocol clinical --bootstrap 20 --neighbours 0")
     return folders[0]
+
+
+def test_a_film_is_gone_through_step_by_step(written, tmp_path):
+    steps = """
+      const number = index.cases.findIndex((each) => each.film);
+      const select = document.querySelector('.case');
+      select.value = number;
+      select.dispatchEvent(new Event('change'));
+      await shown(index.cases[number].name);
+      const film = document.querySelector('.film');
+      const slider = film.querySelector('input');
+      const text = () => film.querySelector('.position').textContent;
+      const last = text();
+      slider.value = 0;
+      slider.dispatchEvent(new Event('input'));
+      return [index.cases[number].name, film.hidden, last, text(), film.querySelectorAll('canvas')[2].width];
+    """
+    seen = look_at(written / "evaluation" / "report.html", steps, tmp_path)
+    name = ResultFolder(written).names[0]
+    assert seen["errors"] == ""
+    assert seen["found"] == [name, False, "step 2 of 2, to noise level 2", "the code of the image", 480]
 
 
 def agrees(seen: dict, folder) -> None:

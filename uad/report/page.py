@@ -10,8 +10,8 @@ from uad.files import write_text
 from uad.report.packing import json_in_page
 from uad.report.viewer import Viewer
 
-# In the order in which they build on each other; the viewers of slices and of volumes both follow the first four.
-SCRIPTS = ("data.js", "draw.js", "controls.js", "cases.js", "slices.js", "volumes.js", "start.js")
+# In the order in which they build on each other; the viewers follow what both of them use.
+SCRIPTS = ("data.js", "draw.js", "controls.js", "cases.js", "film.js", "slices.js", "volumes.js", "start.js")
 
 
 def write_page(path: Path, title: str, kind: str, answer: str, lead: str, content: str, viewer: Viewer | None) -> None:

@@ -12,6 +12,7 @@ from uad.evaluation.display import for_display
 from uad.evaluation.metrics import N_BINS, float16_bins
 from uad.evaluation.study import Study
 from uad.files import write_text
+from uad.films import film_path, read_film
 from uad.report.choosing import EMBEDDED, EMBEDDED_BYTES, SCORED, Entry, by_interest, entries_of
 from uad.report.packing import json_in_page, packed, picture
 from uad.report.viewer import CASES, Mark, MethodShown, Viewer, case_file, case_script, remove_cases
@@ -88,7 +89,7 @@ def slice_viewer(
         channels=_channels(methods),
         shown_channel=_shown_channel(methods),
         methods=tuple(shown),
-        cases=tuple(_case(number, entry) for number, entry in enumerate(chosen)),
+        cases=tuple(_case(number, entry, methods[0]) for number, entry in enumerate(chosen)),
         embedded=embedded,
         left_out=len(entries) - len(chosen),
         note="" if methods[0].study.near is None else AVERAGED,
@@ -110,7 +111,8 @@ def _write_beside(folder: Path, number: int, content: str) -> None:
     write_text(folder / CASES / name, case_script(name, content))
 
 
-def _case(number: int, entry: Entry) -> dict:
+def _case(number: int, entry: Entry, method: Scored) -> dict:
+    study = method.study if entry.group == SCORED else method.healthy
     return {
         "file": case_file(number),
         "name": entry.name,
@@ -119,6 +121,7 @@ def _case(number: int, entry: Entry) -> dict:
         "diseased": entry.diseased,
         "lesion_pixels": entry.lesion_pixels,
         "numbers": list(entry.numbers),
+        "film": film_path(study.folder.folder, entry.name).is_file(),
     }
 
 
@@ -157,6 +160,11 @@ def _made_by(study: Study, result: Result) -> dict:
     if EVIDENCE_EXTRA in result.record.get("extras", ()):
         flip = study.folder.load(result.name, (EVIDENCE_EXTRA,)).extras[EVIDENCE_EXTRA]
         made["flip"] = packed(picture(for_display(flip[0], result.affine)))
+    film = read_film(study.folder.folder, result.name)
+    if film is not None:
+        frames = {"bits": film.bits, "mask": film.mask, "images": np.moveaxis(film.images, 1, 0)}
+        made["film"] = {key: packed(for_display(array, result.affine)) for key, array in frames.items()}
+        made["film"]["levels"] = film.levels
     return made
 
 

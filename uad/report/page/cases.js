@@ -2,7 +2,7 @@
 // The list of cases: sorted, filtered, gone through by buttons, by arrow keys and on the strip of scores.
 
 const isHealthy = (each) => each.group === 'healthy' || each.diseased === false;
-const numberOf = (each, key) => each.numbers[0][key];
+const numberOf = (each, key) => (key === 'film' ? each.film || undefined : each.numbers[0][key]);
 const byName = (a, b) => `${a.patient}\n${a.name}`.localeCompare(`${b.patient}\n${b.name}`, 'en', { numeric: true });
 
 /** Sort by a number; cases that have none come last, in the order of their names. */
@@ -26,6 +26,7 @@ const ORDERS = [
   ['lowest-best-dice', 'best Dice of the image, lowest first', 'best_dice', 1],
   ['ap', 'AP, highest first', 'ap', -1],
   ['lowest-ap', 'AP, lowest first', 'ap', 1],
+  ['film', 'those with a film first', 'film', 1],
   ['name', 'patient and name', null, null],
 ];
 
@@ -55,7 +56,8 @@ class CaseList {
     this.scores = [Math.min(0, ...scores), Math.max(...scores)];
     this.select = make('select', { 'aria-label': 'Case', class: 'case', change: () => this.go(Number(this.select.value)) });
     this.position = make('span', { class: 'position' });
-    this.strip = make('canvas', { class: 'strip', 'aria-hidden': 'true', click: (event) => this.nearest(event) });
+    // Of few cases the list says as much.
+    this.strip = make('canvas', { class: 'strip', hidden: index.cases.length < 4, 'aria-hidden': 'true', click: (event) => this.nearest(event) });
     const counts = { healthy: index.cases.filter(isHealthy).length };
     counts.diseased = index.cases.length - counts.healthy;
     const orders = ORDERS.filter(([, , key]) => !key || index.cases.some((each) => numberOf(each, key) !== undefined));
@@ -71,7 +73,8 @@ class CaseList {
           ? choice('Show', groups, 'all', (value) => { this.group = value; this.arrange(true); }) : ''),
       this.strip,
       make('p', { class: 'note' },
-        `Every dot is a case at its score, from ${short(this.scores[0])} to ${short(this.scores[1])}. Left and right arrow keys go through the cases.`,
+        this.strip.hidden ? '' : `Every dot is a case at its score, from ${short(this.scores[0])} to ${short(this.scores[1])}. `,
+        'Left and right arrow keys go through the cases.',
         index.left_out ? ` ${index.left_out.toLocaleString('en')} further images are not in the viewer.` : ''));
     this.arrange(false);
     document.addEventListener('keydown', (event) => this.key(event));

@@ -28,11 +28,13 @@ class SliceViewer {
     this.controls = index.methods.map((method) => new ThresholdControl(method, () => this.draw(), COUNTS, TEXTS));
     this.list = new CaseList(() => this.open());
     this.panels = make('div', { class: this.several ? 'panels several' : 'panels' });
+    this.film = new Film();
     this.message = make('p', { class: 'message', role: 'status' });
     this.caption = make('p', { class: 'caption' });
     root.append(
       this.list.element, this.caption, this.options(), this.message, this.panels,
       this.several ? this.together() : '', make('div', { class: 'methods' }, ...this.controls.map((control) => control.element)), this.legend(), this.meaning(),
+      this.film.element,
     );
     this.content = null;
     this.take(new URLSearchParams(location.hash.slice(1)));
@@ -123,6 +125,7 @@ class SliceViewer {
         control.of(new Counts(content.methods[i].map.values, content.label && content.label.values));
       });
       this.draw();
+      this.film.take(this.several ? null : content.methods[0].film, described.name);
       document.documentElement.dataset.shown = described.name;
       this.list.near().forEach((near) => loadCase(near).catch(() => {}));
     } catch (error) {
@@ -135,6 +138,7 @@ class SliceViewer {
     if (!this.content) return;
     const panels = this.several ? this.panelsOfMethods() : this.panelsOfOne();
     while (this.panels.children.length > panels.length) this.panels.lastChild.remove();
+    this.film.show(this.state.channel, this.state.colours);
     panels.forEach(([title, render], i) => {
       if (i === this.panels.children.length) this.panels.append(make('figure', {}, make('canvas', { role: 'img' }), make('figcaption')));
       const [canvas, caption] = this.panels.children[i].children;

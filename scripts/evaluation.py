@@ -16,7 +16,7 @@ and maps as they are saved; several --results are repeats there, with mean and d
 
 Without healthy images the thresholds at 1, 5 and 10 % false positives and the image AUROC are refused, with
 the reason. Everything is written to DIR/evaluation (or --out): per_image.csv, per_patient.csv,
-summary.json, tables.md, roc.png, pr.png, dice_vs_threshold.png, scores.png, panels.png, report.html.
+summary.json, tables.md, roc, pr, dice_vs_threshold, scores and panels (.png, .pdf), report.html with report_cases/.
 """
 
 from collections.abc import Callable, Mapping, Sequence

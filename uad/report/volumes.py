@@ -30,7 +30,7 @@ class Seen:
 
 def pack_scan(seen: Seen) -> str:
     """The content of a scan as JSON, cut to the box around what is not 0; `origin` is where that lies in the scan."""
-    box = _box(np.concatenate([seen.images, seen.maps[None]]).any(axis=0))
+    box = _box(seen.images.any(axis=0) | (seen.maps != 0))
     maps = seen.maps[box]
     if seen.threshold:
         bins, scale = bins_at(maps, seen.threshold)
@@ -40,14 +40,16 @@ def pack_scan(seen: Seen) -> str:
         bins = float16_bins(maps, scale)
     judged = maps[maps > 0]
     top = float(np.quantile(judged, 0.998)) if judged.size else 1.0
-    first = int(np.median(bins[maps > 0])) if judged.size else 0
+    places = [int(np.median(bins[maps > 0] if judged.size else bins)), int(bins.max()) + 1]
+    if mark is not None:
+        places = [min(places[0], mark), max(places[1], mark + 1)]
     content = {
         "map": packed(bins),
         "input": [packed(picture(channel[box])) for channel in seen.images],
         "reconstruction": [packed(picture(channel[box])) for channel in seen.reconstructions],
         "scale": scale,
         "mark": mark,
-        "bins": [min(first, mark or first), int(bins.max()) + 1],
+        "bins": places,
         "colours": [0.0, max(top, 2 * (seen.threshold or 0.0))],
         "origin": [part.start for part in box],
         "spacing": list(seen.spacing),

@@ -74,7 +74,11 @@ class SliceViewer {
       this.state.view === 'over' ? make('label', { class: 'field' }, make('span', {}, 'Opacity'), opacity) : '',
       tick('Truth', this.state.truth, (on) => { this.state.truth = on; this.draw(); }),
       tick('Predicted mask', this.state.predicted, (on) => { this.state.predicted = on; this.draw(); }));
-    if (this.optionsRow) this.optionsRow.replaceWith(row);
+    if (this.optionsRow) {
+      const focused = this.optionsRow.contains(document.activeElement);
+      this.optionsRow.replaceWith(row);
+      if (focused) row.querySelector('[aria-pressed="true"]').focus(); // else the keyboard would begin anew
+    }
     this.optionsRow = row;
     return row;
   }

@@ -34,12 +34,9 @@ function linkScans(viewer) {
 const asked = new URLSearchParams(location.hash.slice(1));
 if (['light', 'dark'].includes(asked.get('theme'))) document.documentElement.dataset.theme = asked.get('theme');
 quietIntervals();
-const root = document.getElementById('viewer');
-if (!root.hidden) {
-  const viewer = new (index.kind === 'slices' ? SliceViewer : VolumeViewer)(root);
-  if (index.kind === 'volumes') linkScans(viewer);
-  for (const figure of document.querySelectorAll('.example')) {
-    drawExample(figure, viewer);
-    figure.querySelector('a').addEventListener('click', () => viewer.list.go(Number(figure.dataset.case)));
-  }
+const viewer = new (index.kind === 'slices' ? SliceViewer : VolumeViewer)(document.getElementById('viewer'));
+if (index.kind === 'volumes') linkScans(viewer);
+for (const figure of document.querySelectorAll('.example')) {
+  drawExample(figure, viewer);
+  figure.querySelector('a').addEventListener('click', () => viewer.list.go(Number(figure.dataset.case)));
 }

@@ -31,7 +31,7 @@ class VolumeViewer {
       input: () => { this.state.opacity = Number(opacity.value); this.draw(); },
     });
     const channels = index.channels.map((name, i) => [String(i), name]);
-    const views = [['over', 'Map over the scan'], ['input', 'Scan'], ['reconstruction', 'Reconstruction'], ['map', 'Map']];
+    const views = [['over', 'Overlay'], ['input', 'Scan'], ['reconstruction', 'Reconstruction'], ['map', 'Map']];
     return make('div', { class: 'options' },
       switched('What is shown', views, this.state.view, (value) => { this.state.view = value; this.draw(); }),
       channels.length > 1

@@ -4,6 +4,7 @@ They are looked at and never scored: everything is stored in 8 bits.
 """
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,14 +47,15 @@ def read_film(folder: Path, name: str) -> Film | None:
     path = film_path(folder, name)
     if not path.is_file():
         return None
+    remedy = "delete it and run the detection again with --film"
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no archive of arrays")
         with np.load(path, allow_pickle=False) as stored:
             film = Film(stored["levels"].tolist(), *(stored[key] for key in ARRAYS))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        remedy = "delete it and run the detection again with --film"
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise input_error(path, f"unreadable ({type(error).__name__}: {error})", "a film", remedy) from error
     shapes = [getattr(film, key).shape for key in ARRAYS]
     if [len(shape) for shape in shapes] != [3, 3, 4] or {shape[0] for shape in shapes} != {len(film.levels)}:
-        remedy = "delete it and run the detection again with --film"
         raise input_error(path, f"shapes {shapes}", "as many frames in each array", remedy)
     return film

@@ -27,6 +27,8 @@ def test_every_package_of_the_project_is_in_the_wheel(wheel):
     for folder in ("uad", "baselines", "binary_autoencoder"):
         for path in (ROOT / folder).rglob("*.py"):
             assert path.relative_to(ROOT).as_posix() in wheel
+    for path in (ROOT / "uad" / "report" / "page").iterdir():
+        assert path.relative_to(ROOT).as_posix() in wheel
     assert {"bernoulli_diffusion/method.py", "uad_scripts/detect.py", "uad_models/__init__.py"} <= set(wheel)
 
 

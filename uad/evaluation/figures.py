@@ -113,7 +113,7 @@ def _with_curves(
             zorder=3 if number == 0 else 2,
             label=f"{name}: {label} {value:.3f}",
         )
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, framealpha=0.85, edgecolor="none")
     return figure
 
 

@@ -8,7 +8,7 @@ class Film {
     this.slider = make('input', { type: 'range', min: 0, step: 1, 'aria-label': 'Step of the denoising', input: () => this.draw() });
     this.button = make('button', { type: 'button', click: () => (this.timer ? this.stop() : this.play()) }, 'Play');
     this.step = make('span', { class: 'position' });
-    this.figures = ['Bits of a position that are set', 'Bits of a position that may change', 'Decoded image'].map((title) => make('figure', {},
+    this.figures = ['Share of a position\u2019s bits that are set', 'Share of its bits that may change', 'Decoded image'].map((title) => make('figure', {},
       make('canvas', { role: 'img', 'aria-label': title }), make('figcaption', {}, title)));
     this.element = make('div', { class: 'film', hidden: true },
       make('h3', {}, 'Film of the denoising'), make('div', { class: 'bar' }, this.button, this.slider, this.step),

@@ -62,6 +62,8 @@ class CaseList {
     counts.diseased = index.cases.length - counts.healthy;
     const orders = ORDERS.filter(([, , key]) => !key || index.cases.some((each) => numberOf(each, key) !== undefined));
     const groups = [['all', `all ${index.cases.length}`], ['diseased', `${counts.diseased} diseased`], ['healthy', `${counts.healthy} healthy`]];
+    this.groups = choice('Show', groups, 'all', (value) => { this.group = value; this.arrange(true); });
+    this.groups.hidden = !counts.healthy || !counts.diseased;
     this.element = make('div', { class: 'cases' },
       make('div', { class: 'bar' },
         make('button', { type: 'button', class: 'step', 'aria-label': 'Previous case', title: 'Previous (left arrow)', click: () => this.step(-1) }, '\u2190'),
@@ -69,8 +71,7 @@ class CaseList {
         make('button', { type: 'button', class: 'step', 'aria-label': 'Next case', title: 'Next (right arrow)', click: () => this.step(1) }, '\u2192'),
         this.position,
         choice('Sorted by', orders.map(([value, text]) => [value, text]), this.order, (value) => { this.order = value; this.arrange(true); }),
-        counts.healthy && counts.diseased
-          ? choice('Show', groups, 'all', (value) => { this.group = value; this.arrange(true); }) : ''),
+        this.groups),
       this.strip,
       make('p', { class: 'note' },
         this.strip.hidden ? '' : `Every dot is a case at its score, from ${short(this.scores[0])} to ${short(this.scores[1])}. `,
@@ -110,6 +111,7 @@ class CaseList {
   go(number) {
     if (!this.shown.includes(number)) {
       this.group = 'all';
+      this.groups.querySelector('select').value = this.group;
       this.arrange(false);
     }
     this.place = Math.max(0, this.shown.indexOf(number));

@@ -17,7 +17,7 @@ from uad.report.choosing import EMBEDDED, EMBEDDED_BYTES, Entry, by_interest
 from uad.report.markup import table_html
 from uad.report.packing import bins_at, json_in_page, packed
 from uad.report.page import write_page
-from uad.report.slices import _beyond
+from uad.report.slices import _beyond, slice_viewer
 from uad.report.viewer import CASES, MethodShown, Viewer, case_content, case_file, case_script
 from uad.report.volumes import Seen, pack_scan
 from uad.results import ResultWriter
@@ -96,6 +96,14 @@ def test_a_page_of_a_thousand_large_images_stays_small(tmp_path):
     viewer = Viewer("slices", ("t1",), 0, (MethodShown("m", 1.0, (0, 9), (0.0, 1.0)),), cases, texts)
     write_page(tmp_path / "page.html", "t", "k", "a", "", "", viewer)
     assert (tmp_path / "page.html").stat().st_size < EMBEDDED_BYTES + 2**20
+
+
+def test_without_a_viewer_no_cases_of_an_earlier_one_stay(tmp_path):
+    (tmp_path / CASES).mkdir()
+    for name in ("0024.js", "notes.js"):
+        (tmp_path / CASES / name).write_text("")
+    assert slice_viewer(tmp_path, [], 0) is None
+    assert [path.name for path in (tmp_path / CASES).iterdir()] == ["notes.js"]
 
 
 def test_what_is_handed_over_comes_back():

@@ -211,5 +211,8 @@ def _shown_channel(methods: Sequence[Scored]) -> int:
 
 
 def _channels(methods: Sequence[Scored]) -> tuple[str, ...]:
+    """The names of the input's channels; none to choose from where no method's folder holds inputs."""
+    if not any(each.study.folder.has_inputs for each in methods):
+        return ()
     run = methods[0].study.folder.run
     return tuple(run.get("channel_names") or (f"channel {number}" for number in range(run.get("n_channels", 1))))

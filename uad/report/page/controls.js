@@ -83,7 +83,9 @@ class ThresholdControl {
     this.marks = method.marks.map((mark) => make('button', {
       type: 'button', 'aria-pressed': 'false', title: `Threshold ${mark.value}: ${mark.meaning}`, click: () => this.move(mark.bin),
     }, mark.meaning));
-    this.outputs = Object.fromEntries(shownCounts.map(([key]) => [key, make('output', { for: id, class: key })]));
+    // Of what changes with every move, screen readers say the first alone.
+    this.outputs = Object.fromEntries(shownCounts.map(([key], i) => [key,
+      make('output', { for: id, class: key, 'aria-live': i === 0 ? 'polite' : 'off' })]));
     this.element = make('div', { class: 'method' },
       make('label', { for: id, class: 'name' }, index.methods.length > 1 ? method.name : 'Threshold'),
       make('div', { class: 'track' }, this.curve(), this.slider),

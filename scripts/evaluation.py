@@ -34,6 +34,7 @@ from uad.cli.evaluation import Scoring, add_evaluation_flags, add_threshold_flag
 from uad.cli.flags import Flags, add
 from uad.cli.maps import check_maps_flags
 from uad.cli.provenance import command_line
+from uad.cli.several import write_comparison, write_repeats
 from uad.cli.trust import add_trust_flags, check_trust_flags, trust_in
 from uad.data.reading.patients import read_patients
 from uad.errors import InputError, input_error
@@ -47,19 +48,14 @@ from uad.evaluation.foreign_maps import open_maps
 from uad.evaluation.paper_protocol import VARIANTS, image_rows, measure_image, paper_summary
 from uad.evaluation.pictures import write_pictures
 from uad.evaluation.published import Published
-from uad.evaluation.published_tables import published_table, repeats_table
+from uad.evaluation.published_tables import published_table
 from uad.evaluation.rows import write_csv, write_rows
 from uad.evaluation.study import Study, check_comparable, mapping, open_study, with_neighbours
 from uad.evaluation.summary import clinical_summary, origin
 from uad.evaluation.tables import (
-    HEADLINE,
-    Scope,
     detection_tables,
-    difference_table,
     further_tables,
-    headline_table,
     paper_table,
-    scopes,
 )
 from uad.files import write_json, write_text
 from uad.neighbours import SIGMA
@@ -185,9 +181,9 @@ def evaluate_folders(
     if len(folders) > 1 and chosen.protocol not in VARIANTS:
         together = Path(out) if out else folders[0] / "evaluation"
         if chosen.protocol in BENCHMARKS:
-            _repeats(folders, [study for study, *_ in opened], scored, together)
+            write_repeats(folders, [study for study, *_ in opened], scored, together)
         else:
-            _compare(folders, [study for study, *_ in opened], scored, together)
+            write_comparison(folders, [study for study, *_ in opened], scored, together)
 
 
 def _open_all(
@@ -315,48 +311,6 @@ def _facts(chosen: Chosen, study: Study, healthy: Study | None, calibration: Stu
 
 def _progress(what: str, items, total: int):
     return tqdm(items, total=total, desc=what, leave=False)
-
-
-def _repeats(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence[Published], out: Path) -> None:
-    """The protocol of a benchmark over several folders, each a repeat, or a method."""
-    names = [_name(folder, folders) for folder in folders]
-    text = repeats_table(dict(zip(names, scored, strict=True))).markdown()
-    if not _of_same_images(studies):
-        text += "\nThe folders hold different images: mean and deviation are over these, too.\n"
-    write_text(out / "comparison.md", text)
-    print(text)
-
-
-def _of_same_images(studies: Sequence[Study]) -> bool:
-    """Whether the folders' images have the same names and, where it was recorded, the same content."""
-    return len({(*study.names, study.folder.run.get("data_hash")) for study in studies}) == 1
-
-
-def _name(folder: Path, folders: Sequence[Path]) -> str:
-    """A folder's name or, where several have the same, its path."""
-    alike = len({each.resolve().name for each in folders}) < len(folders)
-    return str(folder) if alike else folder.resolve().name
-
-
-def _compare(folders: Sequence[Path], studies: Sequence[Study], scored: Sequence[Clinical], out: Path) -> None:
-    """The methods of several folders in one table; paired differences where the images are the same."""
-    rows = {
-        f"{study.rows[0].name} ({_name(folder, folders)})": clinical.rows[study.rows[0].name]
-        for folder, study, clinical in zip(folders, studies, scored, strict=True)
-    }
-    if _of_same_images(studies):
-        found = scopes(scored[0])
-        tables = [headline_table(rows, scope, "Comparison") for scope in found]
-        tables += [difference_table(rows, scope) for scope in found]
-        text = "\n".join(table.markdown() for table in tables)
-    else:
-        scope = Scope("images of each folder", HEADLINE, "of each")
-        text = (
-            headline_table(rows, scope, "Comparison").markdown()
-            + "\nDifferences: n/a (the folders hold different images)\n"
-        )
-    write_text(out / "comparison.md", text)
-    print(text)
 
 
 command = command_of(get_args_parser, main)

@@ -138,7 +138,8 @@ Done. What there is to see:
   {evaluation / "panels.png"}    input, reconstruction, map, prediction, truth
   {evaluation / "tables.md"}     the table, with 95 % intervals over patients
   {root / "results" / scale.diseased}   maps, reconstructions and masks as NIfTI
-  {root / "answers"}   map, mask and montage of scans on their own grid, summary.csv
+  {root / "answers" / "report.html"}   scans as they are, in three planes, with map and threshold
+  {root / "answers"}   map, mask and montage on their own grid, summary.csv
   {networks}
 These are phantoms, and minutes of training on a small network. With data of your own:
   1. prepare a folder of healthy slices and one of test slices, as data/README.md says

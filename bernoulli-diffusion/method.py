@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,6 +41,34 @@ def default_steps(noise_level: int, preset: str) -> int:
     return 1 if noise_level <= ONE_STEP_LEVEL else ENOUGH_STEPS
 
 
+def plain(value):
+    """A scalar of NumPy or PyTorch as a number of Python, a list as a tuple; all else as it is."""
+    if isinstance(value, list):
+        return tuple(value)
+    return value.item() if isinstance(value, (np.generic, Tensor)) and np.ndim(value) == 0 else value
+
+
+def is_whole(value) -> bool:
+    """Whether it is a whole number, which True is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _kind_of(name: str, value) -> tuple[str, bool]:
+    """What is expected of a field of Detection, and whether the value is that."""
+    words = {"code_bits": (*CODE_BITS, None), "score": tuple(SCORES), "shifts": tuple(SHIFTS)}
+    if name in words:
+        expected = [word for word in words[name] if word is not None]
+        return f"one of {', '.join(map(str, expected))}", type(value) in (int, str, type(None)) and value in words[name]
+    if name == "compare_sides":
+        return "True or False", isinstance(value, bool)
+    if name == "polarity":
+        numbers = isinstance(value, tuple) and all(map(is_whole, value))
+        return "1, -1 or 0 for each channel", value is None or numbers
+    if name == "prob_threshold":
+        return "a probability in 0..1", is_whole(value) or isinstance(value, float)
+    return "a whole number", is_whole(value)
+
+
 @dataclass(frozen=True)
 class Detection:
     """How scans are judged; the fields are the arguments of MaskedBernoulliDiffusion of the same names.
@@ -59,27 +88,32 @@ class Detection:
 
     def __post_init__(self):
         """InputError for values that mean nothing."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        check_values((f"--{name}", value, *_kind_of(name, value)) for name, value in values.items())
         level, steps = self.noise_level, self.denoise_steps
-        shifts, scores = ", ".join(map(str, SHIFTS)), ", ".join(SCORES)
         check_values(
             [
                 ("--noise_level", level, "1 or more", level >= 1),
                 ("--prob_threshold", self.prob_threshold, "a probability in 0..1", 0 <= self.prob_threshold <= 1),
                 ("--denoise_steps", steps, f"1..{level}, the noise level", level < 1 or 1 <= steps <= level),
-                ("--shifts", self.shifts, f"one of {shifts}", self.shifts in SHIFTS),
-                ("--code_bits", self.code_bits, " or ".join(CODE_BITS), self.code_bits in (None, *CODE_BITS)),
-                ("--score", self.score, f"one of {scores}", self.score in SCORES),
             ]
         )
 
     @classmethod
-    def preset(cls, name: str = "recommended", **chosen) -> "Detection":
-        """That of DETECTION_PRESETS but for what is chosen; InputError for a field or a value that there is not."""
-        check_values([("--preset", name, f"one of {', '.join(DETECTION_PRESETS)}", name in DETECTION_PRESETS)])
+    def preset(cls, name: str = "recommended", /, **chosen) -> "Detection":
+        """That of DETECTION_PRESETS but for what is chosen, in which scalars of NumPy and PyTorch count as numbers.
+
+        InputError for a field or a value that there is not.
+        """
         known = [field.name for field in fields(cls)]
+        presets = list(DETECTION_PRESETS)
+        check_values([("--preset", name, f"one of {', '.join(presets)}", name in presets)])
         check_values([(each, value, f"one of {', '.join(known)}", each in known) for each, value in chosen.items()])
+        chosen = {each: plain(value) for each, value in chosen.items()}
         values = {"prob_threshold": 0.5, "code_bits": None, "polarity": None, **DETECTION_PRESETS[name], **chosen}
-        return cls(**{"denoise_steps": default_steps(values["noise_level"], name), **values})
+        level = values["noise_level"]
+        steps = default_steps(level, name) if is_whole(level) else 1  # else the level is refused
+        return cls(**{"denoise_steps": steps, **values})
 
     def completed(self, model: TrainedDiffusion) -> "Detection":
         """The same with the code bits that the model was trained with, unless they are chosen.

@@ -104,7 +104,13 @@ def _one_sided(maps: np.ndarray, images: np.ndarray, air: float) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("python docs/onnx_detection.py FOLDER_OF_THE_EXPORT IMAGES.npy MAPS.npy")
     export, source, target = map(Path, sys.argv[1:])
     pictures, settings = np.load(source), json.loads((export / "config.json").read_text(encoding="utf-8"))
+    if pictures.ndim != 4 or not (pictures.min() >= 0 and pictures.max() <= 1):  # NaN is not, either
+        sys.exit(
+            f"{source}: {pictures.dtype} {pictures.shape}, not (N, C, S, S) in [0, 1], normalised as config.json says"
+        )
     drawn = [uniform_field(settings, f"{source.stem}_{number:03d}") for number in range(len(pictures))]
-    np.save(target, anomaly_maps(export, pictures, np.stack(drawn)))
+    np.save(target, anomaly_maps(export, pictures.astype(np.float32), np.stack(drawn)))

@@ -9,6 +9,7 @@ by how much maps change. A calibration is left in the folder by `detect.py --mod
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +18,15 @@ import torch
 
 from bernoulli_diffusion.model import default_log_dir
 from binary_autoencoder.checkpoint import checkpoint_files
-from uad.application.inputs import find_items
+from uad.application.inputs import Item
+from uad.application.opening import Opened, chain_of, open_item
 from uad.checkpoints import load_checkpoint, weights_hash
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.data.reading.folder import evenly_spread
+from uad.data.reading.listing import list_folder
 from uad.detector import TrainedPair, load_detector, load_pair
-from uad.errors import input_error
+from uad.errors import InputError, input_error
 from uad.files import written_whole
 
 # So many slices of --check are judged by both.
@@ -53,6 +56,9 @@ def main(args: argparse.Namespace) -> None:
     """Pack, and say how large the folder is and what it costs."""
     request = Request(args.model, args.out, args.check)
     pair = load_pair(request.model)
+    if request.out.resolve() == pair.folder.resolve():
+        raise input_error(f"--out {request.out}", "the model's own folder", "another one", "choose another --out")
+    checked = slices_of(request.check, pair) if request.check else []
     paths = packed_paths(pair, request.out)
     there = [path for folder in {path.parent for path in paths} for path in folder.glob("*") if path not in paths]
     if there:
@@ -63,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
     reading, steps = pair.autoencoder.reading, f"step {pair.autoencoder.step} and step {pair.model.step}"
     print(f"{request.out}: {size:.1f} MB, for {reading.dataset} images of {reading.n_channels} channel(s), of {steps}")
     if request.check:
-        print(difference(request))
+        print(difference(request, checked))
 
 
 def packed_paths(pair: TrainedPair, out: Path) -> tuple[Path, Path]:
@@ -81,20 +87,28 @@ def pack(pair: TrainedPair, autoencoder: Path, model: Path) -> None:
         torch.save(content | {"weights": weights, "weights_hash": weights_hash(weights)}, file)
 
 
-def difference(request: Request) -> str:
+def slices_of(folder: Path, pair: TrainedPair) -> list[tuple[Item, Opened]]:
+    """At most CHECKED slices of a folder, evenly spread, as the model sees them; InputError as list_folder, and for
+    those that it cannot judge.
+    """
+    listing = list_folder(folder)
+    if listing.problems:
+        raise InputError(listing.problems)
+    chain = chain_of(pair.autoencoder.reading, pair.autoencoder.facts, None, False)
+    items = [Item(name, slice_file=path) for name, path in listing.slices.items()]
+    return [(item, open_item(item, chain)) for item in evenly_spread(items, CHECKED)]
+
+
+def difference(request: Request, checked: Sequence[tuple[Item, Opened]]) -> str:
     """By how much the maps of the packed model are others."""
     detectors = [load_detector(folder, device="cpu") for folder in (request.model, request.out)]
-    chain = detectors[0].chain
-    found = find_items([request.check], {}, chain.channels, chain.reading.n_channels).items
-    chosen = evenly_spread([item for item in found if item.slice_file], CHECKED)
-    if not chosen:
-        raise input_error(f"--check {request.check}", "no slices", "a folder of slices", "name another folder")
-    opened = [detectors[0].open(item) for item in chosen]
-    full, packed = (np.stack([judged.maps for judged in each.judged(chosen, opened)]) for each in detectors)
+    full, packed = (
+        np.stack([judged.maps for judged in each.judged(*zip(*checked, strict=True))]) for each in detectors
+    )
     error = np.abs(full - packed)
     share = f"{(error > TOLERANCE).mean():.2%} of the pixels differ by more than {TOLERANCE:g}"
     return (
-        f"maps of {len(chosen)} slices, whose largest value is {full.max():.3g}: {share}, the largest difference is "
+        f"maps of {len(checked)} slices, whose largest value is {full.max():.3g}: {share}, the largest difference is "
         f"{error.max():.2g}, the mean {error.mean():.1g}"
     )
 

@@ -55,6 +55,7 @@ from uad.evaluation.sweep import (
     METRICS,
     Outcome,
     Setting,
+    check_begun,
     choose,
     outcome_of,
     read_outcome,
@@ -62,8 +63,8 @@ from uad.evaluation.sweep import (
     sweep_table,
     write_outcome,
 )
-from uad.files import read_json, write_json, write_text
-from uad.results import DISEASED_KEY, check_same_run
+from uad.files import write_json, write_text
+from uad.results import DISEASED_KEY
 from uad.scores import check_polarity
 
 METHOD = "masked Bernoulli diffusion"
@@ -155,8 +156,7 @@ def main(args: argparse.Namespace) -> None:
         facts = facts_of(request, autoencoder, model, amp, world)
         if only_shown(request.opening, facts | {"settings": [str(each) for each in every]}, world):
             return
-        if path.is_file():
-            check_same_run(path, read_json(path), facts)
+        check_begun(request.out, path, facts)
         found = {setting: read_outcome(request.out, setting) for setting in every}
         if missing := [every[setting] for setting, outcome in found.items() if outcome is None]:
             held = read_all(request, autoencoder.reading)

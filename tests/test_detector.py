@@ -1,6 +1,7 @@
 """The front door for Python: shipped models by name, and the same answers as the command gives."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -103,7 +104,13 @@ def test_a_lesion_raises_map_and_score(detector):
         (np.full((1, 64, 64), np.nan), "finite"),
         (np.full((1, 64, 64), "x"), "real numbers"),
         (np.zeros((0, 1, 64, 64)), "one for each"),
+        (np.zeros((1, 0, 0)), "real numbers"),
+        ([np.zeros((1, 4, 4)), np.zeros((1, 4, 5))], "one array"),
         ("nothing_there.png", "no such file"),
+        ("", "an empty text"),
+        ("x" * 5000, "long"),
+        ({"channel_0": 3}, "name of a file"),
+        ({"flair": "nothing_there.nii"}, "channel_0"),
     ],
 )
 def test_what_cannot_be_judged_is_named(detector, image, message):
@@ -114,8 +121,30 @@ def test_what_cannot_be_judged_is_named(detector, image, message):
 def test_several_scans_at_once_and_names_that_do_not_fit_are_refused(detector, files, scans):
     with pytest.raises(InputError, match="3 inputs: a, b, c"):
         detector(files)
-    with pytest.raises(InputError, match="2 for 3 images"):
-        detector(scans, names=NAMES[:2])
+    for names, message in (
+        (NAMES[:2], "2 for 3 images"),
+        ("abc", "into a list"),
+        ([0, 1, 2], "texts"),
+    ):
+        with pytest.raises(InputError, match=message):
+            detector(scans, names=names)
+    with pytest.raises(InputError, match="names, distance"):
+        detector(files / "a.png", names=["a"], distance=3.0)
+
+
+@pytest.mark.parametrize("distance", [0, -1.0, math.nan, math.inf, True, "3"])
+def test_a_distance_that_means_nothing_is_refused(detector, scans, distance):
+    with pytest.raises(InputError, match="above 0"):
+        detector(scans, distance=distance)
+
+
+def test_numbers_and_texts_of_numpy_count_as_such(detector, scans):
+    other = load_detector(
+        MODEL, device="cpu", noise_level=np.int64(10), prob_threshold=torch.tensor(0.5), seed=np.int32(0)
+    )
+    found = other(scans, names=np.array(NAMES))
+    np.testing.assert_array_equal(found.anomaly_map, detector(scans, names=NAMES).anomaly_map)
+    assert found.threshold is not None, "the calibration is that of these settings"
 
 
 @pytest.mark.parametrize(
@@ -129,11 +158,25 @@ def test_several_scans_at_once_and_names_that_do_not_fit_are_refused(detector, f
         ({"false_positives": 0.03}, "0.05"),
         ({"amp": "tf32"}, "bf16"),
         ({"polarity": (1, 1)}, "polarity"),
+        ({"polarity": 1}, "polarity"),
+        ({"noise_level": 10.5}, "whole number"),
+        ({"noise_level": True}, "whole number"),
+        ({"noise_level": "10"}, "whole number"),
+        ({"denoise_steps": None}, "whole number"),
+        ({"compare_sides": "no"}, "True or False"),
+        ({"name": "x"}, "noise_level"),
+        ({"preset": ["fast"]}, "recommended"),
+        ({"seed": None}, "whole number"),
+        ({"batch_size": "8"}, "1 or more"),
+        ({"neighbours": math.nan}, "0 or more"),
+        ({"device": "cuda:99"}, "99"),
+        ({"device": "meta"}, "auto"),
+        ({"device": 1.5}, "auto"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(chosen, message):
     with pytest.raises(InputError, match=message):
-        load_detector(MODEL, device="cpu", **chosen)
+        load_detector(MODEL, **{"device": "cpu", **chosen})
 
 
 def test_settings_are_those_of_the_flags(detector, scans):
@@ -150,6 +193,8 @@ def test_a_model_is_found_by_its_name_or_its_folder(tmp_path, monkeypatch):
     assert model_folder("oct-phantom").samefile(MODEL)
     shutil.copytree(MODEL, tmp_path / "models" / "mine")
     assert model_folder("mine") == Path("models/mine")
+    (tmp_path / "oct-phantom").mkdir()
+    assert model_folder("oct-phantom").samefile(MODEL), "a folder of that name is not a model"
     with pytest.raises(InputError, match="oct-phantom"):
         model_folder("brain-unknown")
 
@@ -171,6 +216,12 @@ def test_a_packed_model_holds_what_detection_needs(tmp_path):
         before, after = load_checkpoint(there), load_checkpoint(packed)
         assert before.keys() == after.keys() and before["weights_hash"] == after["weights_hash"]
     assert all(value.dtype == torch.float16 for value in after["weights"].values())
+    with pytest.raises(InputError, match="own folder"):
+        run(pack, f"--model {MODEL} --out {MODEL}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty"):
+        run(pack, f"--model {MODEL} --out {tmp_path / 'unwritten'} --check {tmp_path / 'empty'}")
+    assert not (tmp_path / "unwritten").exists()
     (tmp_path / "packed" / "saved_models" / "binaryae_ema_601.th").touch()
     with pytest.raises(InputError, match="binaryae_ema_601"):
         run(pack, f"--model {MODEL} --out {tmp_path / 'packed'}")

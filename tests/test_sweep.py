@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -169,6 +170,25 @@ def test_a_rerun_continues_and_adds_but_refuses_other_settings(data, trained, sw
         run(SWEEP, words(data, trained, swept, f"{GRID} --shifts 1"))
     with pytest.raises(InputError, match=r"bootstrap\n    found:    8\n    expected: 10"):
         run(SWEEP, words(data, trained, swept, f"{GRID} --bootstrap 10"))
+
+
+def test_records_that_do_not_say_of_what_they_are_stop_a_sweep(data, trained, swept, tmp_path):
+    """Else numbers of other images would be shown as those of these."""
+    out = tmp_path / "out"
+    shutil.copytree(swept, out)
+    (out / "sweep.json").unlink()
+    with pytest.raises(InputError, match=r"records without sweep.json"):
+        run(SWEEP, words(data, trained, out))
+
+
+def test_a_folder_of_images_is_neither_both_kinds_nor_written_into(data, trained, tmp_path):
+    before = sorted((data / "healthy").iterdir())
+    with pytest.raises(InputError, match="the folder of the images"):
+        run(SWEEP, words(data, trained, data / "healthy"))
+    assert sorted((data / "healthy").iterdir()) == before
+    same = f"--data_dir {data / 'healthy'} --healthy_dir {data / 'healthy'} --choose_by image_auroc"
+    with pytest.raises(InputError, match="other images"):
+        run(SWEEP, f"{same} --ae_load_dir {trained} {QUICK} --out_dir {tmp_path / 'out'}")
 
 
 def test_a_damaged_record_is_named(data, trained, swept):

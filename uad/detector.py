@@ -7,6 +7,7 @@
 This is the one file of `uad` that knows a method; `uad` imports it when it is asked for `load_detector`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bernoulli_diffusion.method import Detection, detector
+from bernoulli_diffusion.method import Detection, detector, is_whole, plain
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from uad.application.answer import Answer, answer_of, together
@@ -24,6 +25,7 @@ from uad.application.judging import Judge, Judged
 from uad.application.models import model_folder
 from uad.application.opening import Chain, Opened, chain_of, open_array, open_item, slice_name
 from uad.configuration import check_values
+from uad.data.reading.decoding import cannot_open
 from uad.data.reading.likeness import differences, likeness_of
 from uad.distributed import choose_device
 from uad.errors import input_error
@@ -86,7 +88,7 @@ class Detector:
 
     def __call__(
         self,
-        image: "np.ndarray | torch.Tensor | str | Path | Sequence[str | Path]",
+        image: "np.ndarray | torch.Tensor | str | Path | Sequence[str | Path] | Mapping[str, str | Path]",
         names: Sequence[str] | None = None,
         distance: float | None = None,
     ) -> Answer:
@@ -94,17 +96,22 @@ class Detector:
 
         image: an array or a tensor, one image (C, H, W) or several (N, C, H, W), raw intensities in the orientation of
         a picture (row 0 on top), of any size and scale: it is normalised as the training images were; or the file of a
-        slice or a volume, the folder of a patient or of a DICOM series, or the files of one patient. What comes back is
-        NumPy, on the grid of the input; see Answer.
+        slice or a volume, the folder of a patient or of a DICOM series, or the files of one patient, by the contrasts
+        in their names or as a mapping from channel to file. What comes back is NumPy, on the grid of the input; see
+        Answer.
         names: of the images (N), which key their randomness: an image gets the map of a file of its name; 0, 1, ...
         otherwise. distance: mm from one image to the next where they are the slices of one scan, in order, over which
         maps are then averaged.
         Raises InputError for what cannot be judged.
         """
-        if isinstance(image, (str, Path)):
-            return self._of_files([Path(image)])
-        if isinstance(image, (list, tuple)) and image and all(isinstance(each, (str, Path)) for each in image):
-            return self._of_files([Path(each) for each in image])
+        files, channels = _files_of(image)
+        if files or channels:
+            given = [word for word, value in (("names", names), ("distance", distance)) if value is not None]
+            if given:
+                raise input_error(
+                    ", ".join(given), "given for a file", "nothing: a file says it itself", "leave it out"
+                )
+            return self._of_files(files, channels)
         return self._of_arrays(_array_of(image), names, distance)
 
     def open(self, item: Item) -> Opened:
@@ -146,20 +153,27 @@ class Detector:
         pairs = [pair for each in opened for pair in zip(each.images, each.foregrounds, strict=True)]
         return differences(known, likeness_of(pairs), self.chain.names)
 
-    def _of_files(self, paths: Sequence[Path]) -> Answer:
-        items, _ = find_items(paths, {}, self.chain.channels, self.chain.reading.n_channels)
+    def _of_files(self, paths: Sequence[Path], channels: Mapping[str, Path]) -> Answer:
+        first = next(iter([*paths, *channels.values()]))
+        try:
+            items, _ = find_items(paths, channels, self.chain.channels, self.chain.reading.n_channels)
+        except OSError as error:
+            raise cannot_open(first, error) from error
         if len(items) != 1:
             named = ", ".join(item.name for item in items[:5]) + (", ..." if len(items) > 5 else "")
-            raise input_error(paths[0], f"{len(items)} inputs: {named}", "one", "call the detector once for each")
+            raise input_error(first, f"{len(items)} inputs: {named}", "one", "call the detector once for each")
         opened = self.open(items[0])
         return self.answer(items[0], opened, *self.judged(items, [opened]), self.unlike([opened]))
 
     def _of_arrays(self, array: np.ndarray, names: Sequence[str] | None, distance: float | None) -> Answer:
         several = array.ndim == 4
         images = array if several else array[None]
-        names = list(names) if names is not None else [str(number) for number in range(len(images))]
-        if not len(images) or len(names) != len(images):
-            raise input_error("names", f"{len(names)} for {len(images)} images", "one for each of some", "correct them")
+        names = _names_of(names, len(images))
+        if distance is not None:
+            distance = plain(distance)
+            number = isinstance(distance, (int, float)) and not isinstance(distance, bool)
+            right = number and 0 < distance < math.inf
+            check_values([("distance", distance, "millimetres, finite and above 0", right)])
         items = [Item(name) for name in names]
         opened = [open_array(each, name, self.chain) for each, name in zip(images, names, strict=True)]
         judged = self.judged(items, opened)
@@ -198,14 +212,18 @@ def load_detector(
     that differ from it, such as noise_level=20.
     Raises InputError for a model that is missing or damaged and for settings that mean nothing.
     """
+    batch_size, seed, neighbours = plain(batch_size), plain(seed), plain(neighbours)
+    reach = (is_whole(neighbours) or isinstance(neighbours, float)) and 0 <= neighbours < math.inf
     check_values(
         [
+            ("--model", model, "a folder or a name", isinstance(model, (str, Path))),
             ("--false_positives", false_positives, f"one of {', '.join(map(str, RATES))}", false_positives in RATES),
-            ("--batch_size", batch_size, "1 or more", batch_size >= 1),
-            ("--neighbours", neighbours, "0 or more", neighbours >= 0),
+            ("--batch_size", batch_size, "1 or more", is_whole(batch_size) and batch_size >= 1),
+            ("--seed", seed, "a whole number", is_whole(seed)),
+            ("--neighbours", neighbours, "0 or more", reach),
         ]
     )
-    where = choose_device(device, 0) if device in ("auto", "cpu", "cuda") else torch.device(device)
+    where = _device_of(device)
     if where.type == "cuda":
         keep_float32_exact()
     pair = load_pair(model)
@@ -219,13 +237,63 @@ def load_detector(
     return Detector(pair, chain, judge, kept, neighbours, false_positives)
 
 
+def _files_of(image) -> tuple[list[Path], dict[str, Path]]:
+    """The files that `image` names, in a row or by channel; both empty where it is no name of a file."""
+    if isinstance(image, Mapping):
+        if not image or not all(isinstance(each, (str, Path)) for pair in image.items() for each in pair):
+            raise input_error("image", repr(image)[:80], "channel -> name of a file", "correct it")
+        return [], {str(channel): Path(file) for channel, file in image.items()}
+    several = [image] if isinstance(image, (str, Path)) else image
+    if not isinstance(several, (list, tuple)) or not several:
+        return [], {}
+    if not all(isinstance(each, (str, Path)) for each in several):
+        return [], {}
+    if "" in several:
+        raise input_error("image", "an empty text", "the name of a file or a folder", "correct it")
+    return [Path(each) for each in several], {}
+
+
+def _names_of(names: Sequence[str] | None, count: int) -> list[str]:
+    """One for each of `count` images; InputError where they are not that."""
+    if names is None:
+        names = [str(number) for number in range(count)]
+    expected = "a list of texts, one for each image"
+    if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):
+        raise input_error("names", repr(names)[:80], expected, "put them into a list")
+    if not all(isinstance(name, str) for name in names):
+        raise input_error("names", repr(list(names))[:80], expected, "make texts of them")
+    if not count or len(names) != count:
+        raise input_error("names", f"{len(names)} for {count} images", "one for each of some", "correct them")
+    return [str(name) for name in names]  # randomness is keyed by plain texts
+
+
+def _device_of(device: str | torch.device) -> torch.device:
+    """`auto`, `cpu`, `cuda` or any CPU or CUDA device of torch's; InputError for others and what is not there."""
+    if device in ("auto", "cpu", "cuda"):
+        return choose_device(device, 0)
+    expected = "auto, cpu, cuda, or a CUDA device by its number, such as cuda:0"
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise input_error("--device", repr(device), expected, "correct it") from error
+    there = torch.cuda.device_count()
+    if found.type != "cpu" and not (found.type == "cuda" and (found.index or 0) < there):
+        raise input_error("--device", f"{device}, with {there} CUDA devices here", expected, "choose another one")
+    return found
+
+
 def _array_of(image) -> np.ndarray:
     """What was passed as an array of (C, H, W) or (N, C, H, W); InputError for other kinds and numbers of axes."""
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        image = image.float() if image.is_floating_point() else image
-    array = np.asarray(image)
+    expected = "(C, H, W), (N, C, H, W), or the name of a file"
+    try:
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            image = image.float() if image.is_floating_point() else image
+        array = np.asarray(image)
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of several sizes, tensors without a dense array
+        found = f"{type(image).__name__} that is no array ({error})"
+        raise input_error("image", found, expected, "make one array of it") from error
     if array.ndim not in (3, 4):
         found = f"{type(image).__name__} of shape {array.shape}"
-        raise input_error("image", found, "(C, H, W), (N, C, H, W), or the name of a file", "add or remove axes")
+        raise input_error("image", found, expected, "add or remove axes")
     return array

@@ -19,8 +19,8 @@ def model_folder(name: str | Path) -> Path:
     places = [given]
     if len(given.parts) == 1:
         places += [place / given for place in _homes()]
-    found = next((place for place in places if place.is_dir()), None)
-    if found is None:
+    found = next((place for place in places if (place / "saved_models").is_dir()), given)
+    if not found.is_dir():
         names = ", ".join(shipped_models()) or "none here"
         raise input_error(
             f"--model {name}",

@@ -161,7 +161,7 @@ def open_array(array: np.ndarray, name: str, chain: Chain) -> Opened:
     InputError for another number of channels or axes and for values that cannot be used.
     """
     channels = chain.reading.n_channels
-    if array.ndim != 3 or len(array) != channels or array.dtype.kind not in "uifb":
+    if array.ndim != 3 or len(array) != channels or not array.size or array.dtype.kind not in "uifb":
         found = f"an array of shape {array.shape} and type {array.dtype}"
         raise input_error(name, found, f"real numbers ({channels}, H, W)", "bring the channels to the first axis")
     raw = RawSlice(array.astype(np.float32), None, PLANE_AFFINE, full_scale_of(array))

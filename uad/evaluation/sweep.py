@@ -12,6 +12,7 @@ from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Row, difference
 from uad.evaluation.tables import HEADLINE, Table, signed
 from uad.files import read_json, write_json
+from uad.results import check_same_run
 
 METRICS = {
     "auroc": HEADLINE["auroc"],
@@ -36,6 +37,25 @@ class Setting(NamedTuple):
         """Where the record of the setting lies in the folder of a sweep."""
         level, threshold, steps = self
         return folder / "records" / f"L{level}_P{threshold!r}_K{steps}.json"
+
+
+def check_begun(out: Path, run: Path, facts: Mapping) -> None:
+    """InputError where what is written would lie among the images, where both folders hold the same images, and where
+    records in the folder are of other settings or do not say of which.
+
+    run: the file in `out` that says of what its records are; facts: what it would say now.
+    """
+    remedy = "choose another --out_dir"
+    for folder in (facts["data_dir"], facts["healthy_dir"]):
+        if folder is not None and out.resolve() == Path(folder).resolve():
+            raise input_error(f"--out_dir {out}", "the folder of the images", "a folder of its own", remedy)
+    if facts["healthy_hash"] == facts["data_hash"]:
+        found = f"the images of {facts['data_dir']}"
+        raise input_error(f"--healthy_dir {facts['healthy_dir']}", found, "other images", "name another folder")
+    if run.is_file():
+        check_same_run(run, read_json(run), dict(facts))
+    elif any(out.glob("records/*.json")):
+        raise input_error(out, f"records without {run.name}, which says of what they are", "both or neither", remedy)
 
 
 @dataclass(frozen=True)

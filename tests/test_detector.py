@@ -118,6 +118,15 @@ def test_what_cannot_be_judged_is_named(detector, image, message):
         detector(image)
 
 
+def test_a_file_of_other_channels_wants_another_model(detector, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "colour.png")
+    np.save(tmp_path / "three.npy", np.ones((3, 64, 64), np.float32))
+    with pytest.raises(InputError, match="use a model of such images"):
+        detector(tmp_path / "three.npy")
+    with pytest.raises(InputError, match="use a model of such images"):
+        detector(tmp_path / "colour.png")
+
+
 def test_several_scans_at_once_and_names_that_do_not_fit_are_refused(detector, files, scans):
     with pytest.raises(InputError, match="3 inputs: a, b, c"):
         detector(files)

@@ -1,7 +1,8 @@
 """Scans and slices as the images of a model, and maps back on the grid of the file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from uad.data.reading.geometry import CANONICAL, from_canonical
 from uad.data.reading.planes import PLANE, Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.data.reading.settings import Reading
-from uad.errors import ValueProblem, input_error
+from uad.errors import InputError, ValueProblem, input_error
 
 MIN_BRAIN = 0.02
 
@@ -97,7 +98,7 @@ def open_item(item: Item, chain: Chain, resampling: bool = False) -> Opened:
     """Read one input; InputError where it cannot be used."""
     if item.scan is not None:
         return _open_scan(item, chain, resampling)
-    return _opened_slice(item.name, read_slice(item.slice_file, chain.reading.n_channels), chain, item.where)
+    return _opened_slice(item.name, _read_slice(item.slice_file, chain.reading.n_channels), chain, item.where)
 
 
 def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
@@ -166,6 +167,16 @@ def open_array(array: np.ndarray, name: str, chain: Chain) -> Opened:
         raise input_error(name, found, f"real numbers ({channels}, H, W)", "bring the channels to the first axis")
     raw = RawSlice(array.astype(np.float32), None, PLANE_AFFINE, full_scale_of(array))
     return _opened_slice(name, raw, chain, name)
+
+
+def _read_slice(path: Path, n_channels: int) -> RawSlice:
+    """As read_slice, whose remedy for another number of channels is a flag of training: here the model says it."""
+    remedy = f"use a model of such images, or store the {n_channels} channel(s) of this one in one file"
+    try:
+        return read_slice(path, n_channels)
+    except InputError as error:
+        problems = [replace(each, remedy=remedy) if "--n_channels" in each.remedy else each for each in error.problems]
+        raise InputError(problems) from error
 
 
 def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:

@@ -114,7 +114,8 @@ def main(args: argparse.Namespace) -> None:
     root = Path("demo") / dataset / "compare"
     for number, step in enumerate(steps, 1):
         run_step(step, number, len(steps), ROOT / root / "steps", "make compare")
-    print(f"\nDone. The tables and the figure of all methods are in {root / 'table'}.")
+    page = root / "table" / "report.html"
+    print(f"\nDone. All methods side by side, with a viewer: {page}; tables and figure beside it.")
 
 
 command = command_of(get_args_parser, main)

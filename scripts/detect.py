@@ -43,6 +43,7 @@ from uad.application.page import write_scans_page
 from uad.application.writing import is_written, read_records, write_opened, write_summary
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
+from uad.cli.inference import add_model_flag
 from uad.cli.provenance import command_line
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_configuration, check_values
@@ -89,13 +90,7 @@ def get_args_parser() -> Flags:
     parser = Flags(__doc__, preset=DETECTION_PRESETS)
     parser.add_argument("INPUT", nargs="*", type=Path, help="files and folders, see above (default: none)")
     add(parser, "--channels", nargs="+", help="the files of one patient: CHANNEL=FILE for every channel", shown="none")
-    add(
-        parser,
-        "--model",
-        type=Path,
-        required=True,
-        help="folder of the stage-1 run, with its stage 2 inside, or the name of a shipped model, see models/README.md",
-    )
+    add_model_flag(parser)
     add(parser, "--out", type=Path, required=True, help="folder to write to")
     add(
         parser,

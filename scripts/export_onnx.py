@@ -24,6 +24,7 @@ from bernoulli_diffusion.shifts import DECODED, SHIFTS
 from uad.checkpoints import versions
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
+from uad.cli.inference import add_model_flag
 from uad.cli.provenance import command_line
 from uad.data.reading.checks import file_hash
 from uad.data.reading.tissue import AIR
@@ -51,13 +52,7 @@ class Request:
 def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
     parser = Flags(__doc__, preset=DETECTION_PRESETS)
-    add(
-        parser,
-        "--model",
-        type=Path,
-        required=True,
-        help="folder of the stage-1 run, with its stage 2 inside, or the name of a shipped model, see models/README.md",
-    )
+    add_model_flag(parser)
     add(parser, "--out", type=Path, required=True, help="folder to write to, new or empty")
     add_detection_flags(parser)
     return parser

@@ -23,6 +23,7 @@ from uad.application.opening import Opened, chain_of, open_item
 from uad.checkpoints import load_checkpoint, weights_hash
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
+from uad.cli.inference import add_model_flag
 from uad.data.reading.folder import evenly_spread
 from uad.data.reading.listing import list_folder
 from uad.detector import TrainedPair, load_detector, load_pair
@@ -46,7 +47,7 @@ class Request:
 def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
     parser = Flags(__doc__)
-    add(parser, "--model", type=Path, required=True, help="folder of the stage-1 run, with its stage 2 inside")
+    add_model_flag(parser)
     add(parser, "--out", type=Path, required=True, help="folder of the packed model")
     add(parser, "--check", type=Path, help="folder of slices on which the maps of both are compared", shown="none")
     return parser

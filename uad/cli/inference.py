@@ -51,6 +51,17 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_flag(parser: argparse.ArgumentParser) -> None:
+    """--model, a trained pair, see uad.application.models."""
+    add(
+        parser,
+        "--model",
+        type=Path,
+        required=True,
+        help="folder of the stage-1 run, with its stage 2 inside, or the name of a shipped model, see models/README.md",
+    )
+
+
 def add_sides_flag(group) -> None:
     """--compare_sides."""
     add(

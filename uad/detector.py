@@ -205,8 +205,8 @@ def load_detector(
     """The detector of a trained model, as scripts/detect.py with flags of the same names has it.
 
     model: the folder of a stage-1 run with its stage 2 inside, or the name of a shipped model; device: `auto` (CUDA
-    where there is a device), `cpu`, or any of torch's (on CUDA, float32 is kept exact in the whole process); amp:
-    `off`, `bf16`, `fp16` or `auto`, which measures; batch_size: slices at a time; seed: of all randomness;
+    where there is a device), `cpu`, or a CUDA device of torch's (there float32 is kept exact in the whole process);
+    amp: `off`, `bf16`, `fp16` or `auto`, which measures; batch_size: slices at a time; seed: of all randomness;
     false_positives: share of healthy pixels that masks may mark, one of uad.application.calibration.RATES; neighbours:
     see Detector; preset: `recommended`, `fast` or `paper`; detection: fields of bernoulli_diffusion.method.Detection
     that differ from it, such as noise_level=20.

@@ -83,7 +83,7 @@ def read_settings(path: Path | str) -> ChosenSettings:
     """Read a settings file; InputError where it is missing, damaged or of another kind, with everything wrong in it."""
     path = Path(path)
     if not path.is_file():
-        raise input_error(path, "no such file", EXPECTED, "correct the path")
+        raise input_error(path, "a folder" if path.is_dir() else "no such file", EXPECTED, "correct the path")
     content = read_json(path)
     if content.get("kind") != KIND or content.get("format") != FORMAT:
         found = f"{content.get('kind', 'unknown content')}, format {content.get('format')}"

@@ -6,7 +6,6 @@ image. The maps are bit for bit those of detection with each setting by itself.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -117,6 +116,5 @@ class GridDetector:
         return maps
 
     def _method(self, detection: Detection, decode: Callable, network: Callable) -> MaskedBernoulliDiffusion:
-        chosen = asdict(detection)
-        del chosen["compare_sides"]
-        return MaskedBernoulliDiffusion(self._codes, decode, network, self.base.process, amp=self.base.amp, **chosen)
+        base, chosen = self.base, detection.arguments
+        return MaskedBernoulliDiffusion(self._codes, decode, network, base.process, amp=base.amp, **chosen)

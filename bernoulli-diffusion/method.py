@@ -53,7 +53,12 @@ def is_whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _kind_of(name: str, value) -> tuple[str, bool]:
+def is_number(value) -> bool:
+    """Whether it is a real number, which True is not."""
+    return is_whole(value) or isinstance(value, float)
+
+
+def kind_of(name: str, value) -> tuple[str, bool]:
     """What is expected of a field of Detection, and whether the value is that."""
     words = {"code_bits": (*CODE_BITS, None), "score": tuple(SCORES), "shifts": tuple(SHIFTS)}
     if name in words:
@@ -62,10 +67,10 @@ def _kind_of(name: str, value) -> tuple[str, bool]:
     if name == "compare_sides":
         return "True or False", isinstance(value, bool)
     if name == "polarity":
-        numbers = isinstance(value, tuple) and all(map(is_whole, value))
-        return "1, -1 or 0 for each channel", value is None or numbers
+        signs = isinstance(value, tuple) and all(is_whole(sign) and sign in (-1, 0, 1) for sign in value)
+        return "1, -1 or 0 for each channel", value is None or signs
     if name == "prob_threshold":
-        return "a probability in 0..1", is_whole(value) or isinstance(value, float)
+        return "a probability in 0..1", is_number(value)
     return "a whole number", is_whole(value)
 
 
@@ -89,7 +94,7 @@ class Detection:
     def __post_init__(self):
         """InputError for values that mean nothing."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        check_values((f"--{name}", value, *_kind_of(name, value)) for name, value in values.items())
+        check_values((f"--{name}", value, *kind_of(name, value)) for name, value in values.items())
         level, steps = self.noise_level, self.denoise_steps
         check_values(
             [
@@ -114,6 +119,11 @@ class Detection:
         level = values["noise_level"]
         steps = default_steps(level, name) if is_whole(level) else 1  # else the level is refused
         return cls(**{"denoise_steps": steps, **values})
+
+    @property
+    def arguments(self) -> dict:
+        """The fields that are arguments of MaskedBernoulliDiffusion."""
+        return {name: value for name, value in asdict(self).items() if name != "compare_sides"}
 
     def completed(self, model: TrainedDiffusion) -> "Detection":
         """The same with the code bits that the model was trained with, unless they are chosen.
@@ -306,6 +316,5 @@ def detector(
 ) -> MaskedBernoulliDiffusion:
     """The detector of a trained pair, whose networks are moved to the device; see fast_detector."""
     networks = autoencoder.to(device), model.network.to(device)
-    chosen = asdict(detection.completed(model))
-    del chosen["compare_sides"]
-    return fast_detector(*networks, model.process, amp, compiled, cuda_graphs, **chosen)
+    chosen = detection.completed(model)
+    return fast_detector(*networks, model.process, amp, compiled, cuda_graphs, **chosen.arguments)

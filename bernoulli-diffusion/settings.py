@@ -1,28 +1,26 @@
 """Settings of detection that a sweep chose: what they are, for which networks, and on which images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
-from bernoulli_diffusion.method import CODE_BITS
-from bernoulli_diffusion.shifts import SHIFTS
+from bernoulli_diffusion.method import Detection, kind_of, plain
 from uad.errors import InputError, Problem, input_error
 from uad.files import read_json
-from uad.scores import SCORES
 
 KIND, FORMAT = "settings of masked Bernoulli diffusion", 1
 EXPECTED = "a settings.json that scripts/sweep.py has written"
-# What the values of the flags, the fields of Detection, have to be; ranges are checked where flags are.
-VALUES = {
-    "noise_level": lambda value: type(value) is int,
-    "prob_threshold": lambda value: type(value) in (int, float),
-    "denoise_steps": lambda value: type(value) is int,
-    "shifts": lambda value: value in tuple(SHIFTS),
-    "code_bits": lambda value: value in CODE_BITS,
-    "score": lambda value: value in SCORES,
-    "polarity": lambda value: value is None or (isinstance(value, list) and all(sign in (-1, 0, 1) for sign in value)),
-    "compare_sides": lambda value: isinstance(value, bool),
-}
+
+
+def _fits(name: str, value) -> bool:
+    """Whether a field of Detection can have the value of a file, which states the code bits; ranges are checked where
+    flags are.
+    """
+    return kind_of(name, plain(value))[1] and not (name == "code_bits" and value is None)
+
+
+VALUES = {field.name: partial(_fits, field.name) for field in fields(Detection)}
 
 
 @dataclass(frozen=True)

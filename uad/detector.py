@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bernoulli_diffusion.method import Detection, detector, is_whole, plain
+from bernoulli_diffusion.method import Detection, detector, is_number, is_whole, plain
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from uad.application.answer import Answer, answer_of, together
@@ -171,8 +171,7 @@ class Detector:
         names = _names_of(names, len(images))
         if distance is not None:
             distance = plain(distance)
-            number = isinstance(distance, (int, float)) and not isinstance(distance, bool)
-            right = number and 0 < distance < math.inf
+            right = is_number(distance) and 0 < distance < math.inf
             check_values([("distance", distance, "millimetres, finite and above 0", right)])
         items = [Item(name) for name in names]
         opened = [open_array(each, name, self.chain) for each, name in zip(images, names, strict=True)]
@@ -213,7 +212,7 @@ def load_detector(
     Raises InputError for a model that is missing or damaged and for settings that mean nothing.
     """
     batch_size, seed, neighbours = plain(batch_size), plain(seed), plain(neighbours)
-    reach = (is_whole(neighbours) or isinstance(neighbours, float)) and 0 <= neighbours < math.inf
+    reach = is_number(neighbours) and 0 <= neighbours < math.inf
     check_values(
         [
             ("--model", model, "a folder or a name", isinstance(model, (str, Path))),

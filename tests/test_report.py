@@ -13,12 +13,12 @@ from result_folders import AFFINE, run_info, slice_with_lesion, write_folder
 
 from uad.evaluation.metrics import bin_values, float16_bins
 from uad.evaluation.tables import Table
-from uad.report.choosing import EMBEDDED, EMBEDDED_BYTES, Entry, by_interest
+from uad.report.choosing import EMBEDDED, Entry, by_interest
 from uad.report.markup import table_html
 from uad.report.packing import bins_at, json_in_page, packed
 from uad.report.page import write_page
 from uad.report.slices import _beyond, slice_viewer
-from uad.report.viewer import CASES, MethodShown, Viewer, case_content, case_file, case_script
+from uad.report.viewer import CASES, EMBEDDED_BYTES, MethodShown, Viewer, case_content, case_file, case_script
 from uad.report.volumes import Seen, pack_scan
 from uad.results import ResultWriter
 

@@ -12,12 +12,9 @@ from uad.application.writing import COLUMNS, summary_rows
 from uad.evaluation.tables import Table
 from uad.report.markup import facts_html, folded, table_html
 from uad.report.page import write_page
-from uad.report.viewer import CASES, Viewer, case_content
-from uad.report.volumes import embedded_within
+from uad.report.viewer import CASES, EMBEDDED_BYTES, Viewer, case_content, embedded_within
 
 PAGE = "report.html"
-# So many bytes of pictures lie in the page, those of the inputs at the top of its table.
-EMBEDDED_BYTES = 16 * 2**20
 HEADINGS = {
     "name": "",
     "score": "score",
@@ -38,6 +35,7 @@ def write_scans_page(
     paths = [out / CASES / case["file"] for case in cases]
     # Inputs that an earlier version judged have no pictures.
     sizes = [(number, path.stat().st_size) for number, path in enumerate(paths) if path.is_file()]
+    # Those at the top of the table.
     embedded = {
         number: case_content(cases[number]["file"], paths[number].read_text(encoding="utf-8"))
         for number in embedded_within(sizes, EMBEDDED_BYTES)

@@ -12,7 +12,6 @@ SCORED, HEALTHY = "scored", "healthy"
 NUMBERS = {"dice": names_at(HEADLINE_RATE)[0], "ap": "ap", "best_dice": "best_dice"}
 # So many images lie in the page, those that are looked at first, and fewer where they are large.
 EMBEDDED = 24
-EMBEDDED_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,24 @@ from uad.evaluation.metrics import N_BINS, float16_bins
 from uad.evaluation.study import Study
 from uad.files import write_text
 from uad.films import film_path, read_film
-from uad.report.choosing import EMBEDDED, EMBEDDED_BYTES, SCORED, Entry, by_interest, entries_of
+from uad.report.choosing import EMBEDDED, SCORED, Entry, by_interest, entries_of
 from uad.report.packing import json_in_page, packed, picture
-from uad.report.viewer import CASES, Mark, MethodShown, Viewer, case_file, case_script, remove_cases
+from uad.report.viewer import (
+    CASES,
+    EMBEDDED_BYTES,
+    Mark,
+    MethodShown,
+    Viewer,
+    case_file,
+    case_script,
+    embedded_within,
+    remove_cases,
+)
 from uad.results import Result
 from uad.scores import EVIDENCE_EXTRA
 
+# The page opens with so many cases, which lie in it however large they are.
+OPENED_WITH = 3
 # The pooled curve under the slider.
 CURVE_POINTS = 160
 AVERAGED = "Maps are shown as they are scored: averaged across the slices of a scan."
@@ -97,13 +109,9 @@ def slice_viewer(
 
 
 def _beyond(embedded: Mapping[int, str], most: int) -> list[int]:
-    """Those that have no place within so many bytes, but never the first three, which the page opens with."""
-    total, beyond = 0, []
-    for number in sorted(embedded):
-        total += len(embedded[number])
-        if total > most and number >= 3:
-            beyond.append(number)
-    return beyond
+    """Those that have no place within so many bytes, but never the first, which the page opens with."""
+    sizes = [(number, len(text)) for number, text in sorted(embedded.items())]
+    return sorted(embedded.keys() - embedded_within(sizes, most, OPENED_WITH))
 
 
 def _write_beside(folder: Path, number: int, content: str) -> None:

@@ -5,7 +5,7 @@ other files, also into a page that was opened from a disk.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import numpy as np
 
 from uad.report.packing import json_in_page
 
+# So many bytes of cases lie in the page itself.
+EMBEDDED_BYTES = 16 * 2**20
 CASES = "report_cases"
 _CASE_FILE = re.compile(r"\d{4,}\.js")
 # Colour maps that are told apart without colour vision, the first is the one to begin with.
@@ -80,6 +82,21 @@ def colours_of(name: str) -> str:
     """A colour map's 256 colours as one string of hexadecimal digits, six a colour."""
     colours = matplotlib.colormaps[name](np.linspace(0, 1, 256))[:, :3]
     return np.rint(255 * colours).astype(np.uint8).tobytes().hex()
+
+
+def embedded_within(sizes: Sequence[tuple[int, int]], most: int, least: int = 0) -> list[int]:
+    """Which cases lie in the page: in their order, as long as all together have at most so many bytes, but never fewer
+    than `least`.
+
+    sizes: number and bytes of each.
+    """
+    chosen, total = [], 0
+    for number, size in sizes:
+        total += size
+        if total > most and len(chosen) >= least:
+            break
+        chosen.append(number)
+    return chosen
 
 
 def case_file(number: int) -> str:

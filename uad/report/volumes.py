@@ -1,6 +1,5 @@
 """The viewer's content of scans that were judged: a case is a volume, or a single slice, with its map."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,17 +66,3 @@ def _box(inside: np.ndarray) -> tuple[slice, ...]:
         places = np.flatnonzero(inside.any(axis=others))
         found.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, inside.shape[axis]))
     return tuple(found)
-
-
-def embedded_within(texts: Sequence[tuple[int, int]], most: int) -> list[int]:
-    """Which cases lie in the page: in their order, as long as all together have at most so many bytes.
-
-    texts: number and bytes of each.
-    """
-    chosen, total = [], 0
-    for number, size in texts:
-        total += size
-        if total > most:
-            break
-        chosen.append(number)
-    return chosen

@@ -110,7 +110,7 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
     add(group, "--model_path", help="checkpoint of the method's last stage", shown="the newest in --log_dir")
     add(group, "--log_dir", help="folder of the method's training", shown="logs/<method>_<dataset>")
     add(group, "--score", default="paper", choices=RESIDUAL_SCORES, help="anomaly score of the saved maps")
-    add_sides_flag(group)
+    add_sides_flag(group, default=False)
     add(group, "--healthy_dir", help="folder of healthy slices that thresholds are taken from", shown="none")
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)

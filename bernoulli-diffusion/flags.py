@@ -22,6 +22,7 @@ from bernoulli_diffusion.unet import PREDICTIONS
 from uad.cli.data import THE_CHECKPOINTS, compared_group
 from uad.cli.flags import Flags, add, given, number_or_all
 from uad.cli.inference import add_sides_flag
+from uad.data.reading.settings import RETINA
 from uad.data.training.lesions import RECIPES
 from uad.distributed import World
 from uad.errors import input_error
@@ -83,7 +84,7 @@ SIZES = {
     },
 }
 # The synthetic lesions that the images of a data set are best learned with; of all others OTHERS.
-LESIONS, OTHERS = {"OCT": "structure"}, "intensity"
+LESIONS, OTHERS = {RETINA: "structure"}, "intensity"
 # A code's shape is the autoencoder's, and dropout acts in training only.
 NETWORK = tuple(
     field.name for field in fields(Architecture) if field.name not in ("codebook_size", "code_size", "dropout")
@@ -284,7 +285,7 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
         help="prior knowledge per channel: lesions are brighter (1), darker (-1), or do not show (0)",
         shown="none",
     )
-    add_sides_flag(group)
+    add_sides_flag(group, shown=f"True, of {RETINA} False")
 
 
 def add_settings_flag(parser: Flags) -> None:

@@ -1,6 +1,6 @@
 """Masked Bernoulli diffusion as a method of anomaly detection: image -> code -> masked denoising -> image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
 from uad.best import chosen_by_labels
 from uad.configuration import check_values
 from uad.cuda_graphs import GraphedInference
+from uad.data.reading.settings import RETINA
 from uad.films import Film
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
@@ -25,8 +26,8 @@ CODE_BITS = ("threshold", "sample")
 # `recommended` is what the measurements in docs/notebook favour, `fast` the same of one copy of an image, `paper` the
 # paper's own choice.
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 10, "shifts": 4, "score": "evidence", "compare_sides": True},
-    "fast": {"noise_level": 10, "shifts": 1, "score": "evidence", "compare_sides": True},
+    "recommended": {"noise_level": 10, "shifts": 4, "score": "evidence", "compare_sides": None},
+    "fast": {"noise_level": 10, "shifts": 1, "score": "evidence", "compare_sides": None},
     "paper": {"noise_level": 200, "shifts": 1, "score": "paper", "compare_sides": False},
 }
 # So many denoising steps find at least as much as every step does; up to ONE_STEP_LEVEL a single step does
@@ -65,7 +66,7 @@ def kind_of(name: str, value) -> tuple[str, bool]:
         expected = [word for word in words[name] if word is not None]
         return f"one of {', '.join(map(str, expected))}", type(value) in (int, str, type(None)) and value in words[name]
     if name == "compare_sides":
-        return "True or False", isinstance(value, bool)
+        return "True or False", isinstance(value, bool | None)
     if name == "polarity":
         signs = isinstance(value, tuple) and all(is_whole(sign) and sign in (-1, 0, 1) for sign in value)
         return "1, -1 or 0 for each channel", value is None or signs
@@ -79,7 +80,7 @@ class Detection:
     """How scans are judged; the fields are the arguments of MaskedBernoulliDiffusion of the same names.
 
     code_bits: None for what the model was trained with; compare_sides: maps are compared with those of the other side,
-    which is done to any method's, see uad.sides.
+    which is done to any method's, see uad.sides; None for what suits the data set.
     """
 
     noise_level: int
@@ -89,7 +90,7 @@ class Detection:
     code_bits: str | None
     score: str
     polarity: tuple[int, ...] | None
-    compare_sides: bool
+    compare_sides: bool | None
 
     def __post_init__(self):
         """InputError for values that mean nothing."""
@@ -125,13 +126,18 @@ class Detection:
         """The fields that are arguments of MaskedBernoulliDiffusion."""
         return {name: value for name, value in asdict(self).items() if name != "compare_sides"}
 
-    def completed(self, model: TrainedDiffusion) -> "Detection":
-        """The same with the code bits that the model was trained with, unless they are chosen.
-
-        InputError for a noise level that the model's process does not have.
+    def suited(self, config: Mapping) -> "Detection":
+        """The same with what suits a model, by its checkpoint's config, where nothing is chosen: the code bits that it
+        was trained with, and sides compared where those of its data set are alike.
         """
+        bits, sides = self.code_bits or config["code_bits"], self.compare_sides
+        alike = config.get("data", {}).get("dataset") != RETINA
+        return replace(self, code_bits=bits, compare_sides=alike if sides is None else sides)
+
+    def completed(self, model: TrainedDiffusion) -> "Detection":
+        """The same as suits the model; InputError for a noise level that its process does not have."""
         model.shape.process.check_level(self.noise_level, "noise_level")
-        return replace(self, code_bits=self.code_bits or model.config["code_bits"])
+        return self.suited(model.config)
 
 
 def notices(detection: Detection, model: TrainedDiffusion) -> list[str]:

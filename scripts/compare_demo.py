@@ -51,10 +51,10 @@ VARIANTS = {
     "autoddpm": ("autoddpm", "", True),
     "disyre": ("disyre", "", False),
 }
-# What every method gets: the optimizer of the main method, and the score that residuals are best with; intensities
-# are better without balancing.
+# What every method gets: the optimizer of the main method, the score that residuals are best with, and sides compared
+# where the main method's are; intensities are better without balancing.
 FAIRNESS = "--optimizer muon"
-SCORE = "--score balanced_smooth --compare_sides"
+SCORES = {"brats": "--score balanced_smooth --compare_sides", "OCT": "--score balanced_smooth"}
 INTENSITY_SCORE = "--score smooth"
 READING = "--img_size 128 --workers 0"
 
@@ -64,12 +64,12 @@ def steps_of(dataset: str, images: int) -> list[Step]:
     demo = Path("demo") / dataset
     data, root, folders = demo / "data", demo / "compare", FOLDERS[dataset]
     train = data / folders.train
-    pca, channel = root / "logs" / "pca.pt", DISPLAY_CHANNEL.get(dataset, 0)
+    pca, channel, score = root / "logs" / "pca.pt", DISPLAY_CHANNEL.get(dataset, 0), SCORES[dataset]
     detections = {
         "bernoulli": ("latent_sample_anomaly.py", f"--ae_load_dir {demo / 'logs'} --amp"),
-        **{name: baseline(name, root, train) for name in VARIANTS},
-        "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'} {SCORE}"),
-        "pca": ("sample_trivial.py", f"--method pca --train_dir {train} --model_path {pca} {SCORE}"),
+        **{name: baseline(name, root, train, score) for name in VARIANTS},
+        "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'} {score}"),
+        "pca": ("sample_trivial.py", f"--method pca --train_dir {train} --model_path {pca} {score}"),
         "intensity": ("sample_trivial.py", f"--method intensity --channel {channel} {INTENSITY_SCORE}"),
         "interior": ("sample_trivial.py", f"--method intensity --channel {channel} --interior {INTENSITY_SCORE}"),
         "equalised": ("sample_trivial.py", f"--method intensity --equalise {INTENSITY_SCORE}"),
@@ -92,10 +92,10 @@ def steps_of(dataset: str, images: int) -> list[Step]:
     return [*steps, Step("comparison", SCRIPTS / "compare.py", words)]
 
 
-def baseline(variant: str, root: Path, train: Path) -> tuple[str, str]:
+def baseline(variant: str, root: Path, train: Path, score: str) -> tuple[str, str]:
     """Script and flags of a comparing method's detection."""
     method, flags, needs_healthy = VARIANTS[variant]
-    words = f"--method {method} --log_dir {root / 'logs' / method} --amp {SCORE} {flags}"
+    words = f"--method {method} --log_dir {root / 'logs' / method} --amp {score} {flags}"
     return "sample_baseline.py", words + (f" --healthy_dir {train}" if needs_healthy else "")
 
 

@@ -192,7 +192,7 @@ def main(args: argparse.Namespace) -> None:
         networks = (pair.autoencoder.network, pair.model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(request.out))
         method = method_of(pair.autoencoder.network, pair.model, detection, world.device, amp)
-        judge = Judge(method, world.device, request.batch_size, runtime.seed, detection.compare_sides)
+        judge = pair.judge(method, world.device, request.batch_size, runtime.seed, detection)
         kept = pair.calibration_paths(settings, request.neighbours)
         world.on_main(lambda: calibrated(request, chain, kept, judge))
         calibrations = stored_calibrations(kept)

@@ -284,7 +284,7 @@ def evaluator(
 
     def prepared() -> Validation:
         images = held_out_images(folders.open_validation(autoencoder.reading), config["lesions"])
-        detection = replace(chosen.detection, code_bits=config["code_bits"])
+        detection = chosen.detection.suited(config)
         model.process.check_level(detection.noise_level, "noise_level")
         judging = Judging(autoencoder.network, model, config, command_line(), detection, world.device, run.options.amp)
         new = not checkpoint_files(log_dir, run.options.ema_beta).steps()

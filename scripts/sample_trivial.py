@@ -95,7 +95,7 @@ def get_args_parser() -> Flags:
         choices=RESIDUAL_SCORES,
         help="anomaly score; intensity: smoothed unless it is paper",
     )
-    add_sides_flag(group)
+    add_sides_flag(group, default=False)
     add_folder_flags(parser)
     add_output_flags(parser)
     add_runtime_flags(parser)

@@ -222,8 +222,8 @@ def facts_of(
 
 def read_all(request: Request, reading: Reading) -> list[HeldImages]:
     """The images to score, and the healthy ones, if any; InputError where the choice has no meaning on them."""
-    openings = [opening for opening in (request.opening, request.healthy) if opening]
-    held = [read_images(opening.folders.open(reading), request.runtime.workers) for opening in openings]
+    folders = [opening.folders.open(reading) for opening in (request.opening, request.healthy) if opening]
+    held = [read_images(slices, reading.dataset, request.runtime.workers) for slices in folders]
     check_choosable(request.choose_by, held)
     return held
 

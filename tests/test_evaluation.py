@@ -20,6 +20,7 @@ from uad.evaluation.clinical import METRICS, difference, evaluate
 from uad.evaluation.metrics import float16_scale
 from uad.evaluation.study import check_comparable, mapping, open_study
 from uad.results import ResultFolder, ResultWriter
+from uad.scores import DIFFUSE, FOCAL
 from uad.sides import one_sided
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluation.py"
@@ -309,6 +310,16 @@ def test_sides_are_compared_as_in_the_run(tmp_path):
         ].numpy()
         assert np.array_equal(row.map(result), expected)
     assert (study.rows[0].map(result) < plain.rows[0].map(result)).any()
+
+
+def test_images_are_scored_as_suits_the_data_set(tmp_path):
+    for dataset, expected in (("OCT", DIFFUSE), ("brats", FOCAL)):
+        study = open_study(write_folder(tmp_path / dataset, dataset=dataset), "saved")
+        assert {row.image_score for row in study.rows} == {expected}
+        name = study.names[0]
+        (measured,) = [image for image in evaluate(study, None, 2, 0).images if image.name == name]
+        row = study.rows[0]
+        assert measured.rows[row.name].image_score == expected(row.map(study.load(name)))
 
 
 def test_several_folders_are_compared(run_evaluation, tmp_path):

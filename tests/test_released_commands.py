@@ -11,7 +11,6 @@ from uad.evaluation.clinical import evaluate
 from uad.evaluation.study import open_study
 from uad.files import read_json
 from uad.results import ResultFolder
-from uad.scores import image_score
 
 TRIVIAL = "scripts/sample_trivial.py"
 READING = f"--n_channels 1 --img_size {trees.SIZE} --normalise joint --device cpu --workers 0"
@@ -34,8 +33,8 @@ def test_a_part_is_judged_by_what_the_release_says_of_its_images(tmp_path, make)
     results = intensity(make(tmp_path / "set"), "test", tmp_path / "out")
     diseased = {name: bool(results.record(name)["diseased"]) for name in results.names}
     study = open_study(tmp_path / "out", "saved")
-    row = study.rows[0].name
-    scores = {name: image_score(study.maps(study.load(name))[row]) for name in results.names}
+    row = study.rows[0]
+    scores = {name: row.image_score(study.maps(study.load(name))[row.name]) for name in results.names}
     higher = [
         (scores[a] > scores[b]) + 0.5 * (scores[a] == scores[b])
         for a in scores

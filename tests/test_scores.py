@@ -4,7 +4,17 @@ import torch
 from scipy import ndimage
 
 from uad.errors import InputError
-from uad.scores import SCORES, anomaly_map, body_interior, gaussian, image_score, intensity_map, median5
+from uad.scores import (
+    DIFFUSE,
+    FOCAL,
+    SCORES,
+    anomaly_map,
+    body_interior,
+    gaussian,
+    image_score_for,
+    intensity_map,
+    median5,
+)
 
 
 def random_pair(n=3, channels=2, size=24):
@@ -88,8 +98,19 @@ def test_balancing_halves_the_difference_between_images_on_a_log_scale():
 
 def test_an_image_is_scored_by_the_highest_hundredth_of_its_map():
     values = np.random.default_rng(0).permutation(np.arange(400, dtype=np.float32)).reshape(20, 20)
-    assert image_score(values) == pytest.approx(np.mean([396, 397, 398, 399]))
-    assert image_score(values[:2, :2]) == values[:2, :2].max(), "at least one"
+    assert FOCAL(values) == pytest.approx(np.mean([396, 397, 398, 399]))
+    assert FOCAL(values[:2, :2]) == values[:2, :2].max(), "at least one"
+
+
+def test_a_retina_is_scored_by_the_highest_tenth_without_the_very_highest():
+    values = np.random.default_rng(0).permutation(np.arange(400, dtype=np.float32)).reshape(20, 20)
+    assert image_score_for("OCT")(values) == pytest.approx(np.mean(range(360, 392)))
+    assert DIFFUSE(values[:2, :2]) == values[:2, :2].max(), "at least one"
+    few = values.copy()
+    few[few >= 392] = 1e6
+    assert DIFFUSE(few) == DIFFUSE(values), "the highest 2 % may be anything"
+    assert image_score_for("brats") == image_score_for(None) == FOCAL
+    assert str(DIFFUSE) == "mean of the highest 10% of the map but for the highest 2%"
 
 
 def test_intensity_maps():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bernoulli_diffusion.method import Detection
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import write_slice
 from uad.distributed import World
@@ -111,3 +112,14 @@ def test_the_maps_of_any_method_are_compared(tmp_path):
         maps = [ResultFolder(writer.folder).load(name, []).anomaly_map for name in slices.names]
         found.append(np.stack(maps))
     np.testing.assert_allclose(found[1], found[0] / 2, rtol=1e-3)
+
+
+def test_sides_are_compared_where_they_are_alike_unless_chosen():
+    def sides(dataset, preset="recommended", **chosen):
+        return Detection.preset(preset, **chosen).suited({"code_bits": "threshold", "data": {"dataset": dataset}})
+
+    assert sides("brats").compare_sides and sides("custom").compare_sides and not sides("OCT").compare_sides
+    assert sides("OCT", compare_sides=True).compare_sides and not sides("brats", compare_sides=False).compare_sides
+    assert not sides("brats", "paper").compare_sides
+    released = Detection.preset().suited({"code_bits": "threshold"})
+    assert released.compare_sides, "a checkpoint that does not say what it was trained on"

@@ -75,7 +75,7 @@ def test_the_maps_are_bit_for_bit_those_of_detection(data, trained, tmp_path, co
     autoencoder = load_autoencoder(AutoencoderSource(str(trained)))
     source = ModelSource(None, default_log_dir(trained))
     model = load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
-    held = read_images(open_slices(data / "diseased", autoencoder.reading), 0)
+    held = read_images(open_slices(data / "diseased", autoencoder.reading), autoencoder.reading.dataset, 0)
 
     def at(threshold: float, steps: int) -> Detection:
         return Detection(200, threshold, steps, 4, code_bits, "evidence", None, True)

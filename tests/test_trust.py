@@ -19,7 +19,6 @@ from uad.evaluation.comparison import method_alone
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.study import open_study
 from uad.results import ResultWriter
-from uad.scores import image_score
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_realised_rates_are_those_of_the_healthy_test_images(studies):
         assert (estimate.low, estimate.high) == (pytest.approx(min(each)), pytest.approx(max(each)))
     row = studies[1].rows[0]
     found_maps = [row.map(studies[1].load(name)) for name in studies[1].names]
-    p_values = np.array([calibrations["planted"].p_value(image_score(each)) for each in found_maps])
+    p_values = np.array([calibrations["planted"].p_value(row.image_score(each)) for each in found_maps])
     for rate, estimate in found.images.items():
         assert estimate.value == (p_values <= rate).mean()
     own = realised(studies[2], calibrations, 0, 0)["planted"]

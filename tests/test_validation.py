@@ -24,6 +24,7 @@ from uad.errors import InputError
 from uad.evaluation.clinical import evaluate
 from uad.evaluation.progress import separation
 from uad.evaluation.study import open_study
+from uad.scores import FOCAL
 from uad.training_log import LOG, logged
 
 SIZE = 32
@@ -206,9 +207,9 @@ def test_separation_of_known_maps():
     masks = np.zeros((2, 2, 2), bool)
     masks[0, 0, 0] = True
     maps = np.array([[[3.0, 1], [1, 1]], [[1, 4.0], [1, 1]]], np.float32)
-    assert separation(maps, masks) == {AP: 1 / 2, "val_image_auroc": 0.0}
-    assert separation(maps[:1], masks[:1]) == {AP: 1.0}
-    assert separation(maps[1:], masks[1:]) == {}
+    assert separation(maps, masks, FOCAL) == {AP: 1 / 2, "val_image_auroc": 0.0}
+    assert separation(maps[:1], masks[:1], FOCAL) == {AP: 1.0}
+    assert separation(maps[1:], masks[1:], FOCAL) == {}
 
 
 def test_images_are_encoded_in_the_first_round_only():

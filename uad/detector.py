@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bernoulli_diffusion.method import Detection, detector, is_number, is_whole, plain
+from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion, detector, is_number, is_whole, plain
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from uad.application.answer import Answer, answer_of, together
@@ -31,7 +31,7 @@ from uad.distributed import choose_device
 from uad.errors import input_error
 from uad.neighbours import SIGMA
 from uad.precision import keep_float32_exact, precision_seconds, resolve_amp
-from uad.scores import check_polarity
+from uad.scores import check_polarity, image_score_for
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,13 @@ class TrainedPair:
         """What maps depend on, apart from the images: the key of a calibration."""
         hashes = {"autoencoder": self.autoencoder.weights_hash, "model": self.model.weights_hash}
         return {**asdict(detection), **hashes, "seed": seed}
+
+    def judge(
+        self, method: MaskedBernoulliDiffusion, device: torch.device, batch_size: int, seed: int, detection: Detection
+    ) -> Judge:
+        """The judge of its images; method: the pair's detector with these settings of detection."""
+        image_score = image_score_for(self.autoencoder.reading.dataset)
+        return Judge(method, device, batch_size, seed, detection.compare_sides, image_score)
 
     def calibration_paths(self, settings: Mapping, neighbours: float) -> dict[float, Path]:
         """Where its calibrations with these settings lie, see uad.application.calibration."""
@@ -232,7 +239,7 @@ def load_detector(
     method = detector(pair.autoencoder.network, pair.model, chosen, where, precision)
     kept = stored_calibrations(pair.calibration_paths(pair.settings(chosen, seed), neighbours))
     chain = chain_of(pair.autoencoder.reading, pair.autoencoder.facts, None, False)
-    judge = Judge(method, where, batch_size, seed, chosen.compare_sides)
+    judge = pair.judge(method, where, batch_size, seed, chosen)
     return Detector(pair, chain, judge, kept, neighbours, false_positives)
 
 

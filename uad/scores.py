@@ -5,11 +5,13 @@ Nothing here depends on the other images of a batch, so a map is the same for ev
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from uad.data.reading.settings import RETINA
 from uad.data.reading.tissue import body_mask, without_rim
 from uad.errors import input_error
 
@@ -20,15 +22,45 @@ SCORES = (*RESIDUAL_SCORES, EVIDENCE)
 SIGNED_SCORES = tuple(score for score in SCORES if score != "paper")
 # The array of a result folder whose first channel is the evidence.
 EVIDENCE_EXTRA = "flip_probability"
-# The share of a map's values, the highest, that score the image as a whole.
-IMAGE_SHARE = 0.01
-IMAGE_SCORE = f"mean of the highest {IMAGE_SHARE:.0%} of the map"
 # Of an image that the method knows badly as a whole, less is believed: a map is divided by this power of its mean.
 BALANCE = {"balanced_smooth": 1 / 2, "evidence": 1 / 4}
 # The difference that counts half as much as the greatest one does, where there is evidence.
 HALF_BELIEVED = 0.1
 MEDIAN_SIZE = 5
 SIGMA_AT_128 = 3.0
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """How its map scores an image as a whole: by the mean of its highest values (equation 24 of docs/METHOD.md).
+
+    share: of the values, how many count, from the highest down; skipped: the share of the very highest that do not.
+    """
+
+    share: float
+    skipped: float = 0.0
+
+    def __call__(self, anomaly_map: np.ndarray) -> float:
+        """Of a map (H, W); at least one value counts."""
+        size = anomaly_map.size
+        skipped = round(self.skipped * size)
+        last = max(skipped + 1, round(self.share * size))
+        ordered = np.partition(anomaly_map.ravel().astype(np.float64), [size - last, size - skipped - 1])
+        return float(ordered[size - last : size - skipped].mean())
+
+    def __str__(self) -> str:
+        but = f" but for the highest {self.skipped:.0%}" if self.skipped else ""
+        return f"mean of the highest {self.share:.0%} of the map{but}"
+
+
+# A lesion is a small part of an image; where disease changes much of the tissue, the few highest values are mostly what
+# is odd in healthy images, too.
+FOCAL, DIFFUSE = ImageScore(0.01), ImageScore(0.10, 0.02)
+
+
+def image_score_for(dataset: str | None) -> ImageScore:
+    """What scores the images of a data set, one of uad.data.reading.settings.DATASETS; None: of an unknown one."""
+    return DIFFUSE if dataset == RETINA else FOCAL
 
 
 def anomaly_map(
@@ -81,14 +113,6 @@ def balanced(maps: torch.Tensor, score: str) -> torch.Tensor:
     """
     power = BALANCE.get(score, 0)
     return maps / (maps.double().mean((1, 2), keepdim=True).clamp_min(1e-12) ** power).float()
-
-
-def image_score(anomaly_map: np.ndarray) -> float:
-    """Score of an image as a whole: the mean of the highest 1 % of its anomaly map's values, at least one (equation 24
-    of docs/METHOD.md).
-    """
-    count = max(1, round(IMAGE_SHARE * anomaly_map.size))
-    return float(np.partition(anomaly_map.ravel().astype(np.float64), -count)[-count:].mean())
 
 
 def residual_score(score: str) -> str:

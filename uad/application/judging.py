@@ -10,24 +10,27 @@ import torch
 from uad.inference import Method
 from uad.neighbours import smoothed
 from uad.randomness import keyed_generator
-from uad.scores import image_score
+from uad.scores import FOCAL, ImageScore
 from uad.sides import one_sided
 
 
 class Judged(NamedTuple):
-    """maps: (N, S, S) float32, not negative; reconstructions: (N, C, S, S) float32 in [0, 1]."""
+    """maps: (N, S, S) float32, not negative; reconstructions: (N, C, S, S) float32 in [0, 1]; image_score: what scores
+    an image as a whole.
+    """
 
     maps: np.ndarray
     reconstructions: np.ndarray
+    image_score: ImageScore
 
     @property
     def scores(self) -> list[float]:
         """Of the slices."""
-        return [image_score(each) for each in self.maps]
+        return [self.image_score(each) for each in self.maps]
 
     def part(self, start: int, stop: int) -> "Judged":
         """Of the images start..stop - 1."""
-        return Judged(self.maps[start:stop], self.reconstructions[start:stop])
+        return self._replace(maps=self.maps[start:stop], reconstructions=self.reconstructions[start:stop])
 
     def across_slices(self, scans: Sequence[str], places: Sequence[float], sigma: float) -> "Judged":
         """With maps averaged across the slices of each scan, whose places are in mm; see uad.neighbours."""
@@ -43,7 +46,7 @@ class Judged(NamedTuple):
 class Judge:
     """A method with all that its maps depend on besides the images.
 
-    compare_sides: maps are compared with those of the other side, see uad.sides.
+    compare_sides: maps are compared with those of the other side, see uad.sides; image_score: of what is judged.
     """
 
     method: Method
@@ -51,6 +54,7 @@ class Judge:
     batch_size: int
     seed: int
     compare_sides: bool
+    image_score: ImageScore = FOCAL
 
     def __call__(
         self,
@@ -76,4 +80,4 @@ class Judge:
             maps.append(found.cpu().numpy())
             reconstructions.append(result.image.float().cpu().numpy())
             advance(len(batch))
-        return Judged(np.concatenate(maps), np.concatenate(reconstructions))
+        return Judged(np.concatenate(maps), np.concatenate(reconstructions), self.image_score)

@@ -62,15 +62,15 @@ def add_model_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sides_flag(group) -> None:
-    """--compare_sides."""
+def add_sides_flag(group, **default) -> None:
+    """--compare_sides; default: the flag's default, or what is shown as such."""
     add(
         group,
         "--compare_sides",
         action=argparse.BooleanOptionalAction,
-        default=False,
         help="what a map finds counts less where the mirrored place shows it, too: for bodies whose left and right are "
         "alike, such as heads",
+        **default,
     )
 
 

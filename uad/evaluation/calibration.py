@@ -17,7 +17,6 @@ from uad.evaluation.exact import OrderStatistics, chosen_keys, upper_bits
 from uad.evaluation.measure import load_healthy
 from uad.evaluation.statistics import RATES
 from uad.evaluation.study import Study
-from uad.scores import image_score
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _next(scores: np.ndarray) -> list[float]:
 
 def _first(study: Study, name: str) -> dict[str, tuple[float, tuple[np.ndarray, np.ndarray]]]:
     maps = study.maps(load_healthy(study, name))
-    return {row: (image_score(found), upper_bits(found)) for row, found in maps.items()}
+    return {row.name: (row.image_score(maps[row.name]), upper_bits(maps[row.name])) for row in study.rows}
 
 
 def _second(study: Study, name: str, uppers: Mapping[str, np.ndarray]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -113,10 +112,11 @@ def _called(
     """(patient, pixels, row -> (pixels called at each rate, p-value)) of a healthy image."""
     result = load_healthy(study, name)
     rows = {}
-    for row, found in study.maps(result).items():
-        known = calibrations[row]
+    maps = study.maps(result)
+    for row in study.rows:
+        found, known = maps[row.name], calibrations[row.name]
         called = {rate: int((found >= threshold).sum()) for rate, threshold in known.thresholds.items()}
-        rows[row] = called, known.p_value(image_score(found))
+        rows[row.name] = called, known.p_value(row.image_score(found))
     return result.patient, result.anomaly_map.size, rows
 
 

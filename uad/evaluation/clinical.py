@@ -28,7 +28,6 @@ from uad.evaluation.statistics import (
     pixel_statistics,
 )
 from uad.evaluation.study import Study
-from uad.scores import IMAGE_SCORE
 
 METRICS = (*PIXEL_METRICS, *WITH_HEALTHY.values(), *AT_METRICS, *IMAGE_METRICS, "patient_dice")
 # Resamples that are held at once; each needs a few arrays of up to 63,487 numbers.
@@ -167,7 +166,7 @@ class _Cohort:
         pooled_images = {kind: np.asarray(matrix.sum(axis=0)).ravel() for kind, matrix in scored.items()}
         values = {**pixel_statistics(pooled), **image_statistics(pooled_images)}
         reasons = {**pixel_reasons(pooled, self.any_mask), **image_reasons(pooled_images)}
-        row = Row(IMAGE_SCORE, scale, samples=self._resample(histograms, scored))
+        row = Row(str(contender.image_score), scale, samples=self._resample(histograms, scored))
         per_patient = self._patient_dice(histograms, pooled)
         values["patient_dice"], row.samples["patient_dice"] = self._mean_over_patients(per_patient)
         row.patient_dice = {

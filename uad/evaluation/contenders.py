@@ -1,7 +1,7 @@
 """What is scored side by side on the same images: the method, its autoencoder alone, and the raw intensity."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ class Contender:
     name: as shown; kind: "method", "autoencoder" or "intensity"; score: "saved" (the stored map) or a score's name;
     channel: of the intensity, None for the sum over channels; smooth: whether the intensity is smoothed; interior:
     whether that of the body's outer rim counts as 0; polarity: see uad.scores.anomaly_map; compare_sides: whether a map
-    made anew is compared with the other side's, see uad.sides.
+    made anew is compared with the other side's, see uad.sides; image_score: what scores an image as a whole.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Contender:
     interior: bool = False
     polarity: tuple[int, ...] | None = None
     compare_sides: bool = False
+    image_score: scores.ImageScore = scores.FOCAL
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -109,8 +110,9 @@ def contenders(
         )
     scores.check_polarity(polarity, score, run["n_channels"])
     own, known = (run.get("score"), run.get("polarity")) if score == SAVED else (score, polarity)
-    sides = run.get("compare_sides", False)
-    rows = [Contender(str(run["method"]), "method", score, polarity=polarity, compare_sides=sides)]
+    # What holds for every row that is made of a residual, and for every row.
+    sides, whole = run.get("compare_sides", False), {"image_score": scores.image_score_for(run.get("dataset"))}
+    rows = [Contender(str(run["method"]), "method", score, polarity=polarity, compare_sides=sides, **whole)]
     if not has_inputs:
         return tuple(rows)
     if AUTOENCODER in extras:
@@ -123,11 +125,11 @@ def contenders(
                 "choose --score paper or --score smooth, which score every row anew",
             )
         known = known and tuple(known)
-        rows.append(Contender("autoencoder alone", AUTOENCODER, alike, polarity=known, compare_sides=sides))
+        rows.append(Contender("autoencoder alone", AUTOENCODER, alike, polarity=known, compare_sides=sides, **whole))
     for name, channel in _intensities(run):
-        rows.append(Contender(name, "intensity", channel=channel))
-        rows.append(Contender(f"{name}, smoothed", "intensity", channel=channel, smooth=True))
-        rows.append(Contender(f"{name}, interior", "intensity", channel=channel, smooth=True, interior=True))
+        alone = Contender(name, "intensity", channel=channel, **whole)
+        smoothed = replace(alone, name=f"{name}, smoothed", smooth=True)
+        rows += [alone, smoothed, replace(smoothed, name=f"{name}, interior", interior=True)]
     return tuple(rows)
 
 

@@ -13,17 +13,20 @@ from uad.evaluation.contenders import SAVED, Contender
 from uad.evaluation.study import Study
 from uad.inference import known_of
 from uad.results import Result
+from uad.scores import image_score_for
 
 
 @dataclass(frozen=True)
 class HeldImages:
     """The images of a folder, in its order.
 
-    images: (N, C, S, S) float32 in [0, 1], 4 C S^2 bytes each; affines: (4, 4) each; labels: (S, S) uint8, None without
-    a mask; records: name, patient and what evaluation has to know of each, as in a result folder.
+    dataset: one of uad.data.reading.settings.DATASETS, by which images are scored; images: (N, C, S, S) float32 in
+    [0, 1], 4 C S^2 bytes each; affines: (4, 4) each; labels: (S, S) uint8, None without a mask; records: name, patient
+    and what evaluation has to know of each, as in a result folder.
     """
 
     folder: Path
+    dataset: str
     names: tuple[str, ...]
     images: np.ndarray
     affines: tuple[np.ndarray, ...]
@@ -36,8 +39,10 @@ class HeldImages:
         return sum(label is not None and bool(label.any()) for label in self.labels)
 
 
-def read_images(slices: SliceFolder, workers: int) -> HeldImages:
-    """Read every image of a folder; workers: processes that read. InputError for a file that cannot be used."""
+def read_images(slices: SliceFolder, dataset: str, workers: int) -> HeldImages:
+    """Read every image of a folder; dataset: see HeldImages; workers: processes that read. InputError for a file that
+    cannot be used.
+    """
     images = np.empty((len(slices), slices.n_channels, slices.img_size, slices.img_size), np.float32)
     affines, labels, records = [], [], []
     loader = DataLoader(slices, batch_size=None, num_workers=workers)
@@ -48,7 +53,8 @@ def read_images(slices: SliceFolder, workers: int) -> HeldImages:
         labels.append(None if label is None else label.numpy())
         head = {"name": item["name"], "patient": item["patient"], "has_label": label is not None, "extras": []}
         records.append(head | known_of(slices, item["index"], affine))
-    return HeldImages(slices.folder, tuple(slices.names), images, tuple(affines), tuple(labels), tuple(records))
+    names = tuple(slices.names)
+    return HeldImages(slices.folder, dataset, names, images, tuple(affines), tuple(labels), tuple(records))
 
 
 class HeldMaps:
@@ -79,4 +85,5 @@ class HeldMaps:
 
 def study_of(held: HeldImages, maps: np.ndarray, run: dict) -> Study:
     """A study of maps (N, S, S) of the images, with the method as its only row."""
-    return Study(HeldMaps(held, maps, run), (Contender(run["method"], "method", SAVED),))
+    row = Contender(run["method"], "method", SAVED, image_score=image_score_for(held.dataset))
+    return Study(HeldMaps(held, maps, run), (row,))

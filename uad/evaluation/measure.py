@@ -17,7 +17,6 @@ from uad.evaluation.similarity import psnr, ssim_map
 from uad.evaluation.statistics import names_at
 from uad.evaluation.study import Study
 from uad.results import DISEASED_KEY, Result
-from uad.scores import image_score
 
 HEALTHY_ALONE = "healthy images alone in the folders given with --healthy and --calibration"
 
@@ -105,7 +104,7 @@ def measure_healthy_image(study: Study, name: str, scales: Mapping[str, float]) 
     rows, maps = {}, study.maps(result)
     for row in study.rows:
         bins = metrics.float16_bins(maps[row.name], scales[row.name])
-        rows[row.name] = RowMeasure(image_score(maps[row.name]), {"healthy": sparse_histogram(bins)})
+        rows[row.name] = RowMeasure(row.image_score(maps[row.name]), {"healthy": sparse_histogram(bins)})
     return ImageMeasure(name, result.patient, result.anomaly_map.size, 0, False, rows)
 
 
@@ -124,7 +123,7 @@ def _is_diseased(result: Result, lesion_pixels: int | None) -> bool | None:
 def _measure_row(
     row: Contender, result: Result, found: np.ndarray, scale: float, thresholds: Mapping[float, int]
 ) -> RowMeasure:
-    measured = RowMeasure(image_score(found))
+    measured = RowMeasure(row.image_score(found))
     measured.numbers.update(_closeness(row, result))
     if result.label is None:
         return measured

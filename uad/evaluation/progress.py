@@ -10,17 +10,18 @@ from matplotlib.ticker import MaxNLocator
 from uad.best import AP, IMAGE_AUROC
 from uad.evaluation import metrics
 from uad.evaluation.figures import COLOURS
-from uad.scores import image_score
+from uad.scores import ImageScore
 
 # What the numbers are called in a figure.
 CURVES = {AP: "AP of pixels", IMAGE_AUROC: "image AUROC"}
 
 
-def separation(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+def separation(maps: np.ndarray, masks: np.ndarray, image_score: ImageScore) -> dict[str, float]:
     """AP over the pixels of all images together, and image AUROC, as the clinical protocol gives them for slices that
     are scored by themselves, by AP and IMAGE_AUROC; what is undefined, for want of a kind of images, is left out.
 
-    maps: (N, S, S), finite; masks: (N, S, S) bool, an image is diseased where its mask has a lesion.
+    maps: (N, S, S), finite; masks: (N, S, S) bool, an image is diseased where its mask has a lesion;
+    image_score: what scores an image as a whole.
     """
     bins = metrics.float16_bins(maps, metrics.float16_scale(float(np.abs(maps).max())))
     ranks = np.unique([image_score(each) for each in maps], return_inverse=True)[1]

@@ -6,6 +6,8 @@ from uad.configuration import check_values
 
 DATASETS = ("brats", "OCT", "custom", "chexpert")
 CHANNELS = {"brats": 4, "OCT": 1}
+# Scans of the retina: its diseases change much of a scan, and its sides are not alike.
+RETINA = "OCT"
 CHANNEL_NAMES = {"brats": ("t1", "t1ce", "t2", "flair")}
 DISPLAY_CHANNEL = {"brats": 3}
 IMG_SIZE = 256

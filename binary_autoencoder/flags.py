@@ -13,7 +13,7 @@ from uad.data.reading.settings import Reading
 # `recommended` is what the measurements in docs/notebook favour, `paper` the paper's own choice.
 TRAINING_PRESETS = {
     "recommended": {
-        "normalise": "tissue",
+        "normalise": None,  # what suits the data set
         "horizontal_flip": True,
         "augment": 1.0,
         "code_weight": 0.01,

@@ -32,30 +32,24 @@ SIGMA_AT_128 = 3.0
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How its map scores an image as a whole: by the mean of its highest values (equation 24 of docs/METHOD.md).
-
-    share: of the values, how many count, from the highest down; skipped: the share of the very highest that do not.
+    """How its map scores an image as a whole: by the mean of this share of its values, the highest (equation 24 of
+    docs/METHOD.md).
     """
 
     share: float
-    skipped: float = 0.0
 
     def __call__(self, anomaly_map: np.ndarray) -> float:
         """Of a map (H, W); at least one value counts."""
-        size = anomaly_map.size
-        skipped = round(self.skipped * size)
-        last = max(skipped + 1, round(self.share * size))
-        ordered = np.partition(anomaly_map.ravel().astype(np.float64), [size - last, size - skipped - 1])
-        return float(ordered[size - last : size - skipped].mean())
+        count = max(1, round(self.share * anomaly_map.size))
+        return float(np.partition(anomaly_map.ravel().astype(np.float64), -count)[-count:].mean())
 
     def __str__(self) -> str:
-        but = f" but for the highest {self.skipped:.0%}" if self.skipped else ""
-        return f"mean of the highest {self.share:.0%} of the map{but}"
+        return f"mean of the highest {self.share:.0%} of the map"
 
 
 # A lesion is a small part of an image; where disease changes much of the tissue, the few highest values are mostly what
 # is odd in healthy images, too.
-FOCAL, DIFFUSE = ImageScore(0.01), ImageScore(0.10, 0.02)
+FOCAL, DIFFUSE = ImageScore(0.01), ImageScore(0.20)
 
 
 def image_score_for(dataset: str | None) -> ImageScore:

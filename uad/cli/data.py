@@ -11,7 +11,7 @@ from uad.data.reading.benchmarks import LAYOUTS
 from uad.data.reading.groups import PARTS
 from uad.data.reading.normalise import NORMALISATIONS
 from uad.data.reading.opening import Folders, check_once
-from uad.data.reading.settings import CHANNELS, DATASETS, IMG_SIZE, Reading
+from uad.data.reading.settings import CHANNELS, DATASETS, IMG_SIZE, RETINA, Reading, suited_normalisation
 from uad.distributed import World
 from uad.errors import input_error
 
@@ -66,12 +66,14 @@ def add_reading_flags(parser: argparse.ArgumentParser, compared: bool = False) -
         group,
         "--normalise",
         choices=NORMALISATIONS,
-        default=None if compared else "tissue",
         help="intensities to [0, 1], per slice. joint: minimum..maximum over all channels together, as the released "
         "code does; percentile: per channel, 99.5th percentile of the foreground to 1; foreground: per channel, "
         "median and interquartile range, also of standardised images; tissue: per channel, median of the tissue's "
-        "interior to 0.4, air to 0, with or without skull; none: already in [0, 1]",
-        shown=THE_CHECKPOINTS if compared else None,
+        "interior to 0.4, air to 0, with or without skull; retina: the same, once the white that registration has left "
+        "at the upper and lower border is taken for air; none: already in [0, 1]",
+        shown=THE_CHECKPOINTS
+        if compared
+        else f"{suited_normalisation('custom')}, of {RETINA} {suited_normalisation(RETINA)}",
     )
 
 
@@ -85,7 +87,8 @@ def reading_of(args: argparse.Namespace) -> Reading:
             "the number of channels",
             "pass --n_channels",
         )
-    return Reading(args.dataset, n_channels, args.img_size, args.normalise)
+    normalise = args.normalise or suited_normalisation(args.dataset)
+    return Reading(args.dataset, n_channels, args.img_size, normalise)
 
 
 def given_reading(args: argparse.Namespace) -> dict:

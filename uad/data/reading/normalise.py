@@ -6,10 +6,11 @@ result is zeros, never NaN.
 
 import numpy as np
 
+from uad.data.reading.fill import without_fill
 from uad.data.reading.tissue import body_mask, interior
 from uad.errors import ValueProblem
 
-NORMALISATIONS = ("joint", "percentile", "foreground", "tissue", "none")
+NORMALISATIONS = ("joint", "percentile", "foreground", "tissue", "retina", "none")
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 # 0.5 +- 3 interquartile ranges fill [0, 1]; each is 1.35 standard deviations of a normal distribution.
@@ -62,17 +63,20 @@ def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarra
     takes the place of an IQR of 0;
     tissue: per channel, 0.4 x / median of the body's interior (see uad.data.reading.tissue), clipped; 0 outside the
     body, and in a channel whose median is not positive. Intensities below 0 count as 0, where they are few;
+    retina: as tissue, once white that registration has left beside a scan is 0 (see uad.data.reading.fill);
     none: the values are in [0, 1] once they are divided by `full_scale` (see RawSlice).
 
     Raises ValueError for an unknown rule, and ValueProblem for non-finite values, with `none` for values outside
-    [0, 1], with `tissue` where a notable part of the foreground is negative.
+    [0, 1], with `tissue` and `retina` where a notable part of the foreground is negative.
     """
     if how not in NORMALISATIONS:
         raise ValueError(f"unknown normalisation {how!r}; there are {', '.join(NORMALISATIONS)}")
     if not np.isfinite(image).all():
         found = f"{np.count_nonzero(~np.isfinite(image))} values are NaN or infinite"
         raise ValueProblem(found, "finite intensities", "repair or remove the file")
-    if how == "tissue":
+    if how == "retina":
+        image = without_fill(image, full_scale)
+    if how in ("tissue", "retina"):
         return _tissue(image)
     image = image.astype(np.float64)
     if how == "none":

@@ -45,3 +45,8 @@ class Reading:
     def display_channel(self) -> int:
         """The channel that pictures show."""
         return DISPLAY_CHANNEL.get(self.dataset, 0)
+
+
+def suited_normalisation(dataset: str) -> str:
+    """By which rule of uad.data.reading.normalise a data set is read, unless another one is chosen."""
+    return "retina" if dataset == RETINA else "tissue"

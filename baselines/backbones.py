@@ -2,16 +2,26 @@
 
 The weights are torchvision's (IMAGENET1K_V1). A channel is shown as a grey image, all three of a three-channel image as
 red, green and blue, with ImageNet's mean and standard deviation.
+
+The published methods have ResNets. AlexNet is that of Krizhevsky, "One weird trick for parallelizing convolutional
+neural networks", 2014; its paddings differ from torchvision's, so that it halves the image exactly.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, Wide_ResNet50_2_Weights, resnet18, wide_resnet50_2
+from torchvision.models import (
+    AlexNet_Weights,
+    ResNet18_Weights,
+    Wide_ResNet50_2_Weights,
+    alexnet,
+    resnet18,
+    wide_resnet50_2,
+)
 
 from uad.checkpoints import load_checkpoint, load_weights
 from uad.errors import input_error
@@ -23,20 +33,51 @@ COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network of torchvision's, and where its weights come from."""
+    """A network of torchvision's, what it has of an image, and where its weights come from.
+
+    strides: by the names of its children whose outputs may be wanted, from the finest on, how many pixels apart their
+    positions lie. part: the name of the child of torchvision's whole network that `build` gives, if it gives but one.
+    in_tables: what the name of a method with this backbone is followed by.
+    """
 
     build: Callable[..., nn.Module]
     url: str
+    strides: Mapping[str, int]
+    part: str = ""
+    in_tables: str = ""
 
     @property
     def file(self) -> str:
         """What the file of weights is called."""
         return self.url.rsplit("/", 1)[1]
 
+    def layers_at(self, strides: Collection[int]) -> list[str]:
+        """The layers of the given strides, from the finest on."""
+        return [layer for layer, stride in self.strides.items() if stride in strides]
 
+
+def halving_alexnet(**options) -> nn.Sequential:
+    """AlexNet's convolutions, padded so that sides that are multiples of 16 are divided by 4, 8 and 16."""
+    features = alexnet(**options).features
+    first, *_ = (each for each in features if isinstance(each, nn.Conv2d))
+    first.padding = (4, 4)
+    for pool in (each for each in features if isinstance(each, nn.MaxPool2d)):
+        pool.padding = 1
+    return features
+
+
+RESNET_STRIDES = {"maxpool": 4, "layer1": 4, "layer2": 8, "layer3": 16}
 BACKBONES = {
-    "wide_resnet50_2": Backbone(wide_resnet50_2, Wide_ResNet50_2_Weights.IMAGENET1K_V1.url),
-    "resnet18": Backbone(resnet18, ResNet18_Weights.IMAGENET1K_V1.url),
+    "wide_resnet50_2": Backbone(wide_resnet50_2, Wide_ResNet50_2_Weights.IMAGENET1K_V1.url, RESNET_STRIDES),
+    "resnet18": Backbone(resnet18, ResNet18_Weights.IMAGENET1K_V1.url, RESNET_STRIDES),
+    # After the ReLU of the first, second and fifth convolution.
+    "alexnet": Backbone(
+        halving_alexnet,
+        AlexNet_Weights.IMAGENET1K_V1.url,
+        {"1": 4, "4": 8, "11": 16},
+        part="features",
+        in_tables=" (AlexNet)",
+    ),
 }
 
 
@@ -62,12 +103,13 @@ class FrozenFeatures(nn.Module):
     """Feature maps of a backbone, always in evaluation mode: neither weights nor running statistics ever change.
 
     layers: names of the children whose outputs are wanted, in order; those after the last are left out. `widths` are
-    their channels.
+    their channels; `backbone` is what the features are of.
     """
 
     def __init__(self, name: str, layers: Sequence[str]):
         super().__init__()
-        children = OrderedDict(BACKBONES[name].build(weights=None).named_children())
+        self.backbone = BACKBONES[name]
+        children = OrderedDict(self.backbone.build(weights=None).named_children())
         names = list(children)
         kept = names[: names.index(layers[-1]) + 1]
         self.network = nn.Sequential(OrderedDict((child, children[child]) for child in kept))
@@ -87,11 +129,13 @@ class FrozenFeatures(nn.Module):
 
     def load(self, path: Path) -> None:
         """Take the weights of a whole network of torchvision's; InputError where the file does not hold them."""
-        own = self.network.state_dict()
-        counters = {key: value for key, value in own.items() if key.endswith(COUNTER)}
-        children = {name for name, _ in self.network.named_children()}
-        trained = {key: value for key, value in load_checkpoint(path).items() if key.split(".")[0] in children}
-        load_weights(self.network, counters | trained, path)
+        part = self.backbone.part
+        # Named as in the file, and so in errors.
+        whole = nn.ModuleDict({part: self.network}) if part else self.network
+        kept = tuple(f"{part}.{name}." if part else f"{name}." for name, _ in self.network.named_children())
+        counters = {key: value for key, value in whole.state_dict().items() if key.endswith(COUNTER)}
+        trained = {key: value for key, value in load_checkpoint(path).items() if key.startswith(kept)}
+        load_weights(whole, counters | trained, path)
 
     def forward(self, shown: Tensor) -> list[Tensor]:
         """Pictures (N, 3, S, S) in [0, 1] -> the feature maps (N, width, s, s) of the layers."""

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.backbones import FrozenFeatures, picture_count, pictures
+from baselines.backbones import BACKBONES, FrozenFeatures, picture_count, pictures
 from uad.configuration import check_values
 from uad.inference import Reconstruction
 from uad.layers import KeyedDropout, image_keys
@@ -32,7 +32,8 @@ from uad.scores import direct_map
 NAME = "fae"
 STAGES = ("autoencoder",)
 METHOD = "FAE"
-LAYERS = ("maxpool", "layer1", "layer2")
+# So many layers, the finest there are, describe an image.
+LAYERS = 3
 # Features have a quarter of the image's resolution, and the autoencoder halves it four times.
 MULTIPLE = 4 * 2**4
 # Of SSIM: the window reaches so far, is a Gaussian of this deviation, and (0.01)^2 and (0.03)^2.
@@ -72,7 +73,7 @@ class FeatureAutoencoder(nn.Module):
 
     def __init__(self, backbone: str, widths: Sequence[int], dropout: float):
         super().__init__()
-        self.features = FrozenFeatures(backbone, LAYERS)
+        self.features = FrozenFeatures(backbone, list(BACKBONES[backbone].strides)[:LAYERS])
         count, innermost, described = len(widths), widths[-1], sum(self.features.widths)
         down, up = pairwise([described, *widths]), pairwise([*reversed(widths), described])
         kind = {"stride": 2, "padding": 2, "bias": False}
@@ -185,13 +186,17 @@ class Detector:
     (`direct_map`). There is no healthy counterpart: it is black.
     """
 
-    method = METHOD
     needs_healthy = False
 
     def __init__(
         self, config: dict, modules: dict[str, nn.Module], options: dict, amp: str = "off", score: str = "paper"
     ):
         self.network, self.amp, self.score = modules["autoencoder"].eval(), amp, score
+
+    @property
+    def method(self) -> str:
+        """Its name in tables, with that of a backbone of another kind than the published one."""
+        return METHOD + self.network.features.backbone.in_tables
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.backbones import FrozenFeatures, picture_count, pictures
+from baselines.backbones import BACKBONES, FrozenFeatures, picture_count, pictures
 from uad.configuration import check_values
 from uad.inference import Reconstruction
 from uad.precision import autocast
@@ -27,10 +27,9 @@ from uad.scores import direct_map, gaussian
 NAME = "patchcore"
 STAGES = ("memory",)
 METHOD = "PatchCore"
-LAYERS = ("layer2", "layer3")
+# Of the layers that describe a patch, the fine one and the coarse one.
+STRIDES = (8, 16)
 NEIGHBOURHOOD = 3
-# The grid of layer2 is that much coarser than the image, that of layer3 twice as much.
-STRIDE = 8
 # Distances are compared after a random projection onto so many numbers, beginning with those to a few random patches.
 PROJECTED, BEGINNING = 128, 10
 # Distances to the memory are computed for so many patches at a time.
@@ -72,11 +71,11 @@ class PatchMemory(nn.Module):
 
     def __init__(self, backbone: str, count: int, rows: int):
         super().__init__()
-        self.features = FrozenFeatures(backbone, LAYERS)
+        self.features = FrozenFeatures(backbone, BACKBONES[backbone].layers_at(STRIDES))
         self.register_buffer("rows", torch.zeros(count, rows, sum(self.features.widths)))
 
     def forward(self, images: Tensor, amp: str = "off") -> Tensor:
-        """The patches (N, P, s, s, D) of images (N, C, S, S), float32; s = S / 8, rounded up."""
+        """The patches (N, P, s, s, D) of images (N, C, S, S), float32; s = S / 8, up to rounding."""
         with autocast(amp, images.device):
             fine, coarse = self.features(pictures(images))
         fine, coarse = (F.avg_pool2d(each.float(), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2) for each in (fine, coarse))
@@ -148,7 +147,6 @@ class Detector:
     fewer rows than are asked for.
     """
 
-    method = METHOD
     needs_healthy = False
 
     def __init__(
@@ -157,6 +155,11 @@ class Detector:
         self.nearest, rows = (config["detection"] | options)["nearest"], config["memory"]["rows"]
         check_values([("--nearest", self.nearest, f"1..{rows}, the rows of the memory", 1 <= self.nearest <= rows)])
         self.memory, self.amp, self.score = modules["memory"].eval(), amp, score
+
+    @property
+    def method(self) -> str:
+        """Its name in tables, with that of a backbone of another kind than the published ones."""
+        return METHOD + self.memory.features.backbone.in_tables
 
     @torch.inference_mode()
     def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:

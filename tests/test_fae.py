@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from commands import SAMPLE_BASELINE, TRAIN_BASELINE, maps, run
-from random_backbone import save_resnet18
+from random_backbone import save_alexnet, save_resnet18
 from short_training import check_lesions_are_found_whatever_the_batch, discs, image_generators, train
 from torch import nn
 
@@ -32,9 +32,13 @@ def configuration(weights, n_channels=2) -> dict:
 @pytest.fixture(scope="module")
 def trained(weights):
     images, _ = discs(24, SIZE, seed=0)
-    config = configuration(weights)
+    return train(fae, quick(configuration(weights)), images, {"autoencoder": 15}, batch=4)
+
+
+def quick(config: dict) -> dict:
+    """The configuration with a large rate of learning."""
     config["training"]["autoencoder"]["lr"] = 1e-2
-    return train(fae, config, images, {"autoencoder": 15}, batch=4)
+    return config
 
 
 def features(count: int = 2, size: int = 16) -> torch.Tensor:
@@ -143,6 +147,16 @@ def test_a_planted_lesion_is_found_whatever_the_batch(trained, score):
     check_lesions_are_found_whatever_the_batch(detector, SIZE)
     black = detector.reconstruct(torch.zeros(4, 2, SIZE, SIZE), []).anomaly_map
     assert torch.isfinite(black).all() and not black.any()
+    assert detector.method == "FAE"
+
+
+def test_a_planted_lesion_is_found_by_alexnet_which_the_name_says(tmp_path):
+    images, _ = discs(24, SIZE, seed=0)
+    config = quick(configuration(save_alexnet(tmp_path)) | {"backbone": "alexnet"})
+    config, modules = train(fae, config, images, {"autoencoder": 6}, batch=2)
+    detector = fae.Detector(config, modules, {})
+    check_lesions_are_found_whatever_the_batch(detector, SIZE)
+    assert detector.method == "FAE (AlexNet)"
 
 
 def test_the_commands_train_and_resume_and_detect_without_the_weights(weights, tmp_path, monkeypatch):

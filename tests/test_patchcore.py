@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from commands import SAMPLE_BASELINE, TRAIN_BASELINE, maps, run
-from random_backbone import save_resnet18
+from random_backbone import save_alexnet, save_resnet18
 from short_training import batches, check_lesions_are_found_whatever_the_batch, discs
 
 from baselines import methods, patchcore
@@ -107,6 +107,16 @@ def test_a_planted_lesion_is_found_whatever_the_batch(fitted, score):
     check_lesions_are_found_whatever_the_batch(detector, SIZE)
     with pytest.raises(InputError, match=r"1\.\.76"):
         patchcore.Detector(config, modules, {"nearest": 77})
+
+
+def test_a_planted_lesion_is_found_by_alexnet_which_the_name_says(tmp_path):
+    images, _ = discs(16, SIZE, seed=0)
+    config = configuration(save_alexnet(tmp_path)) | {"backbone": "alexnet"}
+    config, modules = patchcore.fit(config, patchcore.build(config), batches(images, 5), torch.device("cpu"), "off")
+    assert modules["memory"].rows.shape == (2, 76, 192 + 256)
+    detector = patchcore.Detector(config, modules, {})
+    check_lesions_are_found_whatever_the_batch(detector, SIZE)
+    assert detector.method == "PatchCore (AlexNet)"
 
 
 def test_the_commands_fit_once_and_detect_without_the_weights(weights, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ that it lies near to all of them. A patch's score is its distance to the nearest
 Departures: layers are put side by side after a mean over 3 x 3 positions, where the original also averages over
 channels; distances are Euclidean, as in the paper, where the released code has their squares; every picture of an image
 (see backbones) has a memory of its own, and their maps are averaged; an image as a whole is scored by its map, as by
-every method here.
+every method here. The published backbones are ResNets; AlexNet's layers at the same strides are offered beside them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,11 +1,13 @@
 """One pair of networks with many settings of the masked denoising, on images whose codes are made once.
 
 Settings of one L run together, batch by batch: they begin with the same noisy codes, so that the first network
-evaluation, which is the only one for K = 1, is theirs in common, and so is what the autoencoder alone makes of an
-image. The maps are bit for bit those of detection with each setting by itself.
+evaluation of each copy, which is the only one for K = 1, is theirs in common, and so is what the autoencoder alone
+makes of an image. Those that differ in the score only are denoised once. The maps are bit for bit those of detection
+with each setting by itself.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from bernoulli_diffusion.codes import pack
 from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion
 from uad.application.judging import Judge
 from uad.evaluation.held_maps import HeldImages
+from uad.inference import Reconstruction
+from uad.scores import EVIDENCE
 
 
 class KeptCodes:
@@ -80,8 +84,27 @@ class Remembered:
         return found
 
 
+@dataclass
+class DenoisedOnce:
+    """A detector of one batch, of which it makes the maps of further scores without denoising it again.
+
+    method: with the first score; score: that of the next map.
+    """
+
+    method: MaskedBernoulliDiffusion
+    score: str
+    _found: Reconstruction | None = field(default=None, init=False)
+
+    def reconstruct(self, images: Tensor, generators: Sequence[torch.Generator]) -> Reconstruction:
+        """That of the method, with the map of the score; see uad.inference.Method."""
+        if self._found is None:
+            self._found = self.method.reconstruct(images, generators)
+            return self._found
+        return self.method.rescored(images, self._found, self.score)
+
+
 class GridDetector:
-    """Maps of held images by a detector's networks, for any L, P and K.
+    """Maps of held images by a detector's networks, for any L, P, K, shifts and score.
 
     base: the detector, whose other settings hold for all; device, batch_size, seed: as in detection over a folder,
     whose maps these are.
@@ -97,22 +120,29 @@ class GridDetector:
     def maps(self, detections: Sequence[Detection], advance: Callable[[int], None] = lambda done: None) -> np.ndarray:
         """Anomaly maps (D, N, S, S) float32, 4 S^2 bytes each, of settings with one L.
 
-        detections: differ from the base's settings in L, P and K only; advance: is told how many maps are done.
+        detections: differ from the base's settings in L, P, K, shifts and score only; advance: is told how many maps
+        are done.
         """
         held, level = self.held, detections[0].noise_level
         codes = self._codes
         network = Remembered(self.base.network, lambda z_t, t: int(t[0]) == level)
         decode = Remembered(self.base.decode, lambda code: torch.equal(code, codes.own))
-        methods = [self._method(detection, decode, network) for detection in detections]
+        groups: dict[Detection, list[int]] = {}
+        for number, detection in enumerate(detections):
+            groups.setdefault(replace(detection, score=EVIDENCE), []).append(number)
         maps = np.empty((len(detections), len(held.names), *held.images.shape[-2:]), np.float32)
         for start in range(0, len(held.names), self.batch_size):
             part = slice(start, start + self.batch_size)
             network.forget()
             decode.forget()
-            for number, (detection, method) in enumerate(zip(detections, methods, strict=True)):
+            for numbers in groups.values():
                 codes.begin(start)
-                judge = Judge(method, self.device, self.batch_size, self.seed, detection.compare_sides)
-                maps[number, part] = judge(held.images[part], held.names[part], held.affines[part], advance).maps
+                first = detections[numbers[0]]
+                method = DenoisedOnce(self._method(first, decode, network), first.score)
+                judge = Judge(method, self.device, self.batch_size, self.seed, first.compare_sides)
+                for number in numbers:
+                    method.score = detections[number].score
+                    maps[number, part] = judge(held.images[part], held.names[part], held.affines[part], advance).maps
         return maps
 
     def _method(self, detection: Detection, decode: Callable, network: Callable) -> MaskedBernoulliDiffusion:

@@ -20,7 +20,7 @@ from uad.films import Film
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
-from uad.scores import EVIDENCE, SCORES, anomaly_map
+from uad.scores import EVIDENCE, EVIDENCE_EXTRA, SCORES, anomaly_map
 
 CODE_BITS = ("threshold", "sample")
 # `recommended` is what the measurements in docs/notebook favour, `fast` the same of one copy of an image, `paper` the
@@ -213,7 +213,7 @@ class MaskedBernoulliDiffusion:
             extras={
                 "autoencoder": self._decoded(first.code),
                 "latent_mask": mask.to(torch.uint8),
-                "flip_probability": flip,
+                EVIDENCE_EXTRA: flip,
             },
             numbers={
                 "network_evaluations": torch.full((len(images),), evaluations),
@@ -221,6 +221,12 @@ class MaskedBernoulliDiffusion:
                 "changed_share": (code != first.code).float().mean((1, 2, 3)),
             },
         )
+
+    @torch.inference_mode()
+    def rescored(self, images: Tensor, found: Reconstruction, score: str) -> Reconstruction:
+        """What `reconstruct` found for these images, with the map of another score."""
+        evidence = found.extras[EVIDENCE_EXTRA][:, 0]
+        return replace(found, anomaly_map=anomaly_map(images, found.image, score, evidence, self.polarity))
 
     @torch.inference_mode()
     def film(self, image: Tensor, generator: torch.Generator, most: int) -> Film:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Number of copies -> their shifts (down, right), in half positions of the code.
+# Number of copies -> their shifts (down, right), in half positions of the code. Each number begins with the copies of
+# the smaller ones, so that what was kept of these serves it, too (grid.py).
 SHIFTS = {1: ((0, 0),), 2: ((0, 0), (1, 1)), 4: ((0, 0), (1, 1), (0, 1), (1, 0))}
 # Decoding costs as much as encoding and denoising a copy; more than two reconstructions hardly differ in their mean.
 DECODED = 2

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from short_training import discs
 
 from bernoulli_diffusion.grid import GridDetector, KeptCodes, Remembered
 from bernoulli_diffusion.method import Detection, detector
-from bernoulli_diffusion.model import ModelSource, default_log_dir, load_model
+from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
 from bernoulli_diffusion.settings import VALUES
-from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
+from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from uad.data.reading.formats import read_slice, write_slice
 from uad.data.reading.opening import open_slices
 from uad.errors import InputError
@@ -57,6 +58,13 @@ def trained(data, tmp_path_factory) -> Path:
 
 
 def words(data: Path, trained: Path, out: Path, more: str = GRID) -> str:
+def pair_of(trained: Path) -> tuple[TrainedAutoencoder, TrainedDiffusion]:
+    """The networks of a run."""
+    autoencoder = load_autoencoder(AutoencoderSource(str(trained)))
+    source = ModelSource(None, default_log_dir(trained))
+    return autoencoder, load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
+
+
     folders = f"--data_dir {data / 'diseased'} --healthy_dir {data / 'healthy'} --ae_load_dir {trained} --out_dir {out}"
     return f"{folders} {QUICK} --bootstrap 8 {more}"
 
@@ -71,25 +79,26 @@ def swept(data, trained, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("code_bits", ["threshold", "sample"])
 def test_the_maps_are_bit_for_bit_those_of_detection(data, trained, tmp_path, code_bits):
-    """Kept codes and shared network evaluations change nothing, whether bits are drawn or not."""
-    autoencoder = load_autoencoder(AutoencoderSource(str(trained)))
-    source = ModelSource(None, default_log_dir(trained))
-    model = load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
+    """Kept codes, shared network evaluations and outcomes change nothing, whether bits are drawn or not."""
+    autoencoder, model = pair_of(trained)
     held = read_images(open_slices(data / "diseased", autoencoder.reading), autoencoder.reading.dataset, 0)
 
-    def at(threshold: float, steps: int) -> Detection:
-        return Detection(200, threshold, steps, 4, code_bits, "evidence", None, True)
+    def at(threshold: float, steps: int, shifts: int, score: str) -> Detection:
+        return Detection(200, threshold, steps, shifts, code_bits, score, None, True)
 
-    detections = [at(0.02, 1), at(0.5, 1), at(0.5, 3)]
+    detections = [at(0.02, 1, 4, "evidence"), at(0.5, 1, 1, "smooth")]
+    detections += [at(0.5, 1, 2, score) for score in ("evidence", "paper")]
+    detections += [at(0.5, 3, 4, score) for score in ("smooth", "evidence")]
     grid = GridDetector(detector(autoencoder.network, model, detections[0], CPU, "off"), held, CPU, 3, seed=7)
     first, again = grid.maps(detections), grid.maps(detections[1:])
     assert np.array_equal(first[1:], again)
-    assert len({found.tobytes() for found in first}) == 3
-    for detection, found in list(zip(detections, first, strict=True))[-2:]:
-        out = tmp_path / f"{detection.prob_threshold}_{detection.denoise_steps}"
+    assert len({found.tobytes() for found in first}) == len(detections)
+    for detection, found in list(zip(detections, first, strict=True))[1::2]:
+        out = tmp_path / f"{detection.denoise_steps}_{detection.score}"
         flags = f"--noise_level 200 --prob_threshold {detection.prob_threshold} --code_bits {code_bits} --seed 7"
         flags += f" --denoise_steps {detection.denoise_steps} --batch_size 3 --save maps --out_dir {out}"
         run(DETECT, f"--data_dir {data / 'diseased'} --ae_load_dir {trained} {QUICK} {flags}")
+        flags += f" --shifts {detection.shifts} --score {detection.score}"
         saved = maps(out)
         for name, found_map in zip(held.names, found, strict=True):
             assert np.array_equal(saved[f"{name}.nii.gz"], found_map)
@@ -124,6 +133,25 @@ def test_only_what_is_worth_it_is_remembered():
 
 
 def test_the_numbers_are_those_of_evaluation(data, trained, swept, tmp_path):
+def test_settings_that_share_work_share_it(data, trained):
+    """Every copy is encoded once and denoised from L once, and another score costs neither a pass nor a decoding."""
+    autoencoder, model = pair_of(trained)
+    held = read_images(open_slices(data / "diseased", autoencoder.reading), autoencoder.reading.dataset, 0)
+    settings = [Detection(200, 0.0, 1, shifts, "threshold", score, None, True) for score in ("smooth", "evidence")
+                for shifts in (1, 2, 4)]  # fmt: skip
+    base = detector(autoencoder.network, model, settings[0], CPU, "off")
+    calls = Counter()
+
+    def counted(name: str):
+        function = getattr(base, name)
+        return lambda *shown: calls.update([name]) or function(*shown)
+
+    for name in ("encode", "decode", "network"):
+        setattr(base, name, counted(name))
+    GridDetector(base, held, CPU, len(held.names), seed=0).maps(settings)
+    assert calls == {"encode": 4, "network": 4, "decode": 1 + 1 + 2 + 2}
+
+
     """Of one combination, by the two commands, averaged across neighbouring slices and with intervals."""
     flags = f"--ae_load_dir {trained} {QUICK} --save maps --noise_level 30 --prob_threshold 0.3 --denoise_steps 1"
     for part in ("diseased", "healthy"):

@@ -245,7 +245,7 @@ def model_source(args: argparse.Namespace) -> ModelSource:
 
 
 def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> None:
-    """The masked denoising and the map; grid: L, P and K each take several values, see grid_flags.py."""
+    """The masked denoising and the map; grid: L, P, K, shifts and score each take several values, see grid_flags.py."""
     group = parser.add_argument_group("masked denoising")
     several = {"nargs": "+"} if grid else {}
     threshold = PROB_THRESHOLDS if grid else PROB_THRESHOLD
@@ -274,9 +274,11 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
         default=1,
         choices=tuple(SHIFTS),
         help="average over so many copies of an image, shifted by half a position of the code",
+        **several,
     )
     add_code_bits(group, "as in the model's training")
-    add(group, "--score", default="paper", choices=SCORES, help="anomaly score of the maps; see docs/METHOD.md")
+    score = "anomaly score of the maps; see docs/METHOD.md"
+    add(group, "--score", default="paper", choices=SCORES, help=score, **several)
     add(
         group,
         "--polarity",
@@ -317,22 +319,13 @@ def told_settings(settings: ChosenSettings | None, data_hash: Callable[[], str |
     return {SETTINGS_KEY: facts}
 
 
-def detection_of(args: argparse.Namespace) -> Detection:
-    """What the flags of `add_detection_flags` say; InputError for values that mean nothing."""
-    return detection_with(args, args.noise_level, args.prob_threshold, args.denoise_steps)
+def detection_of(args: argparse.Namespace, **chosen) -> Detection:
+    """What the flags of `add_detection_flags` say, but for fields that are chosen; denoise_steps None: the preset's.
 
-
-def detection_with(args: argparse.Namespace, level: int, threshold: float, steps: int | None) -> Detection:
-    """The flags with these values of L, P and K, which is None for the preset's."""
-    if steps is None:
-        steps = default_steps(level, args.preset)
-    return Detection(
-        noise_level=level,
-        prob_threshold=threshold,
-        denoise_steps=steps,
-        shifts=args.shifts,
-        code_bits=args.code_bits,
-        score=args.score,
-        polarity=tuple(args.polarity) if args.polarity else None,
-        compare_sides=args.compare_sides,
-    )
+    InputError for values that mean nothing.
+    """
+    values = {field.name: getattr(args, field.name) for field in fields(Detection)} | chosen
+    if values["denoise_steps"] is None:
+        values["denoise_steps"] = default_steps(values["noise_level"], args.preset)
+    values["polarity"] = tuple(args.polarity) if args.polarity else None
+    return Detection(**values)

@@ -1,18 +1,20 @@
-"""Noise level L and flip-probability threshold P on one set of images: every combination scored, and one chosen.
+"""Noise level L, flip-probability threshold P and more on one set of images: every combination scored, and one chosen.
 
     python scripts/sweep.py --data_dir data/brats/val_diseased --healthy_dir data/brats/val_healthy \\
         --ae_load_dir logs/binaryae_brats --noise_level 5 10 20 50 --prob_threshold 0.3 0.5 0.7 --out_dir sweep
     python scripts/latent_sample_anomaly.py --settings sweep/settings.json --data_dir data/brats/test ...
 
 Each combination is what scripts/latent_sample_anomaly.py finds with the same flags, scored as scripts/evaluation.py
-does. Images are read and encoded once and nothing of them is saved: an image of C x S x S takes 4 S^2 (C + n) bytes of
-memory, n being the combinations of one L, and its code a fraction of that. Combinations with K above L are skipped. The
-setting that --preset has by default is run, too: the choice prefers it unless another is higher beyond chance.
+does; K, --shifts and --score take several values, too. Images are read and encoded once and nothing of them is saved:
+an image of C x S x S takes 4 S^2 (C + n) bytes of memory, n being the combinations of one L, and its code a fraction of
+that. Combinations with K above L are skipped. The setting that --preset has by default is run, too, but with the first
+of --shifts and of --score where the preset's is not among them: the choice prefers it unless another is higher beyond
+chance.
 
 Written to --out_dir: records/ (one a combination, at once with the others of its L), sweep.csv, sweep.md, summary.json,
 heat_maps.png and .pdf, and settings.json, the chosen setting, which --settings of detection takes. The same command
-continues; other values of L, P and K may follow in the same folder. What is chosen on images fits these images: report
-numbers of others.
+continues; other values of L, P, K, shifts and score may follow in the same folder. What is chosen on images fits these
+images: report numbers of others.
 """
 
 import argparse
@@ -89,7 +91,7 @@ class Request:
 
 
 def get_args_parser() -> Flags:
-    """The flags of detection, with lists for L, P and K, and those of scoring."""
+    """The flags of detection, with lists for L, P, K, shifts and score, and those of scoring."""
     parser = Flags(__doc__, preset=GRID_PRESETS)
     add(parser, "--out_dir", help="output folder; started again, it continues", shown="required")
     add(parser, "--healthy_dir", help="folder of healthy slices, all of whose pixels are negatives", shown="none")
@@ -143,7 +145,8 @@ def main(args: argparse.Namespace) -> None:
         if world.size > 1:
             raise input_error("torchrun", f"{world.size} processes", "a single one", "start it with plain python")
         autoencoder = load_autoencoder(request.autoencoder)
-        check_polarity(request.grid.default.polarity, request.grid.default.score, autoencoder.reading.n_channels)
+        for each in request.grid.detections:
+            check_polarity(each.polarity, each.score, autoencoder.reading.n_channels)
         if not folders_ready(request, autoencoder, world):
             return
         model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
@@ -189,8 +192,8 @@ def folders_ready(request: Request, autoencoder: TrainedAutoencoder, world: Worl
 
 
 def setting_of(detection: Detection) -> Setting:
-    """L, P and K."""
-    return Setting(detection.noise_level, float(detection.prob_threshold), detection.denoise_steps)
+    """L, P, K, shifts and score."""
+    return Setting(*(getattr(detection, name) for name in Setting._fields))
 
 
 def facts_of(

@@ -25,13 +25,14 @@ from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.heat_maps import heat_maps
 from uad.evaluation.held_maps import read_images
 from uad.evaluation.sweep import METRICS, Outcome, Setting, choose
-from uad.files import read_json
+from uad.files import read_json, write_json
 
 SIZE = 32
 SWEEP = "scripts/sweep.py"
 CPU = torch.device("cpu")
 QUICK = "--device cpu --workers 0"
 GRID = "--noise_level 10 30 --prob_threshold 0.3 0.5 --denoise_steps 1"
+SETTING = Setting(3, 0.5, 1, 4, "evidence")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,6 @@ def trained(data, tmp_path_factory) -> Path:
     return folder
 
 
-def words(data: Path, trained: Path, out: Path, more: str = GRID) -> str:
 def pair_of(trained: Path) -> tuple[TrainedAutoencoder, TrainedDiffusion]:
     """The networks of a run."""
     autoencoder = load_autoencoder(AutoencoderSource(str(trained)))
@@ -65,6 +65,7 @@ def pair_of(trained: Path) -> tuple[TrainedAutoencoder, TrainedDiffusion]:
     return autoencoder, load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
 
 
+def words(data: Path, trained: Path, out: Path, more: str = GRID) -> str:
     folders = f"--data_dir {data / 'diseased'} --healthy_dir {data / 'healthy'} --ae_load_dir {trained} --out_dir {out}"
     return f"{folders} {QUICK} --bootstrap 8 {more}"
 
@@ -97,8 +98,8 @@ def test_the_maps_are_bit_for_bit_those_of_detection(data, trained, tmp_path, co
         out = tmp_path / f"{detection.denoise_steps}_{detection.score}"
         flags = f"--noise_level 200 --prob_threshold {detection.prob_threshold} --code_bits {code_bits} --seed 7"
         flags += f" --denoise_steps {detection.denoise_steps} --batch_size 3 --save maps --out_dir {out}"
-        run(DETECT, f"--data_dir {data / 'diseased'} --ae_load_dir {trained} {QUICK} {flags}")
         flags += f" --shifts {detection.shifts} --score {detection.score}"
+        run(DETECT, f"--data_dir {data / 'diseased'} --ae_load_dir {trained} {QUICK} {flags}")
         saved = maps(out)
         for name, found_map in zip(held.names, found, strict=True):
             assert np.array_equal(saved[f"{name}.nii.gz"], found_map)
@@ -132,7 +133,6 @@ def test_only_what_is_worth_it_is_remembered():
     assert len(seen) == 5
 
 
-def test_the_numbers_are_those_of_evaluation(data, trained, swept, tmp_path):
 def test_settings_that_share_work_share_it(data, trained):
     """Every copy is encoded once and denoised from L once, and another score costs neither a pass nor a decoding."""
     autoencoder, model = pair_of(trained)
@@ -152,6 +152,7 @@ def test_settings_that_share_work_share_it(data, trained):
     assert calls == {"encode": 4, "network": 4, "decode": 1 + 1 + 2 + 2}
 
 
+def test_the_numbers_are_those_of_evaluation(data, trained, swept, tmp_path):
     """Of one combination, by the two commands, averaged across neighbouring slices and with intervals."""
     flags = f"--ae_load_dir {trained} {QUICK} --save maps --noise_level 30 --prob_threshold 0.3 --denoise_steps 1"
     for part in ("diseased", "healthy"):
@@ -160,7 +161,7 @@ def test_settings_that_share_work_share_it(data, trained):
     run(EVALUATE, f"{folders} --protocol clinical --bootstrap 8 --out {tmp_path / 'evaluation'}")
     rows = read_json(tmp_path / "evaluation" / "summary.json")["clinical"]["rows"]
     there = rows["masked Bernoulli diffusion"]["metrics"]
-    here = read_json(swept / "records" / "L30_P0.3_K1.json")["metrics"]
+    here = read_json(swept / "records" / "L30_P0.3_K1_shifts4_evidence.json")["metrics"]
     for name in METRICS:
         assert {key: here[name][key] for key in there[name]} == there[name]
     (row,) = (row for row in read_json(swept / "summary.json")["settings"] if row["noise_level"] == 30
@@ -183,7 +184,7 @@ def test_everything_is_written_and_the_default_is_among_it(swept):
 
 
 def test_a_rerun_continues_and_adds_but_refuses_other_settings(data, trained, swept, monkeypatch):
-    record = swept / "records" / "L10_P0.5_K1.json"
+    record = swept / "records" / "L10_P0.5_K1_shifts4_evidence.json"
     before, others = record.read_text(), {path: path.stat().st_mtime_ns for path in (swept / "records").iterdir()}
     record.unlink()
     run(SWEEP, words(data, trained, swept))
@@ -194,10 +195,19 @@ def test_a_rerun_continues_and_adds_but_refuses_other_settings(data, trained, sw
     assert all(path.stat().st_mtime_ns == time for path, time in others.items() if path != record)
     monkeypatch.setattr(module(SWEEP), "run", None)  # nothing is left to run
     run(SWEEP, words(data, trained, swept))
-    with pytest.raises(InputError, match=r"shifts\n    found:    4\n    expected: 1"):
-        run(SWEEP, words(data, trained, swept, f"{GRID} --shifts 1"))
+    with pytest.raises(InputError, match=r"code_bits\n    found:    'threshold'\n    expected: 'sample'"):
+        run(SWEEP, words(data, trained, swept, f"{GRID} --code_bits sample"))
     with pytest.raises(InputError, match=r"bootstrap\n    found:    8\n    expected: 10"):
         run(SWEEP, words(data, trained, swept, f"{GRID} --bootstrap 10"))
+
+
+def test_a_folder_whose_records_do_not_state_shifts_and_score_is_refused(data, trained, swept, tmp_path):
+    """As an earlier version wrote them: all of one number of copies and one score."""
+    out = tmp_path / "out"
+    shutil.copytree(swept, out)
+    write_json(out / "sweep.json", read_json(swept / "sweep.json") | {"shifts": 4, "score": "evidence"})
+    with pytest.raises(InputError, match=r"sweep.json\n    found:    shifts and score for all records"):
+        run(SWEEP, words(data, trained, out))
 
 
 def test_records_that_do_not_say_of_what_they_are_stop_a_sweep(data, trained, swept, tmp_path):
@@ -220,10 +230,10 @@ def test_a_folder_of_images_is_neither_both_kinds_nor_written_into(data, trained
 
 
 def test_a_damaged_record_is_named(data, trained, swept):
-    record = swept / "records" / "L30_P0.3_K1.json"
+    record = swept / "records" / "L30_P0.3_K1_shifts4_evidence.json"
     whole = record.read_text()
     record.write_text(json.dumps(json.loads(whole) | {"metrics": {}}))
-    with pytest.raises(InputError, match=r"L30_P0.3_K1.json\n    found:    no whole record"):
+    with pytest.raises(InputError, match=r"L30_P0.3_K1_shifts4_evidence.json\n    found:    no whole record"):
         run(SWEEP, words(data, trained, swept))
     record.write_text(whole)
 
@@ -238,6 +248,8 @@ def test_a_damaged_record_is_named(data, trained, swept):
         ("--noise_level 5 2000", "noise_level"),
         ("--noise_level 5 10 --denoise_steps 20 30", "--denoise_steps\n    found:    20 30"),
         ("--denoise_steps 0", "--denoise_steps\n    found:    0"),
+        ("--shifts 4 4 --score smooth smooth", "(?s)--shifts\n    found:    4 4.*--score\n    found:    smooth smooth"),
+        ("--polarity 1 0 --score evidence paper", "--polarity\n    found:    1 0, with the score paper"),
         ("--batch_size 0", "--batch_size"),
         ("--bootstrap -1", "--bootstrap"),
         ("--healthy_dir nowhere --data_dir neither", "(?s)neither.*nowhere"),
@@ -268,7 +280,7 @@ def test_without_masks_image_auroc_can_choose(data, trained, tmp_path):
         write_slice(images / path.name, read_slice(path, 2).image, np.eye(4))
     more = f"--data_dir {images} --no-compare_sides --noise_level 10 --prob_threshold 0.5 --choose_by image_auroc"
     run(SWEEP, words(data, trained, tmp_path / "out", more))
-    metrics = read_json(tmp_path / "out" / "records" / "L10_P0.5_K1.json")["metrics"]
+    metrics = read_json(tmp_path / "out" / "records" / "L10_P0.5_K1_shifts4_evidence.json")["metrics"]
     assert metrics["ap"]["reason"] == "no masks" and 0 <= metrics["image_auroc"]["value"] <= 1
     assert "n/a (no masks)" in (tmp_path / "out" / "sweep.md").read_text()
 
@@ -279,15 +291,16 @@ def test_too_many_steps_are_skipped_with_a_line(data, trained, tmp_path, capsys)
     printed = capsys.readouterr().out
     assert "L = 2, K = 3 is skipped" in printed
     assert all(line in printed for line in ("L = 2, P = 0.5, K = 1", "L = 10, P = 0.5, K = 3"))
+    assert printed.count("shifts = 4, score = evidence") == 3
     assert not (tmp_path / "out").exists()
 
 
-def outcome(level: int, value: float, spread: float = 0.0, low: float | None = 0.0) -> Outcome:
+def outcome(level: int, value: float, spread: float = 0.0, low: float | None = 0.0, **other) -> Outcome:
     """An outcome of every metric whose resamples lie around its value, alike for equal spreads."""
     samples = value + spread * np.linspace(-1, 1, 101)
     found = Estimate(value, low, 1.0 if low is not None else None, interval_reason=None if low is not None else "one")
     return Outcome(
-        Setting(level, 0.5, 1), dict.fromkeys(METRICS, found), dict.fromkeys(METRICS, samples),
+        SETTING._replace(noise_level=level, **other), dict.fromkeys(METRICS, found), dict.fromkeys(METRICS, samples),
         {"detection": 1.0, "evaluation": 1.0},
     )  # fmt: skip
 
@@ -319,20 +332,31 @@ def test_of_equal_settings_the_default_counts_first():
 
 def test_a_metric_without_value_is_refused_with_its_reason():
     """A rerun may choose by another metric than the command that ran the combinations."""
-    undefined = Outcome(Setting(3, 0.5, 1), {"image_auroc": Estimate(None, reason="no healthy images")}, {}, {})
+    undefined = Outcome(SETTING, {"image_auroc": Estimate(None, reason="no healthy images")}, {}, {})
     with pytest.raises(InputError, match="--choose_by image_auroc\n    found:    no healthy images"):
         module(SWEEP).check_defined("image_auroc", [undefined])
 
 
 def test_heat_maps_have_every_number_and_leave_gaps():
-    found = [outcome(10, 0.5), outcome(20, 0.7)]
-    found.append(Outcome(Setting(20, 0.3, 1), found[0].estimates, found[0].samples, found[0].seconds))
+    found = [outcome(10, 0.5), outcome(20, 0.7), outcome(20, 0.5, prob_threshold=0.3)]
     figure = heat_maps(found, choose(found, found[0], "ap"))
     assert [axes.get_title() for axes in figure.axes] == list(METRICS.values())
     panel = figure.axes[1]
     assert sorted(text.get_text() for text in panel.texts) == ["0.500", "0.500", "0.700"]
     assert np.isnan(np.ma.filled(panel.images[0].get_array(), np.nan)).sum() == 1
     assert len(panel.patches) == 2
+
+
+def test_heat_maps_have_a_line_for_every_combination_of_the_others():
+    """Named by what differs; K is no line where it only follows from L."""
+    found = [outcome(level, 0.5, denoise_steps=steps, shifts=shifts, score=score) for level, steps in ((10, 1), (50, 5))
+             for shifts in (4, 1) for score in ("smooth", "evidence")]  # fmt: skip
+    titles = [axes.get_title().split("\n")[1] for axes in heat_maps(found, choose(found, found[0], "ap")).axes]
+    lines = [f"shifts = {shifts}, score = {score}" for shifts in (1, 4) for score in ("evidence", "smooth")]
+    assert titles == [line for line in lines for _ in METRICS]
+    several = [outcome(10, 0.5, denoise_steps=steps) for steps in (5, 1)]
+    titles = {axes.get_title().split("\n")[1] for axes in heat_maps(several, choose(several, several[0], "ap")).axes}
+    assert titles == {"K = 1", "K = 5"}
 
 
 def parsed(line: str):

@@ -1,4 +1,4 @@
-"""Heat maps of a sweep: noise level L against flip-probability threshold P, one panel a metric."""
+"""Heat maps of a sweep: noise level L against flip-probability threshold P, in panels for a metric and all else."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from uad.evaluation.sweep import METRICS, Choice, Outcome
+from uad.evaluation.sweep import METRICS, SYMBOLS, Choice, Outcome
 
 CHOSEN, DEFAULT = {"ls": "-", "lw": 2.5}, {"ls": ":", "lw": 2.0}
 # Colours span at least this much of a metric, so that differences without meaning look like none.
@@ -16,7 +16,8 @@ SPAN = 0.05
 
 def heat_maps(outcomes: Sequence[Outcome], choice: Choice) -> Figure:
     """A panel for every metric that is defined, with its numbers in the cells, on a colour scale of its own; a line of
-    panels for every K where a pair (L, P) was run with several. A combination that was not run is an empty cell.
+    panels for every combination of shifts, score and, where a pair (L, P) was run with several of it, K. A combination
+    that was not run is an empty cell.
 
     The chosen setting has a frame, the default a dotted one, where they are among the outcomes.
     """
@@ -24,7 +25,9 @@ def heat_maps(outcomes: Sequence[Outcome], choice: Choice) -> Figure:
     lines = _lines(outcomes)
     levels = sorted({outcome.setting.noise_level for outcome in outcomes})
     thresholds = sorted({outcome.setting.prob_threshold for outcome in outcomes})
-    size = (1.3 + len(metrics) * (0.9 + 0.62 * len(thresholds)), 0.9 + len(lines) * (0.9 + 0.42 * len(levels)))
+    # Inches: a panel is as wide as its cells, or its title.
+    width = max(0.9 + 0.62 * len(thresholds), 0.3 + 0.06 * max(map(len, lines)))
+    size = (1.3 + len(metrics) * width, 0.9 + len(lines) * (0.9 + 0.42 * len(levels)))
     figure = Figure(figsize=(max(size[0], 4.5), size[1]), layout="constrained")
     grid = figure.subplots(len(lines), len(metrics), squeeze=False)
     for number, metric in enumerate(metrics):
@@ -42,12 +45,18 @@ def heat_maps(outcomes: Sequence[Outcome], choice: Choice) -> Figure:
 
 
 def _lines(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """The outcomes by line of panels: all of them where every (L, P) has one K, else by K."""
-    pairs = [outcome.setting[:2] for outcome in outcomes]
-    if len(set(pairs)) == len(pairs):
-        return {"": list(outcomes)}
-    steps = sorted({outcome.setting.denoise_steps for outcome in outcomes})
-    return {f", K = {k}": [outcome for outcome in outcomes if outcome.setting.denoise_steps == k] for k in steps}
+    """The outcomes by line of panels, whose title says what differs between the lines: shifts, score and, unless every
+    (L, P) has one K with each of these, K.
+    """
+    settings = [outcome.setting for outcome in outcomes]
+    one_k = len({setting._replace(denoise_steps=None) for setting in settings}) == len(settings)
+    others = ("shifts", "score") if one_k else ("denoise_steps", "shifts", "score")
+    names = [name for name in others if len({getattr(setting, name) for setting in settings}) > 1]
+    lines: dict[str, list[Outcome]] = {}
+    for outcome in sorted(outcomes, key=lambda outcome: [getattr(outcome.setting, name) for name in names]):
+        title = ", ".join(f"{SYMBOLS[name]} = {getattr(outcome.setting, name)}" for name in names)
+        lines.setdefault(f"\n{title}" if title else "", []).append(outcome)
+    return lines
 
 
 def _draw(

@@ -21,22 +21,26 @@ METRICS = {
     "best_dice": HEADLINE["best_dice"],
     "image_auroc": HEADLINE["image_auroc"],
 }
+# How the fields of a setting are written.
+SYMBOLS = {"noise_level": "L", "prob_threshold": "P", "denoise_steps": "K", "shifts": "shifts", "score": "score"}
 
 
 class Setting(NamedTuple):
-    """What differs between the settings of a sweep: L, P and K of the masked denoising."""
+    """What differs between the settings of a sweep: L, P and K of the masked denoising, shifts and score."""
 
     noise_level: int
     prob_threshold: float
     denoise_steps: int
+    shifts: int
+    score: str
 
     def __str__(self) -> str:
-        return f"L = {self.noise_level}, P = {self.prob_threshold!r}, K = {self.denoise_steps}"
+        return ", ".join(f"{SYMBOLS[name]} = {value}" for name, value in self._asdict().items())
 
     def path(self, folder: Path) -> Path:
         """Where the record of the setting lies in the folder of a sweep."""
-        level, threshold, steps = self
-        return folder / "records" / f"L{level}_P{threshold!r}_K{steps}.json"
+        level, threshold, steps, shifts, score = self
+        return folder / "records" / f"L{level}_P{threshold!r}_K{steps}_shifts{shifts}_{score}.json"
 
 
 def check_begun(out: Path, run: Path, facts: Mapping) -> None:
@@ -53,7 +57,11 @@ def check_begun(out: Path, run: Path, facts: Mapping) -> None:
         found = f"the images of {facts['data_dir']}"
         raise input_error(f"--healthy_dir {facts['healthy_dir']}", found, "other images", "name another folder")
     if run.is_file():
-        check_same_run(run, read_json(run), dict(facts))
+        begun = read_json(run)
+        if common := [name for name in Setting._fields if name in begun]:
+            found = f"{' and '.join(common)} for all records, as an earlier version wrote"
+            raise input_error(run, found, "records of which each states its own", remedy)
+        check_same_run(run, begun, dict(facts))
     elif any(out.glob("records/*.json")):
         raise input_error(out, f"records without {run.name}, which says of what they are", "both or neither", remedy)
 

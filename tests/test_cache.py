@@ -228,7 +228,8 @@ def test_what_is_sent_to_a_worker_is_not_the_images(folder, tmp_path):
 
 
 # Means of the items below, of each normalisation, for cache.VERSION 1.
-MEANS = {"joint": 0.359007, "percentile": 0.389622, "foreground": 0.238068, "tissue": 0.189221, "none": 0.19839}
+MEANS = {"joint": 0.359007, "percentile": 0.389622, "foreground": 0.238068, "none": 0.19839}
+MEANS |= {"tissue": 0.189221, "retina": 0.189221}
 
 
 @pytest.mark.parametrize("normalise", NORMALISATIONS)

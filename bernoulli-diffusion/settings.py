@@ -10,14 +10,16 @@ from uad.errors import InputError, Problem, input_error
 from uad.files import read_json
 
 KIND, FORMAT = "settings of masked Bernoulli diffusion", 1
+# The fields that a model settles where a flag leaves them open.
+SUITED = ("code_bits", "compare_sides")
 EXPECTED = "a settings.json that scripts/sweep.py has written"
 
 
 def _fits(name: str, value) -> bool:
-    """Whether a field of Detection can have the value of a file, which states the code bits; ranges are checked where
-    flags are.
+    """Whether a field of Detection can have the value of a file, which states what suits the model; ranges are checked
+    where flags are.
     """
-    return kind_of(name, plain(value))[1] and not (name == "code_bits" and value is None)
+    return kind_of(name, plain(value))[1] and not (name in SUITED and value is None)
 
 
 VALUES = {field.name: partial(_fits, field.name) for field in fields(Detection)}

@@ -399,6 +399,11 @@ def test_values_of_settings_are_checked(swept, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="noise_level = 'ten'; shifts = 3; score = 'best'"):
         parsed(f"--settings {path}")
+    content = read_json(swept / "settings.json")
+    content["flags"] |= {"code_bits": None, "compare_sides": None}
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="code_bits = None; compare_sides = None"):
+        parsed(f"--settings {path}")
     with pytest.raises(InputError, match="no such file"):
         parsed(f"--settings {tmp_path / 'none.json'}")
 

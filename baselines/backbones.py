@@ -10,18 +10,11 @@ neural networks", 2014; its paddings differ from torchvision's, so that it halve
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import (
-    AlexNet_Weights,
-    ResNet18_Weights,
-    Wide_ResNet50_2_Weights,
-    alexnet,
-    resnet18,
-    wide_resnet50_2,
-)
 
 from uad.checkpoints import load_checkpoint, load_weights
 from uad.errors import input_error
@@ -40,7 +33,7 @@ class Backbone:
     in_tables: what the name of a method with this backbone is followed by.
     """
 
-    build: Callable[..., nn.Module]
+    build: Callable[[], nn.Module]
     url: str
     strides: Mapping[str, int]
     part: str = ""
@@ -56,9 +49,17 @@ class Backbone:
         return [layer for layer, stride in self.strides.items() if stride in strides]
 
 
-def halving_alexnet(**options) -> nn.Sequential:
+def untrained(name: str) -> nn.Module:
+    """A network of torchvision's."""
+    # Here: most commands do without, and it takes two seconds to import.
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None)
+
+
+def halving_alexnet() -> nn.Sequential:
     """AlexNet's convolutions, padded so that sides that are multiples of 16 are divided by 4, 8 and 16."""
-    features = alexnet(**options).features
+    features = untrained("alexnet").features
     first, *_ = (each for each in features if isinstance(each, nn.Conv2d))
     first.padding = (4, 4)
     for pool in (each for each in features if isinstance(each, nn.MaxPool2d)):
@@ -66,14 +67,17 @@ def halving_alexnet(**options) -> nn.Sequential:
     return features
 
 
+WEIGHTS = "https://download.pytorch.org/models"
 RESNET_STRIDES = {"maxpool": 4, "layer1": 4, "layer2": 8, "layer3": 16}
 BACKBONES = {
-    "wide_resnet50_2": Backbone(wide_resnet50_2, Wide_ResNet50_2_Weights.IMAGENET1K_V1.url, RESNET_STRIDES),
-    "resnet18": Backbone(resnet18, ResNet18_Weights.IMAGENET1K_V1.url, RESNET_STRIDES),
+    "wide_resnet50_2": Backbone(
+        partial(untrained, "wide_resnet50_2"), f"{WEIGHTS}/wide_resnet50_2-95faca4d.pth", RESNET_STRIDES
+    ),
+    "resnet18": Backbone(partial(untrained, "resnet18"), f"{WEIGHTS}/resnet18-f37072fd.pth", RESNET_STRIDES),
     # After the ReLU of the first, second and fifth convolution.
     "alexnet": Backbone(
         halving_alexnet,
-        AlexNet_Weights.IMAGENET1K_V1.url,
+        f"{WEIGHTS}/alexnet-owt-7be5be79.pth",
         {"1": 4, "4": 8, "11": 16},
         part="features",
         in_tables=" (AlexNet)",
@@ -109,7 +113,7 @@ class FrozenFeatures(nn.Module):
     def __init__(self, name: str, layers: Sequence[str]):
         super().__init__()
         self.backbone = BACKBONES[name]
-        children = OrderedDict(self.backbone.build(weights=None).named_children())
+        children = OrderedDict(self.backbone.build().named_children())
         names = list(children)
         kept = names[: names.index(layers[-1]) + 1]
         self.network = nn.Sequential(OrderedDict((child, children[child]) for child in kept))

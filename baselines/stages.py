@@ -7,11 +7,10 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from torchvision.utils import save_image
 
 from uad.data.reading.folder import SliceFolder, collate_slices
 from uad.distributed import World
-from uad.files import written_whole
+from uad.pictures import save_rows
 from uad.precision import autocast
 from uad.randomness import keyed_generator
 from uad.train_options import TrainOptions
@@ -73,8 +72,7 @@ def picture_maker(method: ModuleType, config, modules, slices: Dataset, world: W
         generators = [keyed_generator("pictures", i, device=world.device) for i in range(len(images))]
         result = detector.reconstruct(images, generators)
         maps = result.anomaly_map / result.anomaly_map.amax().clamp_min(1e-12)
-        grid = torch.stack([images[:, channel], result.image[:, channel], maps], dim=1).clamp(0, 1)
-        with written_whole(folder / "images" / f"{step:07d}.png") as temporary:
-            save_image(grid.flatten(0, 1)[:, None].cpu(), temporary, nrow=3, padding=1)
+        columns = [images[:, channel], result.image[:, channel], maps]
+        save_rows(folder / "images" / f"{step:07d}.png", columns)
 
     return sample

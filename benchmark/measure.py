@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 # Convolutions (channels, size) like those of the networks; the matrix size is for a CPU and a GPU.
@@ -69,6 +68,9 @@ def interleaved(
 
 def gflop(call: Callable[[], object]) -> float:
     """Floating-point operations of a call in 10^9, a multiplication and an addition counted as two."""
+    # Here: it brings compilers with it, which the processes that are timed do without.
+    from torch.utils.flop_counter import FlopCounterMode
+
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops() / 1e9

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import vgg16
 
 from uad.checkpoints import load_checkpoint, load_weights
 
@@ -31,6 +30,9 @@ class PerceptualLoss(nn.Module):
 
     def __init__(self, weights: Path):
         super().__init__()
+        # Here: most trainings do without this loss, and it takes two seconds to import.
+        from torchvision.models import vgg16
+
         network = vgg16(weights=None)
         load_weights(network, load_checkpoint(weights), weights)
         ends = (0, *VGG16_BLOCK_ENDS)

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.utils import save_image
 
 from binary_autoencoder.architecture import Architecture
 from binary_autoencoder.checkpoint import KIND, checkpoint_files, find_step
@@ -63,8 +62,8 @@ from uad.data.reading.settings import Reading
 from uad.data.training.draws import WithDraws
 from uad.data.training.loading import TrainingImages, collate_training, with_augmentation
 from uad.distributed import World, distributed_world
-from uad.files import written_whole
 from uad.optimizers import MATRIX_LR, make_optimizer
+from uad.pictures import save_rows
 from uad.precision import autocast
 from uad.run_lock import exclusive
 from uad.training import Phase, Training
@@ -136,9 +135,7 @@ def stage1_of(args: argparse.Namespace) -> Stage1:
 def save_pictures(path: Path, images: Tensor, network: BinaryAutoEncoder) -> None:
     """One row per image: every channel of the input, then of the reconstruction."""
     reconstruction = network(images, torch.full((len(images), *network.code_shape), 0.5, device=images.device))[0]
-    rows = torch.stack([images, reconstruction.float().clamp(0, 1)], dim=1)
-    with written_whole(path) as temporary:
-        save_image(rows.flatten(0, 2)[:, None].cpu(), temporary, nrow=2 * images.shape[1], padding=1)
+    save_rows(path, [*images.unbind(1), *reconstruction.unbind(1)])
 
 
 @torch.no_grad()

@@ -27,7 +27,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.utils import save_image
 
 from bernoulli_diffusion.architecture import Model, model_for
 from bernoulli_diffusion.codes import CodeFiles, cached_codes
@@ -63,8 +62,8 @@ from uad.data.training.draws import WithDraws
 from uad.data.training.loading import collate_training
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
-from uad.files import written_whole
 from uad.optimizers import MATRIX_LR, make_optimizer
+from uad.pictures import save_rows
 from uad.precision import autocast, prepare_inference
 from uad.randomness import keyed_generator, uniform_field
 from uad.run_lock import exclusive
@@ -160,10 +159,8 @@ def save_pictures(
     noisy = process.q_sample(code, level, uniform_field(generators, code.shape[1:]))
     steps = min(PICTURE_STEPS, noise_level)
     denoised = masked_denoise(network, code, process, generators, noise_level, 0.0, steps).code
-    columns = [images, *(autoencoder.decode(z).float() for z in (code, noisy, denoised))]
-    grid = torch.stack([column[:, channel] for column in columns], dim=1).clamp(0, 1)
-    with written_whole(path) as temporary:
-        save_image(grid.flatten(0, 1)[:, None].cpu(), temporary, nrow=len(columns), padding=1)
+    columns = [images, *(autoencoder.decode(z) for z in (code, noisy, denoised))]
+    save_rows(path, [column[:, channel] for column in columns])
 
 
 def main(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch._dynamo  # a training imports it; here once for all children, which are to be killed amid their work
 
 from uad.checkpoints import load_checkpoint
 from uad.files import TEMPORARY

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from uad.errors import input_error
 from uad.evaluation import metrics
@@ -152,4 +151,7 @@ def _image_auroc(scored: Sequence[ImageMeasure], healthy: Sequence[ImageMeasure]
     labels = [image.diseased for image in known]
     if all(labels) or not any(labels):
         return Estimate(None, reason="no healthy images" if any(labels) else "no diseased images")
+    # Here: it takes two seconds to import, and without a breakdown it is not needed.
+    from sklearn.metrics import roc_auc_score
+
     return Estimate(float(roc_auc_score(labels, [image.rows[name].image_score for image in known])))

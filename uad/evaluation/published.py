@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.contenders import SAVED
@@ -121,6 +120,9 @@ class Truth:
         if labels.all() or not labels.any():
             missing = Estimate(None, reason="no normal images" if labels.all() else "no abnormal images")
             return missing, missing
+        # Here: it takes two seconds to import, and other protocols do without.
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
         return Estimate(float(roc_auc_score(labels, kept))), Estimate(float(average_precision_score(labels, kept)))
 
     def pixel_reason(self) -> str | None:

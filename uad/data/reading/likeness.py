@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Side of the mean image: coarse enough that patients differ little, fine enough to tell up from down.
@@ -85,6 +84,9 @@ def _order(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[st
     fit, apart = _fit(known, other), 1 - _fit(known, known)
     alike = (apart < ALIKE * apart.max()) & ~np.eye(len(fit), dtype=bool)
     fit = np.where(alike, -np.abs(fit).sum(), fit)
+    # Here: it takes as long to import as all else that reads images.
+    from scipy.optimize import linear_sum_assignment
+
     rows, columns = linear_sum_assignment(-fit)
     moved = rows != columns
     gain = (fit[rows, columns].sum() - np.trace(fit)) / max(1, moved.sum())

@@ -22,12 +22,12 @@ from bernoulli_diffusion.unet import PREDICTIONS
 from uad.cli.data import THE_CHECKPOINTS, compared_group
 from uad.cli.flags import Flags, add, given, number_or_all
 from uad.cli.inference import add_sides_flag
-from uad.data.reading.settings import RETINA
 from uad.data.training.lesions import RECIPES
 from uad.distributed import World
 from uad.errors import input_error
 from uad.results import SETTINGS_KEY
 from uad.scores import SCORES
+from uad.suited import default_shown, suited_to
 
 # `recommended` is what the measurements in docs/notebook favour, `paper` the paper's own choice.
 TRAINING_PRESETS = {
@@ -83,8 +83,6 @@ SIZES = {
         "steps_per_eval": 100,
     },
 }
-# The synthetic lesions that the images of a data set are best learned with; of all others OTHERS.
-LESIONS, OTHERS = {RETINA: "structure"}, "intensity"
 # A code's shape is the autoencoder's, and dropout acts in training only.
 NETWORK = tuple(
     field.name for field in fields(Architecture) if field.name not in ("codebook_size", "code_size", "dropout")
@@ -143,7 +141,7 @@ class CodeTraining:
 
     def completed(self, dataset: str) -> "CodeTraining":
         """The same with the synthetic lesions that suit the data set, unless they are chosen."""
-        lesions = self.plan.lesions or LESIONS.get(dataset, OTHERS)
+        lesions = self.plan.lesions or suited_to(dataset).lesions
         return replace(self, plan=replace(self.plan, lesions=lesions))
 
     def levels(self, process: Process) -> int:
@@ -186,7 +184,7 @@ def add_code_training_flags(parser: argparse.ArgumentParser) -> None:
         choices=tuple(RECIPES),
         help="which synthetic lesions. intensity: mostly changed intensities, anywhere in the body; structure: fainter "
         "ones too, swollen and shrunken tissue, and more where the image is bright, for layers such as the retina's",
-        shown=", ".join(f"{lesions} for {dataset}" for dataset, lesions in LESIONS.items()) + f", else {OTHERS}",
+        shown=default_shown("lesions"),
     )
     add(
         group,
@@ -287,7 +285,7 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
         help="prior knowledge per channel: lesions are brighter (1), darker (-1), or do not show (0)",
         shown="none",
     )
-    add_sides_flag(group, shown=f"True, of {RETINA} False")
+    add_sides_flag(group, shown=default_shown("compare_sides"))
 
 
 def add_settings_flag(parser: Flags) -> None:

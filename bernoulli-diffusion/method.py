@@ -15,12 +15,12 @@ from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
 from uad.best import chosen_by_labels
 from uad.configuration import check_values
 from uad.cuda_graphs import GraphedInference
-from uad.data.reading.settings import RETINA
 from uad.films import Film
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
 from uad.randomness import uniform_field
 from uad.scores import EVIDENCE, EVIDENCE_EXTRA, SCORES, anomaly_map
+from uad.suited import suited_to
 
 CODE_BITS = ("threshold", "sample")
 # `recommended` is what the measurements in docs/notebook favour, `fast` the same of one copy of an image, `paper` the
@@ -131,7 +131,7 @@ class Detection:
         was trained with, and sides compared where those of its data set are alike.
         """
         bits, sides = self.code_bits or config["code_bits"], self.compare_sides
-        alike = config.get("data", {}).get("dataset") != RETINA
+        alike = suited_to(config.get("data", {}).get("dataset")).compare_sides
         return replace(self, code_bits=bits, compare_sides=alike if sides is None else sides)
 
     def completed(self, model: TrainedDiffusion) -> "Detection":

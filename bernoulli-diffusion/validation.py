@@ -19,7 +19,7 @@ from uad.checkpoints import averaged_weights, described
 from uad.errors import input_error
 from uad.evaluation.figures import save
 from uad.evaluation.progress import CURVES, progress_figure, separation
-from uad.scores import image_score_for
+from uad.suited import suited_to
 from uad.training_log import LOG, logged
 
 CURVE = "validation.png"
@@ -105,7 +105,7 @@ class Validation:
         method, images = self.judging.method(step, ema), self.images
         method.encode = self._encoded.again(method.encode)
         judge = Judge(method, self.judging.device, BATCH, SEED, self.judging.detection.compare_sides)
-        image_score = image_score_for(self.judging.config["data"]["dataset"])
+        image_score = suited_to(self.judging.config["data"]["dataset"]).image_score
         return separation(judge(images.images, images.names, images.affines).maps, images.masks, image_score)
 
     def _checkpoint(self, step: int, ema: nn.Module) -> dict:

@@ -30,11 +30,12 @@ from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precisio
 from uad.configuration import check_given, check_values
 from uad.data.reading.groups import TRAIN
 from uad.data.reading.opening import Folders, check_folders
-from uad.data.reading.settings import IMG_SIZE, Reading, suited_normalisation
+from uad.data.reading.settings import IMG_SIZE, Reading
 from uad.data.reading.tissue import RIM
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, input_error, missing_flag
 from uad.scores import RESIDUAL_SCORES
+from uad.suited import suited_to
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def stated_reading(stated: Mapping) -> Reading:
     if "n_channels" not in stated:
         raise input_error("--n_channels", "not given", "the number of channels", "pass --n_channels or --dataset")
     dataset = stated.get("dataset", "custom")
-    normalise = stated.get("normalise", suited_normalisation(dataset))
+    normalise = stated.get("normalise", suited_to(dataset).normalise)
     return Reading(dataset, stated["n_channels"], stated.get("img_size", IMG_SIZE), normalise)
 
 

@@ -11,10 +11,10 @@ from uad.scores import (
     anomaly_map,
     body_interior,
     gaussian,
-    image_score_for,
     intensity_map,
     median5,
 )
+from uad.suited import suited_to
 
 
 def random_pair(n=3, channels=2, size=24):
@@ -104,8 +104,8 @@ def test_an_image_is_scored_by_the_highest_hundredth_of_its_map():
 
 def test_a_retina_is_scored_by_the_highest_fifth():
     values = np.random.default_rng(0).permutation(np.arange(400, dtype=np.float32)).reshape(20, 20)
-    assert image_score_for("OCT") == DIFFUSE and DIFFUSE(values) == pytest.approx(np.mean(range(320, 400)))
-    assert image_score_for("brats") == image_score_for(None) == FOCAL
+    assert suited_to("OCT").image_score == DIFFUSE and DIFFUSE(values) == pytest.approx(np.mean(range(320, 400)))
+    assert suited_to("brats").image_score == suited_to(None).image_score == FOCAL
     assert str(DIFFUSE) == "mean of the highest 20% of the map"
 
 

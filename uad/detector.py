@@ -31,7 +31,8 @@ from uad.distributed import choose_device
 from uad.errors import input_error
 from uad.neighbours import SIGMA
 from uad.precision import keep_float32_exact, precision_seconds, resolve_amp
-from uad.scores import check_polarity, image_score_for
+from uad.scores import check_polarity
+from uad.suited import suited_to
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class TrainedPair:
         self, method: MaskedBernoulliDiffusion, device: torch.device, batch_size: int, seed: int, detection: Detection
     ) -> Judge:
         """The judge of its images; method: the pair's detector with these settings of detection."""
-        image_score = image_score_for(self.autoencoder.reading.dataset)
+        image_score = suited_to(self.autoencoder.reading.dataset).image_score
         return Judge(method, device, batch_size, seed, detection.compare_sides, image_score)
 
     def calibration_paths(self, settings: Mapping, neighbours: float) -> dict[float, Path]:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from uad.data.reading.settings import RETINA
 from uad.data.reading.tissue import body_mask, without_rim
 from uad.errors import input_error
 
@@ -50,11 +49,6 @@ class ImageScore:
 # A lesion is a small part of an image; where disease changes much of the tissue, the few highest values are mostly what
 # is odd in healthy images, too.
 FOCAL, DIFFUSE = ImageScore(0.01), ImageScore(0.20)
-
-
-def image_score_for(dataset: str | None) -> ImageScore:
-    """What scores the images of a data set, one of uad.data.reading.settings.DATASETS; None: of an unknown one."""
-    return DIFFUSE if dataset == RETINA else FOCAL
 
 
 def anomaly_map(

@@ -11,9 +11,10 @@ from uad.data.reading.benchmarks import LAYOUTS
 from uad.data.reading.groups import PARTS
 from uad.data.reading.normalise import NORMALISATIONS
 from uad.data.reading.opening import Folders, check_once
-from uad.data.reading.settings import CHANNELS, DATASETS, IMG_SIZE, RETINA, Reading, suited_normalisation
+from uad.data.reading.settings import CHANNELS, DATASETS, IMG_SIZE, Reading
 from uad.distributed import World
 from uad.errors import input_error
+from uad.suited import default_shown, suited_to
 
 HEALTHY_VALIDATION = "folder of healthy slices for --steps_per_eval"
 COMPARED = "accepted, and compared with the checkpoint"
@@ -71,9 +72,7 @@ def add_reading_flags(parser: argparse.ArgumentParser, compared: bool = False) -
         "median and interquartile range, also of standardised images; tissue: per channel, median of the tissue's "
         "interior to 0.4, air to 0, with or without skull; retina: the same, once the white that registration has left "
         "at the upper and lower border is taken for air; none: already in [0, 1]",
-        shown=THE_CHECKPOINTS
-        if compared
-        else f"{suited_normalisation('custom')}, of {RETINA} {suited_normalisation(RETINA)}",
+        shown=THE_CHECKPOINTS if compared else default_shown("normalise"),
     )
 
 
@@ -87,7 +86,7 @@ def reading_of(args: argparse.Namespace) -> Reading:
             "the number of channels",
             "pass --n_channels",
         )
-    normalise = args.normalise or suited_normalisation(args.dataset)
+    normalise = args.normalise or suited_to(args.dataset).normalise
     return Reading(args.dataset, n_channels, args.img_size, normalise)
 
 

@@ -10,6 +10,7 @@ from uad import scores
 from uad.errors import input_error
 from uad.results import Result
 from uad.sides import one_sided
+from uad.suited import suited_to
 
 AUTOENCODER = "autoencoder"
 SAVED = "saved"
@@ -111,7 +112,7 @@ def contenders(
     scores.check_polarity(polarity, score, run["n_channels"])
     own, known = (run.get("score"), run.get("polarity")) if score == SAVED else (score, polarity)
     # What holds for every row that is made of a residual, and for every row.
-    sides, whole = run.get("compare_sides", False), {"image_score": scores.image_score_for(run.get("dataset"))}
+    sides, whole = run.get("compare_sides", False), {"image_score": suited_to(run.get("dataset")).image_score}
     rows = [Contender(str(run["method"]), "method", score, polarity=polarity, compare_sides=sides, **whole)]
     if not has_inputs:
         return tuple(rows)

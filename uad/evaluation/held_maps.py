@@ -13,7 +13,7 @@ from uad.evaluation.contenders import SAVED, Contender
 from uad.evaluation.study import Study
 from uad.inference import known_of
 from uad.results import Result
-from uad.scores import image_score_for
+from uad.suited import suited_to
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ class HeldMaps:
 
 def study_of(held: HeldImages, maps: np.ndarray, run: dict) -> Study:
     """A study of maps (N, S, S) of the images, with the method as its only row."""
-    row = Contender(run["method"], "method", SAVED, image_score=image_score_for(held.dataset))
+    row = Contender(run["method"], "method", SAVED, image_score=suited_to(held.dataset).image_score)
     return Study(HeldMaps(held, maps, run), (row,))

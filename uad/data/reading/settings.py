@@ -7,7 +7,6 @@ from uad.configuration import check_values
 DATASETS = ("brats", "OCT", "custom", "chexpert")
 CHANNELS = {"brats": 4, "OCT": 1}
 # Scans of the retina: its diseases change much of a scan, and its sides are not alike.
-RETINA = "OCT"
 CHANNEL_NAMES = {"brats": ("t1", "t1ce", "t2", "flair")}
 DISPLAY_CHANNEL = {"brats": 3}
 IMG_SIZE = 256
@@ -45,8 +44,3 @@ class Reading:
     def display_channel(self) -> int:
         """The channel that pictures show."""
         return DISPLAY_CHANNEL.get(self.dataset, 0)
-
-
-def suited_normalisation(dataset: str) -> str:
-    """By which rule of uad.data.reading.normalise a data set is read, unless another one is chosen."""
-    return "retina" if dataset == RETINA else "tissue"

@@ -34,6 +34,7 @@ def generators(count: int) -> list[torch.Generator]:
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_fields_are_octaves_of_opensimplex(dimensions):
     """The batched kernel against the package's own arrays, octave by octave."""
+    SimplexNoise(dimensions).draw(generators(1), 1, 8)  # numba starts its threads, and torch keeps its own
     permutation, gradient = _init(1234)
     place, depth, sizes, amplitudes = np.array([3.25, 7.5]), 11.75, np.array([8.0, 4.0]), np.array([1.0, 0.8])
     got = simplex.octaves_summed(

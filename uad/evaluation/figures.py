@@ -18,6 +18,9 @@ MAX_POINTS = 2000
 def save(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Write a figure as PNG and, beside it, as PDF, each whole; without a date: equal figures are equal files."""
     FigureCanvasAgg(figure)
+    # Laid out once: each file would do it twice again, which takes longer than drawing.
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)
     for target in (path, path.with_suffix(".pdf")):
         with written_whole(target) as temporary:
             metadata = {"CreationDate": None} if target.suffix == ".pdf" else None

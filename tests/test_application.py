@@ -65,7 +65,7 @@ def runs(tmp_path_factory) -> Path:
     run(PREPARE, f"--data_dir {root / 'raw_healthy'} --out {root / 'data'} --healthy --img_size 32 --val_patients 3")
     data = f"--dataset custom --n_channels 2 --normalise percentile --data_dir {root / 'data' / 'train_healthy'}"
     model = root / "model"
-    run(STAGE1, f"{SMALL_STAGE1} {data} --log_dir {model} --train_steps 300 --lr 3e-3 --code_weight 0.02")
+    run(STAGE1, f"{SMALL_STAGE1} {data} --log_dir {model} --train_steps 150 --lr 3e-3 --code_weight 0.02")
     train = f"--data_dir {root / 'data' / 'train_healthy'} --ae_load_dir {model}"
     run(STAGE2, f"{SMALL_STAGE2} {train} --train_steps 60 --train_noise_levels 20")
     answer(root, root / "raw", root / "answer", f"--healthy {root / 'data' / 'val_healthy'}")

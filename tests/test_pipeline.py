@@ -203,14 +203,14 @@ DETECT_BRATS = (
     "--latent_shape 1 32 32 --ch_mult 1 2 2 4 --n_channels=4 --ae_load_dir {log} --ae_load_step 12000 --amp --ema "
     "--norm_first"
 )
-SMALL_IMAGES = "--img_size 64 --latent_shape 1 8 8 --amp off --workers 0 --device cpu"
+SMALL_IMAGES = "--img_size 32 --latent_shape 1 4 4 --amp off --workers 0 --device cpu"
 
 
 def test_the_papers_command_lines_run(data, tmp_path):
     log, healthy = tmp_path / "logs" / "binaryae", data / "train_healthy"
     stage1 = STAGE1_BRATS.format(log=log, data=healthy)
     run(STAGE1, f"{stage1} {SMALL_IMAGES} --train_steps 1")
-    unet = "--num_channels 32 --channel_mult 1 2 --num_res_blocks 1 --attention_resolutions 4"
+    unet = "--num_channels 32 --channel_mult 1 2 --num_res_blocks 1 --attention_resolutions 4 --code_views 1"
     step = "--ae_load_step 1"
     run(STAGE2, f"{STAGE2_BRATS.format(log=log, data=healthy)} {SMALL_IMAGES} {unet} {step} --train_steps 1")
     with pytest.raises(InputError, match="one of the steps there: 1"):
@@ -251,7 +251,7 @@ def test_released_checkpoints_load_in_both_stages(data, tmp_path):
     )
     run(
         STAGE2,
-        f"{flags} --data_dir {data / 'train_healthy'} --train_steps 1 --batch_size 4 --log_dir {tmp_path / 'log'}",
+        f"{flags} --data_dir {data / 'train_healthy'} --train_steps 1 --code_views 1 --log_dir {tmp_path / 'log'}",
     )
     model = f"--model_path {tmp_path / 'emabrats0.999_200000.pt'} --noise_kernel released --noise_level 3"
     run(DETECT, f"{flags} {model} --data_dir {data / 'val_healthy'} --out_dir {tmp_path / 'out'}")

@@ -12,12 +12,15 @@ import torch
 from commands import ANSWER, ROOT, module, run
 from PIL import Image
 
+from bernoulli_diffusion.method import Detection
 from uad import load_detector
 from uad.application.models import model_folder, shipped_models
 from uad.checkpoints import load_checkpoint
 from uad.data.phantoms.oct import oct_scan
-from uad.detector import Detector
+from uad.detector import Detector, load_pair
 from uad.errors import InputError
+from uad.neighbours import SIGMA
+from uad.scores import DIFFUSE, FOCAL
 
 MODEL = ROOT / "models" / "oct-phantom"
 NAMES = ("a", "b", "c")
@@ -194,6 +197,19 @@ def test_settings_are_those_of_the_flags(detector, scans):
     found = other(scans[0])
     assert found.mask is found.threshold is found.percentile is None
     assert np.abs(found.anomaly_map - detector(scans[0]).anomaly_map).max() > 1e-3
+
+
+def test_every_shipped_model_is_calibrated_for_the_way_it_scores_images():
+    rules = {"brain-lgg": FOCAL, "brain-phantom": FOCAL, "oct-phantom": DIFFUSE}
+    assert set(shipped_models()) == set(rules)
+    for name, rule in rules.items():
+        pair = load_pair(ROOT / "models" / name)
+        settings = pair.settings(pair.detection(Detection.preset("recommended")), seed=0)
+        for path in (kept := pair.calibration_paths(settings, SIGMA)).values():
+            assert path.is_file()
+        # Percentiles of another rule's scores are those of another calibration.
+        assert settings["image_score"] == str(rule)
+        assert not set(kept.values()) & set(pair.calibration_paths(settings | {"image_score": ""}, SIGMA).values())
 
 
 def test_a_model_is_found_by_its_name_or_its_folder(tmp_path, monkeypatch):

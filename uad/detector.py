@@ -31,7 +31,7 @@ from uad.distributed import choose_device
 from uad.errors import input_error
 from uad.neighbours import SIGMA
 from uad.precision import keep_float32_exact, precision_seconds, resolve_amp
-from uad.scores import check_polarity
+from uad.scores import ImageScore, check_polarity
 from uad.suited import suited_to
 
 
@@ -43,6 +43,11 @@ class TrainedPair:
     autoencoder: TrainedAutoencoder
     model: TrainedDiffusion
 
+    @property
+    def image_score(self) -> ImageScore:
+        """How a map scores its image."""
+        return suited_to(self.autoencoder.reading.dataset).image_score
+
     def detection(self, chosen: Detection) -> Detection:
         """How it detects; InputError for what these networks cannot."""
         completed = chosen.completed(self.model)
@@ -50,16 +55,15 @@ class TrainedPair:
         return completed
 
     def settings(self, detection: Detection, seed: int) -> dict:
-        """What maps depend on, apart from the images: the key of a calibration."""
+        """What maps and scores depend on, apart from the images: the key of a calibration."""
         hashes = {"autoencoder": self.autoencoder.weights_hash, "model": self.model.weights_hash}
-        return {**asdict(detection), **hashes, "seed": seed}
+        return {**asdict(detection), **hashes, "seed": seed, "image_score": str(self.image_score)}
 
     def judge(
         self, method: MaskedBernoulliDiffusion, device: torch.device, batch_size: int, seed: int, detection: Detection
     ) -> Judge:
         """The judge of its images; method: the pair's detector with these settings of detection."""
-        image_score = suited_to(self.autoencoder.reading.dataset).image_score
-        return Judge(method, device, batch_size, seed, detection.compare_sides, image_score)
+        return Judge(method, device, batch_size, seed, detection.compare_sides, self.image_score)
 
     def calibration_paths(self, settings: Mapping, neighbours: float) -> dict[float, Path]:
         """Where its calibrations with these settings lie, see uad.application.calibration."""

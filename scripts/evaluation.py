@@ -20,7 +20,7 @@ summary.json, tables.md, roc, pr, dice_vs_threshold, scores and panels (.png, .p
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -61,6 +61,7 @@ from uad.files import write_json, write_text
 from uad.neighbours import SIGMA
 from uad.report.evaluation import PAGE, write_evaluation_page
 from uad.report.slices import Scored, slice_viewer
+from uad.report.viewer import Viewer
 from uad.results import newest_result_folder
 from uad.scores import SCORES
 
@@ -68,6 +69,7 @@ RESULTS_ROOT = "results"
 CLINICAL = ("all", "clinical")
 PAPER = ("all", *VARIANTS)
 PROTOCOLS = (*CLINICAL, *VARIANTS, *BENCHMARKS)
+NOT_THE_PROTOCOLS = "Marked thresholds and the numbers of single images are those of --protocol clinical."
 ONLY_MAPS = (
     "only maps were kept (run.json: save), so the paper's protocol, PSNR, SSIM and the raw intensity are left out"
 )
@@ -240,7 +242,7 @@ def _score(
     """Evaluate one folder, write everything, print the leading tables."""
     facts = _facts(chosen, study, healthy, calibration)
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
-    leading, further, pictures, clinical, published, viewer = [], [], [], None, None, None
+    leading, further, pictures, clinical, published = [], [], [], None, None
     if chosen.protocol in BENCHMARKS:
         published = _published(chosen, study, healthy, mapper)
         summary[chosen.protocol] = published.as_dict()
@@ -255,8 +257,6 @@ def _score(
         further = further_tables(clinical) + trust.further
         write_rows(out, clinical, trust.calibrations)
         pictures = write_pictures(out, study, clinical)
-        scored = Scored(study.rows[0].name, study, healthy, clinical)
-        viewer = slice_viewer(out, [scored], scoring.viewer_cases, mapper, partial(_progress, "viewer"))
     if chosen.protocol in PAPER and study.folder.has_inputs:
         images = list(study.each(measure_image, mapper, partial(_progress, "paper")))
         for variant in VARIANTS if chosen.protocol == "all" else (chosen.protocol,):
@@ -268,10 +268,24 @@ def _score(
     shown = {key.replace("_", " "): str(value) for key, value in (facts | counts).items() if value is not None}
     write_text(out / "tables.md", "\n".join(table.markdown() for table in (*leading, *further)))
     name, tables = study.folder.folder.resolve().name, (leading, further)
+    viewer = _viewer(chosen.scoring, study, healthy, clinical, out, mapper)
     write_evaluation_page(out, name, study.rows[0].name, shown, tables, pictures, clinical or published, viewer)
     print("\n".join(table.markdown() for table in leading or further))
     print(f"Everything is in {out}; look at it with a browser: {out / PAGE}")
     return clinical or published
+
+
+def _viewer(
+    scoring: Scoring, study: Study, healthy: Study | None, clinical: Clinical | None, out: Path, mapper: Callable
+) -> Viewer | None:
+    """What can be looked at; without the clinical protocol, too, with what that gives for single images."""
+    name, asked_for = study.rows[0].name, clinical is not None
+    if not asked_for and scoring.viewer_cases:
+        alone = [each and method_alone(each, name) for each in (study, healthy)]
+        clinical = evaluate(*alone, 0, scoring.seed, mapper, partial(_progress, "clinical"))
+    scored = Scored(name, study, healthy, clinical)
+    viewer = slice_viewer(out, [scored], scoring.viewer_cases, mapper, partial(_progress, "viewer"))
+    return viewer if asked_for or viewer is None else replace(viewer, note=f"{NOT_THE_PROTOCOLS} {viewer.note}".strip())
 
 
 def _published(chosen: Chosen, study: Study, healthy: Study | None, mapper: Callable) -> Published:

@@ -147,6 +147,19 @@ def test_an_address_sets_the_state(written, tmp_path):
     assert seen["errors"] == "" and seen["found"] == ["Anomaly map over the input", "dark", 480, 480]
 
 
+@pytest.mark.parametrize("protocol", ["bmad", "paper_ours"])
+def test_other_protocols_show_the_same_maps_and_whose_thresholds_are_marked(written, tmp_path, protocol):
+    out = tmp_path / "out"
+    run(EVALUATE, f"--results {written} --protocol {protocol} --neighbours 0 --out {out}")
+    note = "return [...document.querySelectorAll('p.note')].map((each) => each.textContent).join()"
+    seen = look_at(out / "report.html", note, tmp_path, 400)
+    assert seen["errors"] == "" and seen["width"] <= 400
+    assert "Marked thresholds and the numbers of single images are those of --protocol clinical" in seen["found"]
+    agrees(look_at(out / "report.html", MOVE % (0, 0), tmp_path)["found"], written)
+    run(EVALUATE, f"--results {written} --protocol {protocol} --neighbours 0 --viewer_cases 0 --out {out}")
+    assert 'id="case-0"' not in (out / "report.html").read_text()
+
+
 def test_methods_are_shown_side_by_side_with_thresholds_of_their_own(tmp_path):
     results = [write_method(tmp_path / name, name, strength) for name, strength in (("strong", 1.0), ("weak", 0.2))]
     healthy = [write_method(tmp_path / f"{name}_h", name, 1.0, lesion=False) for name in ("strong", "weak")]

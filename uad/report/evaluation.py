@@ -40,20 +40,21 @@ def write_evaluation_page(
 
     name: of what was evaluated; method: of its row; facts: settings and counts; tables: leading ones, which are shown,
     and further ones, which are folded away; pictures: names in `folder`; found: None where only the paper's protocol
-    was computed; viewer: None without the clinical protocol.
+    was computed; viewer: None where nothing is to be looked at.
     """
     leading, further = tables
-    answer, lead = "Every image is scaled by itself in this protocol; the table below has its numbers.", ""
+    answer = "Every image is scaled by itself in this protocol; the table below has its numbers."
+    cards, forest = "", ""
     if isinstance(found, Clinical):
         answer = answer_of(found, method)
-        lead = cards_of(found, method) + _lead(forest_of(found.rows, COMPETITORS), viewer)
+        cards, forest = cards_of(found, method), forest_of(found.rows, COMPETITORS)
     elif found is not None:
         answer = f"Scored as the benchmark {found.protocol} does; each table says which thresholds saw test labels."
-        lead = cards_of_published(found)
+        cards = cards_of_published(found)
     content = _leading_tables(leading) + _figures(folder, pictures)
     content += _folded_tables(further, opened=not leading)
     content += folded("Settings and counts", facts_html(facts))
-    write_page(folder / PAGE, name, "Evaluation", answer, lead, content, viewer)
+    write_page(folder / PAGE, name, "Evaluation", answer, cards + _lead(forest, viewer), content, viewer)
 
 
 def write_comparison_page(

@@ -10,8 +10,8 @@ neural networks", 2014; its paddings differ from torchvision's, so that it halve
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +28,28 @@ COUNTER = "num_batches_tracked"
 class Backbone:
     """A network of torchvision's, what it has of an image, and where its weights come from.
 
-    strides: by the names of its children whose outputs may be wanted, from the finest on, how many pixels apart their
-    positions lie. part: the name of the child of torchvision's whole network that `build` gives, if it gives but one.
-    in_tables: what the name of a method with this backbone is followed by.
+    name: torchvision's; strides: by the names of its children whose outputs may be wanted, from the finest on, how many
+    pixels apart their positions lie. part: the name of the child of the whole network that `build` gives, if it gives
+    but one. change: what is changed of it. in_tables: what the name of a method with this backbone is followed by.
     """
 
-    build: Callable[[], nn.Module]
-    url: str
+    name: str
     strides: Mapping[str, int]
     part: str = ""
+    change: Callable[[nn.Module], None] = lambda network: None
     in_tables: str = ""
+
+    def build(self) -> nn.Module:
+        """The network, untrained."""
+        whole = _torchvision_models().get_model(self.name, weights=None)
+        network = whole.get_submodule(self.part)
+        self.change(network)
+        return network
+
+    @property
+    def url(self) -> str:
+        """Where torchvision has the weights."""
+        return _torchvision_models().get_model_weights(self.name).IMAGENET1K_V1.url
 
     @property
     def file(self) -> str:
@@ -49,38 +61,28 @@ class Backbone:
         return [layer for layer, stride in self.strides.items() if stride in strides]
 
 
-def untrained(name: str) -> nn.Module:
-    """A network of torchvision's."""
+def _torchvision_models() -> ModuleType:
     # Here: most commands do without, and it takes two seconds to import.
-    from torchvision.models import get_model
+    from torchvision import models
 
-    return get_model(name, weights=None)
+    return models
 
 
-def halving_alexnet() -> nn.Sequential:
-    """AlexNet's convolutions, padded so that sides that are multiples of 16 are divided by 4, 8 and 16."""
-    features = untrained("alexnet").features
+def halve_exactly(features: nn.Module) -> None:
+    """Pad AlexNet's convolutions so that sides that are multiples of 16 are divided by 4, 8 and 16."""
     first, *_ = (each for each in features if isinstance(each, nn.Conv2d))
     first.padding = (4, 4)
     for pool in (each for each in features if isinstance(each, nn.MaxPool2d)):
         pool.padding = 1
-    return features
 
 
-WEIGHTS = "https://download.pytorch.org/models"
 RESNET_STRIDES = {"maxpool": 4, "layer1": 4, "layer2": 8, "layer3": 16}
 BACKBONES = {
-    "wide_resnet50_2": Backbone(
-        partial(untrained, "wide_resnet50_2"), f"{WEIGHTS}/wide_resnet50_2-95faca4d.pth", RESNET_STRIDES
-    ),
-    "resnet18": Backbone(partial(untrained, "resnet18"), f"{WEIGHTS}/resnet18-f37072fd.pth", RESNET_STRIDES),
+    "wide_resnet50_2": Backbone("wide_resnet50_2", RESNET_STRIDES),
+    "resnet18": Backbone("resnet18", RESNET_STRIDES),
     # After the ReLU of the first, second and fifth convolution.
     "alexnet": Backbone(
-        halving_alexnet,
-        f"{WEIGHTS}/alexnet-owt-7be5be79.pth",
-        {"1": 4, "4": 8, "11": 16},
-        part="features",
-        in_tables=" (AlexNet)",
+        "alexnet", {"1": 4, "4": 8, "11": 16}, part="features", change=halve_exactly, in_tables=" (AlexNet)"
     ),
 }
 

@@ -53,15 +53,15 @@ def score_and_prediction(channel_maps: np.ndarray, variant: str) -> tuple[np.nda
 def image_metrics(channel_maps: np.ndarray, label: np.ndarray, variant: str) -> dict[str, float | str]:
     """dice, auroc and auprc of one image; where one is undefined, the reason stands in its place."""
     score, prediction = score_and_prediction(channel_maps, variant)
-    # Here: it takes two seconds to import, and the other protocols do without.
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     lesion = label > 0
     if not lesion.any():
         return dict.fromkeys(("dice", "auroc", "auprc"), "empty mask")
     dice = 2 * (prediction & lesion).sum() / (prediction.sum() + lesion.sum())
     if lesion.all():
         return {"dice": float(dice), "auroc": "all lesion", "auprc": "all lesion"}
+    # Here: it takes two seconds to import, and the other protocols do without.
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     flat = lesion.ravel()
     return {
         "dice": float(dice),

@@ -7,7 +7,8 @@ from types import ModuleType
 from torch import nn
 
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
-from uad.data.reading.settings import Reading
+from uad.data.reading.contrast import Contrast
+from uad.data.reading.settings import Reading, matching
 from uad.errors import input_error
 
 
@@ -15,17 +16,22 @@ from uad.errors import input_error
 class TrainedBaseline:
     """Networks of all stages in evaluation mode, and where they came from.
 
-    config: the method's; reading: how its images were read; command: that trained its last stage, where it is known;
-    path, step: of the last stage's checkpoint; weights_hashes: by stage.
+    config: the method's; reading: how its images were read; contrast: theirs, None where it is not known; command: that
+    trained its last stage, where it is known; path, step: of the last stage's checkpoint; weights_hashes: by stage.
     """
 
     modules: dict[str, nn.Module]
     config: dict
     reading: Reading
+    contrast: Contrast | None
     path: Path
     step: int
     weights_hashes: dict[str, str]
     command: str | None
+
+    def judging(self, match_contrast: bool) -> Reading:
+        """How images that are judged are read, see matching."""
+        return matching(self.reading, self.contrast, match_contrast, self.path)
 
 
 def kind(method: str, stage: str) -> str:
@@ -82,8 +88,8 @@ def load_baseline(method: ModuleType, path: Path) -> TrainedBaseline:
         load_weights(modules[stage], state, sources[stage])
         modules[stage].eval().requires_grad_(False)
     hashes = {stage: weights_hash(weights[stage]) for stage in method.STAGES}
-    reading = Reading(**content["config"]["data"])
-    return TrainedBaseline(modules, config, reading, path, content["step"], hashes, content.get("command"))
+    reading, contrast = Reading(**content["config"]["data"]), content["config"].get("contrast")
+    return TrainedBaseline(modules, config, reading, contrast, path, content["step"], hashes, content.get("command"))
 
 
 def _read(path: Path, expected: str) -> dict:

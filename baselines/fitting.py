@@ -33,8 +33,8 @@ def fit_stage(
 ) -> Path:
     """Fit a method's only stage and write its checkpoint, unless it is there; the checkpoint.
 
-    images: begins batches of healthy images; facts: `data`, how they were read, `settings`, what a rerun must repeat,
-    and `command`. Raises InputError where the folder holds a fit of other settings.
+    images: begins batches of healthy images; facts: `data`, how they were read, `contrast`, theirs, `settings`, what a
+    rerun must repeat, and `command`. Raises InputError where the folder holds a fit of other settings.
     """
     (stage,) = method.STAGES
     path = files.ema_path(FITTED)
@@ -47,7 +47,7 @@ def fit_stage(
         "kind": kind(method.NAME, stage),
         "format": 1,
         "step": FITTED,
-        "config": {"method": config, "data": facts["data"], "earlier": {}},
+        "config": {"method": config, "data": facts["data"], "contrast": facts["contrast"], "earlier": {}},
         "versions": versions(),
         "command": facts["command"],
         "settings": facts["settings"],

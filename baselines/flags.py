@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from baselines.methods import BACKBONES, METHODS, NOISE_SOURCES
 from uad.cli.flags import add, add_switch, given
-from uad.cli.inference import add_sides_flag
+from uad.cli.inference import add_contrast_flag, add_sides_flag
 from uad.errors import InputError, Problem
 from uad.scores import RESIDUAL_SCORES
 
@@ -111,6 +111,7 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
     add(group, "--log_dir", help="folder of the method's training", shown="logs/<method>_<dataset>")
     add(group, "--score", default="paper", choices=RESIDUAL_SCORES, help="anomaly score of the saved maps")
     add_sides_flag(group, default=False)
+    add_contrast_flag(group, default=False)
     add(group, "--healthy_dir", help="folder of healthy slices that thresholds are taken from", shown="none")
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)

@@ -21,7 +21,7 @@ from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
 from uad.cli.data import THE_CHECKPOINTS, compared_group
 from uad.cli.flags import Flags, add, given, number_or_all
-from uad.cli.inference import add_sides_flag
+from uad.cli.inference import add_contrast_flag, add_sides_flag
 from uad.data.training.lesions import RECIPES
 from uad.distributed import World
 from uad.errors import input_error
@@ -286,6 +286,7 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
         shown="none",
     )
     add_sides_flag(group, shown=default_shown("compare_sides"))
+    add_contrast_flag(group, shown="of images normalised by tissue True, of others False")
 
 
 def add_settings_flag(parser: Flags) -> None:

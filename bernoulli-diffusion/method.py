@@ -15,6 +15,7 @@ from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
 from uad.best import chosen_by_labels
 from uad.configuration import check_values
 from uad.cuda_graphs import GraphedInference
+from uad.data.reading.normalise import CONTRASTED
 from uad.films import Film
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
@@ -23,12 +24,14 @@ from uad.scores import EVIDENCE, EVIDENCE_EXTRA, SCORES, anomaly_map
 from uad.suited import suited_to
 
 CODE_BITS = ("threshold", "sample")
+# What a detection chooses that is no argument of the method, for any can have it.
+NOT_THE_METHODS = ("compare_sides", "match_contrast")
 # `recommended` is what the measurements in docs/notebook favour, `fast` the same of one copy of an image, `paper` the
 # paper's own choice.
 DETECTION_PRESETS = {
-    "recommended": {"noise_level": 10, "shifts": 4, "score": "evidence", "compare_sides": None},
-    "fast": {"noise_level": 10, "shifts": 1, "score": "evidence", "compare_sides": None},
-    "paper": {"noise_level": 200, "shifts": 1, "score": "paper", "compare_sides": False},
+    "recommended": {"noise_level": 10, "shifts": 4, "score": "evidence", "compare_sides": None, "match_contrast": None},
+    "fast": {"noise_level": 10, "shifts": 1, "score": "evidence", "compare_sides": None, "match_contrast": None},
+    "paper": {"noise_level": 200, "shifts": 1, "score": "paper", "compare_sides": False, "match_contrast": False},
 }
 # So many denoising steps find at least as much as every step does; up to ONE_STEP_LEVEL a single step does
 # (docs/SPEED.md).
@@ -65,7 +68,7 @@ def kind_of(name: str, value) -> tuple[str, bool]:
     if name in words:
         expected = [word for word in words[name] if word is not None]
         return f"one of {', '.join(map(str, expected))}", type(value) in (int, str, type(None)) and value in words[name]
-    if name == "compare_sides":
+    if name in NOT_THE_METHODS:
         return "True or False", isinstance(value, bool | None)
     if name == "polarity":
         signs = isinstance(value, tuple) and all(is_whole(sign) and sign in (-1, 0, 1) for sign in value)
@@ -80,7 +83,9 @@ class Detection:
     """How scans are judged; the fields are the arguments of MaskedBernoulliDiffusion of the same names.
 
     code_bits: None for what the model was trained with; compare_sides: maps are compared with those of the other side,
-    which is done to any method's, see uad.sides; None for what suits the data set.
+    which is done to any method's, see uad.sides, None for what suits the data set; match_contrast: images are brought
+    towards the contrast of the training images when they are read, see uad.data.reading.contrast, None for where they
+    have one.
     """
 
     noise_level: int
@@ -91,6 +96,7 @@ class Detection:
     score: str
     polarity: tuple[int, ...] | None
     compare_sides: bool | None
+    match_contrast: bool | None
 
     def __post_init__(self):
         """InputError for values that mean nothing."""
@@ -124,15 +130,20 @@ class Detection:
     @property
     def arguments(self) -> dict:
         """The fields that are arguments of MaskedBernoulliDiffusion."""
-        return {name: value for name, value in asdict(self).items() if name != "compare_sides"}
+        return {name: value for name, value in asdict(self).items() if name not in NOT_THE_METHODS}
 
     def suited(self, config: Mapping) -> "Detection":
         """The same with what suits a model, by its checkpoint's config, where nothing is chosen: the code bits that it
-        was trained with, and sides compared where those of its data set are alike.
+        was trained with, sides compared where those of its data set are alike, and contrast matched where the
+        normalisation has one.
         """
-        bits, sides = self.code_bits or config["code_bits"], self.compare_sides
-        alike = suited_to(config.get("data", {}).get("dataset")).compare_sides
-        return replace(self, code_bits=bits, compare_sides=alike if sides is None else sides)
+        data, sides, contrast = config.get("data", {}), self.compare_sides, self.match_contrast
+        return replace(
+            self,
+            code_bits=self.code_bits or config["code_bits"],
+            compare_sides=suited_to(data.get("dataset")).compare_sides if sides is None else sides,
+            match_contrast=data.get("normalise") == CONTRASTED if contrast is None else contrast,
+        )
 
     def completed(self, model: TrainedDiffusion) -> "Detection":
         """The same as suits the model; InputError for a noise level that its process does not have."""

@@ -11,7 +11,7 @@ from uad.files import read_json
 
 KIND, FORMAT = "settings of masked Bernoulli diffusion", 1
 # The fields that a model settles where a flag leaves them open.
-SUITED = ("code_bits", "compare_sides")
+SUITED = ("code_bits", "compare_sides", "match_contrast")
 EXPECTED = "a settings.json that scripts/sweep.py has written"
 
 

@@ -11,7 +11,7 @@ from binary_autoencoder.networks import BinaryAutoEncoder
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
 from uad.configuration import check_given
 from uad.data.reading.facts import TrainingFacts
-from uad.data.reading.settings import Reading
+from uad.data.reading.settings import Reading, matching
 from uad.errors import input_error
 
 KIND = "binary_autoencoder"
@@ -46,6 +46,10 @@ class TrainedAutoencoder:
     facts: TrainingFacts
     weights_hash: str
     command: str | None
+
+    def judging(self, match_contrast: bool) -> Reading:
+        """How images that are judged are read, see matching."""
+        return matching(self.reading, self.facts.contrast, match_contrast, self.path)
 
 
 def checkpoint_files(log_dir: Path | str) -> CheckpointFiles:

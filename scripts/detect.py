@@ -183,7 +183,7 @@ def main(args: argparse.Namespace) -> None:
         if request.settings:
             request.settings.check_networks(pair.autoencoder.weights_hash, pair.model.weights_hash)
         reading, detection = pair.autoencoder.reading, pair.detection(request.detection)
-        chain = chain_of(reading, pair.autoencoder.facts, request.spacing, request.all_slices)
+        chain = chain_of(pair.reading(detection), pair.autoencoder.facts, request.spacing, request.all_slices)
         items, left_out = find_items(request.inputs, request.assigned, chain.channels, reading.n_channels)
         if world.is_main:
             print(*left_out, sep="\n", end="\n" if left_out else "")

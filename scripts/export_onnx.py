@@ -100,7 +100,7 @@ def config_of(out: Path, pair: TrainedPair, detection: Detection) -> dict[str, o
     `decoded_copies` are decoded; gaussian: weights of neighbouring pixels; balance: power of a map's mean that divides
     it; air: what is brighter in any channel is the body, whose middle is the mirror of --compare_sides.
     """
-    autoencoder, model, reading = pair.autoencoder, pair.model, pair.autoencoder.reading
+    autoencoder, model, reading = pair.autoencoder, pair.model, pair.reading(detection)
     size, code_shape = reading.img_size, autoencoder.network.code_shape
     half = size // code_shape[-1] // 2
     return {
@@ -111,6 +111,7 @@ def config_of(out: Path, pair: TrainedPair, detection: Detection) -> dict[str, o
             "n_channels": reading.n_channels,
             "img_size": size,
             "normalise": reading.normalise,
+            "contrast": reading.contrast,
         },
         "facts": asdict(autoencoder.facts),
         "code_shape": list(code_shape),

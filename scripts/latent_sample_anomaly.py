@@ -106,7 +106,7 @@ def run_info(
     networks = (autoencoder.network, model.network)
     return {
         "method": "masked Bernoulli diffusion",
-        **asdict(autoencoder.reading),
+        **asdict(autoencoder.judging(detection.match_contrast)),
         "seed": request.runtime.seed,
         "amp": amp,
         "compile": request.compile,
@@ -149,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
         out_dir = request.output.folder(default_out_dir(request))
         networks = (autoencoder.network, model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(out_dir))
-        slices = request.opening.folders.open(reading)
+        slices = request.opening.folders.open(autoencoder.judging(detection.match_contrast))
         info = run_info(request, detection, autoencoder, model, amp, world) | request.output.facts(out_dir, slices)
         info |= told_settings(request.settings, lambda: info["data_hash"], world)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):

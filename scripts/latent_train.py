@@ -280,8 +280,9 @@ def evaluator(
     folders, log_dir = chosen.opening.folders, run.log_dir
 
     def prepared() -> Validation:
-        images = held_out_images(folders.open_validation(autoencoder.reading), config["lesions"])
         detection = chosen.detection.suited(config)
+        reading = autoencoder.judging(detection.match_contrast)
+        images = held_out_images(folders.open_validation(reading), config["lesions"])
         model.process.check_level(detection.noise_level, "noise_level")
         judging = Judging(autoencoder.network, model, config, command_line(), detection, world.device, run.options.amp)
         new = not checkpoint_files(log_dir, run.options.ema_beta).steps()

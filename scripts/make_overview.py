@@ -199,7 +199,8 @@ def main(args: argparse.Namespace) -> None:
             return
         if not world.is_main:
             return
-        item = chosen_item(request.opening.folders.open(autoencoder.reading), request.image)
+        reading = autoencoder.judging(detection.match_contrast)
+        item = chosen_item(request.opening.folders.open(reading), request.image)
         amp = precision_of(request.amp, world, (autoencoder.network, model.network))
         shown = stages(item, autoencoder, model, detection, request.seed, world.device, amp)
         channel = autoencoder.reading.display_channel

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bernoulli_diffusion.method import Detection
 from bernoulli_diffusion.model import default_log_dir
 from binary_autoencoder.checkpoint import checkpoint_files
 from uad.application.inputs import Item
@@ -95,7 +96,7 @@ def slices_of(folder: Path, pair: TrainedPair) -> list[tuple[Item, Opened]]:
     listing = list_folder(folder)
     if listing.problems:
         raise InputError(listing.problems)
-    chain = chain_of(pair.autoencoder.reading, pair.autoencoder.facts, None, False)
+    chain = chain_of(pair.reading(pair.detection(Detection.preset())), pair.autoencoder.facts, None, False)
     items = [Item(name, slice_file=path) for name, path in listing.slices.items()]
     return [(item, open_item(item, chain)) for item in evenly_spread(items, CHECKED)]
 

@@ -48,6 +48,7 @@ class Request:
     options: dict
     score: str
     compare_sides: bool
+    match_contrast: bool
     output: Output
     runtime: Runtime
     compile: bool
@@ -78,6 +79,7 @@ def request_of(args: argparse.Namespace) -> Request:
         options=given_options(args),
         score=args.score,
         compare_sides=args.compare_sides,
+        match_contrast=args.match_contrast,
         output=output_of(args),
         runtime=runtime_of(args),
         compile=args.compile,
@@ -91,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
     with distributed_world(runtime.device) as world:
         share = world.share_of(request.output.batch_size)
         trained = load_baseline(method, checkpoint_of(request, method))
-        reading = trained.reading
+        reading = trained.judging(request.match_contrast)
         check_given(request.stated, asdict(reading), trained.path)
         if not ready(request.opening, reading, world):
             return
@@ -161,13 +163,14 @@ def run_info(request: Request, trained: TrainedBaseline, detector, options: dict
     networks = trained.modules.values()
     return {
         "method": detector.method,
-        **asdict(trained.reading),
+        **asdict(trained.judging(request.match_contrast)),
         "healthy_dir": request.healthy_dir and str(request.healthy_dir),
         "seed": request.runtime.seed,
         "amp": amp,
         "compile": request.compile,
         "score": request.score,
         "compare_sides": request.compare_sides,
+        "match_contrast": request.match_contrast,
         "options": options,
         "model": {"step": trained.step, "weights_hash": trained.weights_hashes, "command": trained.command},
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),

@@ -24,7 +24,7 @@ from uad.checkpoints import weights_hash
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags, add, add_switch, require
-from uad.cli.inference import Output, add_output_flags, add_sides_flag, detect, output_of
+from uad.cli.inference import Output, add_contrast_flag, add_output_flags, add_sides_flag, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given, check_values
@@ -54,6 +54,7 @@ class Request:
     model_path: str | None
     score: str
     compare_sides: bool
+    match_contrast: bool
     output: Output
     runtime: Runtime
 
@@ -97,6 +98,7 @@ def get_args_parser() -> Flags:
         help="anomaly score; intensity: smoothed unless it is paper",
     )
     add_sides_flag(group, default=False)
+    add_contrast_flag(group, default=False)
     add_folder_flags(parser)
     add_output_flags(parser)
     add_runtime_flags(parser)
@@ -119,6 +121,7 @@ def request_of(args: argparse.Namespace) -> Request:
         model_path=args.model_path,
         score=args.score,
         compare_sides=args.compare_sides,
+        match_contrast=args.match_contrast,
         output=output_of(args),
         runtime=runtime_of(args),
     )
@@ -192,7 +195,7 @@ def autoencoder(request: Request, world: World) -> Competitor:
         "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
     }
     method = AutoencoderAlone(trained.network.to(world.device), amp, request.score)
-    return Competitor(method, "binarizing autoencoder", trained.reading, facts)
+    return Competitor(method, "binarizing autoencoder", trained.judging(request.match_contrast), facts)
 
 
 def out_dir_of(request: Request) -> Path:
@@ -220,6 +223,7 @@ def main(args: argparse.Namespace) -> None:
             "amp": "off",
             "score": request.score,
             "compare_sides": request.compare_sides,
+            "match_contrast": request.match_contrast,
             **chosen.facts,
             **provenance(chosen.reading, folders, world),
             **request.output.facts(out_dir, slices),

@@ -162,7 +162,7 @@ def main(args: argparse.Namespace) -> None:
         check_begun(request.out, path, facts)
         found = {setting: read_outcome(request.out, setting) for setting in every}
         if missing := [every[setting] for setting, outcome in found.items() if outcome is None]:
-            held = read_all(request, autoencoder.reading)
+            held = read_all(request, judged(request, autoencoder, model))
             if not path.is_file():
                 write_json(path, facts)
             method = detector(autoencoder.network, model, missing[0], world.device, amp)
@@ -209,7 +209,7 @@ def facts_of(
         healthy = {"healthy_dir": str(folders.data_dir), "healthy_hash": data_hash(folders.images)}
     facts = {
         "method": METHOD,
-        **asdict(autoencoder.reading),
+        **asdict(judged(request, autoencoder, model)),
         "seed": request.runtime.seed,
         "amp": amp,
         **common,
@@ -221,6 +221,11 @@ def facts_of(
         **provenance(autoencoder.reading, request.opening.folders, world),
     }
     return json.loads(json.dumps(facts))
+
+
+def judged(request: Request, autoencoder: TrainedAutoencoder, model: TrainedDiffusion) -> Reading:
+    """How the images are read, which is the same for all combinations."""
+    return autoencoder.judging(request.grid.default.completed(model).match_contrast)
 
 
 def read_all(request: Request, reading: Reading) -> list[HeldImages]:

@@ -41,6 +41,8 @@ from uad.cli.provenance import command_line
 from uad.cli.runtime import add_runtime_flags, precision_of
 from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
 from uad.configuration import check_values, without_removed
+from uad.data.reading.facts import contrast_of_training
+from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
 from uad.data.training.loading import TrainingImages, collate_training, with_augmentation
 from uad.distributed import World, distributed_world
@@ -234,7 +236,7 @@ def fit(request: Request, runs: dict[str, Run], world: World, method: ModuleType
     ((stage, run),) = runs.items()
     slices = run.images(request.opening.folders.open(request.reading), world, once=True)
     facts = {
-        "data": asdict(request.reading),
+        **data_of(request.reading, slices),
         "settings": settings_of(request, run, config, {}) | {"images": len(slices)},
         "command": command_line(),
     }
@@ -300,7 +302,7 @@ def stage_training(
         dataset=TrainingImages(slices, run.variation),
         collate=collate_training,
         prepare=with_augmentation,
-        config={"method": config, "data": asdict(request.reading), "earlier": dict(earlier)},
+        config={"method": config, "earlier": dict(earlier), **data_of(request.reading, slices)},
         settings=settings,
         former=former_settings,
         sample=sample,
@@ -308,6 +310,11 @@ def stage_training(
         check=check,
         command=command_line(),
     )
+
+
+def data_of(reading: Reading, slices: SliceFolder) -> dict:
+    """What a checkpoint keeps of the training images: how they were read, and their contrast."""
+    return {"data": asdict(reading), "contrast": contrast_of_training(slices, reading)}
 
 
 def settings_of(request: Request, run: Run, config: dict, earlier: dict) -> dict:

@@ -15,7 +15,7 @@ from torch import nn
 
 from bernoulli_diffusion.architecture import Architecture as DiffusionArchitecture
 from bernoulli_diffusion.architecture import Model, Process
-from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion, detector
+from bernoulli_diffusion.method import NOT_THE_METHODS, Detection, MaskedBernoulliDiffusion, detector
 from bernoulli_diffusion.model import default_log_dir
 from binary_autoencoder.architecture import Architecture
 from uad.checkpoints import weights_hash
@@ -120,7 +120,7 @@ def test_maps_by_the_files_are_pytorchs(runs, example, count, affine):
 
         return call
 
-    chosen = {key: value for key, value in asdict(detection).items() if key != "compare_sides"}
+    chosen = {key: value for key, value in asdict(detection).items() if key not in NOT_THE_METHODS}
     networks = [by_file(name) for name in ("encoder", "decoder", "flip_network")]
     rebuilt = MaskedBernoulliDiffusion(*networks, model.process, **chosen).reconstruct(images, generators(names))
     torch.testing.assert_close(rebuilt.anomaly_map, found.anomaly_map, rtol=0, atol=1e-4)

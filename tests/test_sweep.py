@@ -85,7 +85,7 @@ def test_the_maps_are_bit_for_bit_those_of_detection(data, trained, tmp_path, co
     held = read_images(open_slices(data / "diseased", autoencoder.reading), autoencoder.reading.dataset, 0)
 
     def at(threshold: float, steps: int, shifts: int, score: str) -> Detection:
-        return Detection(200, threshold, steps, shifts, code_bits, score, None, True)
+        return Detection(200, threshold, steps, shifts, code_bits, score, None, True, False)
 
     detections = [at(0.02, 1, 4, "evidence"), at(0.5, 1, 1, "smooth")]
     detections += [at(0.5, 1, 2, score) for score in ("evidence", "paper")]
@@ -137,8 +137,8 @@ def test_settings_that_share_work_share_it(data, trained):
     """Every copy is encoded once and denoised from L once, and another score costs neither a pass nor a decoding."""
     autoencoder, model = pair_of(trained)
     held = read_images(open_slices(data / "diseased", autoencoder.reading), autoencoder.reading.dataset, 0)
-    settings = [Detection(200, 0.0, 1, shifts, "threshold", score, None, True) for score in ("smooth", "evidence")
-                for shifts in (1, 2, 4)]  # fmt: skip
+    kinds = [(shifts, score) for score in ("smooth", "evidence") for shifts in (1, 2, 4)]
+    settings = [Detection(200, 0.0, 1, shifts, "threshold", score, None, True, False) for shifts, score in kinds]
     base = detector(autoencoder.network, model, settings[0], CPU, "off")
     calls = Counter()
 
@@ -400,9 +400,9 @@ def test_values_of_settings_are_checked(swept, tmp_path):
     with pytest.raises(InputError, match="noise_level = 'ten'; shifts = 3; score = 'best'"):
         parsed(f"--settings {path}")
     content = read_json(swept / "settings.json")
-    content["flags"] |= {"code_bits": None, "compare_sides": None}
+    content["flags"] |= {"code_bits": None, "compare_sides": None, "match_contrast": None}
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="code_bits = None; compare_sides = None"):
+    with pytest.raises(InputError, match="code_bits = None; compare_sides = None; match_contrast = None"):
         parsed(f"--settings {path}")
     with pytest.raises(InputError, match="no such file"):
         parsed(f"--settings {tmp_path / 'none.json'}")

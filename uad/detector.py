@@ -27,6 +27,7 @@ from uad.application.opening import Chain, Opened, chain_of, open_array, open_it
 from uad.configuration import check_values
 from uad.data.reading.decoding import cannot_open
 from uad.data.reading.likeness import differences, likeness_of
+from uad.data.reading.settings import Reading
 from uad.distributed import choose_device
 from uad.errors import input_error
 from uad.neighbours import SIGMA
@@ -53,6 +54,10 @@ class TrainedPair:
         completed = chosen.completed(self.model)
         check_polarity(completed.polarity, completed.score, self.autoencoder.reading.n_channels)
         return completed
+
+    def reading(self, detection: Detection) -> Reading:
+        """How the images that it judges are read; InputError as matching."""
+        return self.autoencoder.judging(detection.match_contrast)
 
     def settings(self, detection: Detection, seed: int) -> dict:
         """What maps and scores depend on, apart from the images: the key of a calibration."""
@@ -243,7 +248,7 @@ def load_detector(
     precision = resolve_amp(amp, where, lambda: precision_seconds(networks, training=False))
     method = detector(pair.autoencoder.network, pair.model, chosen, where, precision)
     kept = stored_calibrations(pair.calibration_paths(pair.settings(chosen, seed), neighbours))
-    chain = chain_of(pair.autoencoder.reading, pair.autoencoder.facts, None, False)
+    chain = chain_of(pair.reading(chosen), pair.autoencoder.facts, None, False)
     judge = pair.judge(method, where, batch_size, seed, chosen)
     return Detector(pair, chain, judge, kept, neighbours, false_positives)
 

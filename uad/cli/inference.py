@@ -74,6 +74,18 @@ def add_sides_flag(group, **default) -> None:
     )
 
 
+def add_contrast_flag(group, **default) -> None:
+    """--match_contrast; default: as of add_sides_flag."""
+    add(
+        group,
+        "--match_contrast",
+        action=argparse.BooleanOptionalAction,
+        help="images are brought halfway towards the contrast of the training images, which the model stores, with "
+        "--normalise tissue: for other scanners, and slices of other levels",
+        **default,
+    )
+
+
 def output_of(args: argparse.Namespace) -> Output:
     """What the flags say."""
     return Output(args.batch_size, args.out_dir, args.save)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from uad.data.reading.contrast import Contrast, mean_contrast
 from uad.data.reading.folder import SliceFolder, evenly_spread, resize_image, resize_mask
-from uad.data.reading.formats import read_slice
+from uad.data.reading.formats import RawSlice, read_slice
 from uad.data.reading.likeness import Likeness, likeness_of
-from uad.data.reading.normalise import foreground_of, normalise
+from uad.data.reading.normalise import CONTRASTED, contrast_of, foreground_of, normalise
 from uad.data.reading.planes import Framing
 from uad.data.reading.settings import Reading
 from uad.files import read_json
@@ -34,8 +35,8 @@ class Levels:
 @dataclass(frozen=True)
 class TrainingFacts:
     """channels: what they show, None where nothing says it; framing, levels, min_brain: how volumes became slices, None
-    where they were not made by this project's preparation; likeness: what the normalised images look like, None of
-    models that stored nothing.
+    where they were not made by this project's preparation; likeness: what the normalised images look like; contrast:
+    theirs, None where their normalisation has none; both None of models that stored nothing.
     """
 
     channels: tuple[str, ...] | None = None
@@ -43,6 +44,7 @@ class TrainingFacts:
     levels: Levels | None = None
     min_brain: float | None = None
     likeness: Likeness | None = None
+    contrast: Contrast | None = None
 
     @classmethod
     def stored(cls, config: Mapping | None) -> "TrainingFacts":
@@ -57,23 +59,29 @@ class TrainingFacts:
 
 def facts_of(slices: SliceFolder, reading: Reading) -> TrainingFacts:
     """Of a training folder; a preparation is looked for beside it, also where it is a link."""
-    likeness = likeness_of(_looked_at(slices, reading))
+    likeness = likeness_of(as_seen(raw.image, reading, raw.full_scale) for raw in _looked_at(slices, reading))
+    contrast = contrast_of_training(slices, reading)
     places = (slices.folder.absolute().parent, slices.folder.resolve().parent)
     found = next((place / PREPARATION for place in places if (place / PREPARATION).is_file()), None)
     if found is None:
         names = reading.channel_names if reading.names_channels else None
-        return TrainingFacts(channels=names, likeness=likeness)
+        return TrainingFacts(channels=names, likeness=likeness, contrast=contrast)
     there = read_json(found)
     framing = Framing(there["spacing"], there["img_size"])
     levels = Levels(there["skip_low"], there["skip_high"], there["volume_slices"])
-    return TrainingFacts(tuple(there["channels"]), framing, levels, there["min_brain"], likeness)
+    return TrainingFacts(tuple(there["channels"]), framing, levels, there["min_brain"], likeness, contrast)
 
 
-def _looked_at(slices: SliceFolder, reading: Reading) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Normalised images and their foregrounds, as `likeness_of` takes them."""
+def contrast_of_training(slices: SliceFolder, reading: Reading) -> Contrast | None:
+    """The mean contrast of a training folder, None where the normalisation has none."""
+    if reading.normalise != CONTRASTED:
+        return None
+    return mean_contrast([contrast_of(raw.image) for raw in _looked_at(slices, reading)])
+
+
+def _looked_at(slices: SliceFolder, reading: Reading) -> Iterator[RawSlice]:
     for path in evenly_spread(slices.paths, LOOKED_AT):
-        raw = read_slice(path, reading.n_channels)
-        yield as_seen(raw.image, reading, raw.full_scale)
+        yield read_slice(path, reading.n_channels)
 
 
 def as_seen(raw: np.ndarray, reading: Reading, full_scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -81,6 +89,7 @@ def as_seen(raw: np.ndarray, reading: Reading, full_scale: float = 1.0) -> tuple
 
     ValueProblem as normalise.
     """
-    image = resize_image(torch.from_numpy(normalise(raw, reading.normalise, full_scale)), reading.img_size)
+    normalised = normalise(raw, reading.normalise, full_scale, reading.contrast)
+    image = resize_image(torch.from_numpy(normalised), reading.img_size)
     foreground = resize_mask(torch.from_numpy(foreground_of(raw)[0]), reading.img_size)
     return image.numpy(), foreground.numpy()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
+from uad.data.reading.contrast import Contrast
 from uad.data.reading.formats import RawSlice, read_mask, read_slice
 from uad.data.reading.normalise import normalise
 from uad.data.reading.patients import patient_of
@@ -45,10 +46,10 @@ def read_labelled(path: Path, mask: Path | None, n_channels: int, empty: bool = 
     return raw._replace(label=label)
 
 
-def normalised(path: Path, raw: RawSlice, how: str) -> np.ndarray:
+def normalised(path: Path, raw: RawSlice, how: str, contrast: Contrast | None = None) -> np.ndarray:
     """`normalise` for a slice that was read from `path`; InputError where the values do not allow it."""
     try:
-        return normalise(raw.image, how, raw.full_scale)
+        return normalise(raw.image, how, raw.full_scale, contrast)
     except ValueProblem as error:
         raise error.at(path) from error
 
@@ -111,7 +112,7 @@ class SliceFolder(Dataset):
 
     .diseased: by name, whether an image is, where its place in a release says it.
 
-    limit: keep only so many slices, spread evenly over the folder; patients: see patient_of.
+    limit: keep only so many slices, spread evenly over the folder; patients: see patient_of; contrast: see normalise.
     Raises InputError for an unusable folder at once, and for an unusable file when it is read.
     """
 
@@ -123,9 +124,10 @@ class SliceFolder(Dataset):
         normalise: str,
         limit: int | None = None,
         patients: Mapping[str, str] | None = None,
+        contrast: Contrast | None = None,
     ):
         self.folder, self.n_channels, self.img_size = Path(folder), n_channels, img_size
-        self.normalise = normalise
+        self.normalise, self.contrast = normalise, contrast
         listing = list_images(folder)
         if listing.problems:
             raise InputError(listing.problems)
@@ -155,8 +157,9 @@ class SliceFolder(Dataset):
         name, path = self.names[index], self.paths[index]
         raw = self._raw(index)
         size = raw.image.shape[1:]
+        image = normalised(path, raw, self.normalise, self.contrast)
         item = {
-            "image": resize_image(torch.from_numpy(normalised(path, raw, self.normalise)), self.img_size),
+            "image": resize_image(torch.from_numpy(image), self.img_size),
             "name": name,
             "patient": self.patients[index],
             "index": index,

@@ -1,16 +1,21 @@
 """Raw intensities of one slice to [0, 1]; every rule uses the slice alone, so that training and test agree.
 
+Only where an image is judged its contrast may be brought towards that of the training images as well.
+
 Where nothing differs (the slice for `joint`, a channel's foreground for `percentile` and `foreground`) the
 result is zeros, never NaN.
 """
 
 import numpy as np
 
+from uad.data.reading.contrast import Contrast, landmarks, matched
 from uad.data.reading.fill import without_fill
 from uad.data.reading.tissue import body_mask, interior
 from uad.errors import ValueProblem
 
 NORMALISATIONS = ("joint", "percentile", "foreground", "tissue", "retina", "none")
+# The one whose images have a contrast to match: its landmarks lie around a common median.
+CONTRASTED = "tissue"
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 # 0.5 +- 3 interquartile ranges fill [0, 1]; each is 1.35 standard deviations of a normal distribution.
@@ -53,7 +58,7 @@ def _most_frequent(values: np.ndarray) -> float:
     return float(levels[counts.argmax()])
 
 
-def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarray:
+def normalise(image: np.ndarray, how: str, full_scale: float = 1.0, contrast: Contrast | None = None) -> np.ndarray:
     """Scale a raw slice (C, H, W) to float32 in [0, 1].
 
     joint: minimum..maximum over all channels together, which keeps the ratio of the modalities;
@@ -66,18 +71,23 @@ def normalise(image: np.ndarray, how: str, full_scale: float = 1.0) -> np.ndarra
     retina: as tissue, once white that registration has left beside a scan is 0 (see uad.data.reading.fill);
     none: the values are in [0, 1] once they are divided by `full_scale` (see RawSlice).
 
-    Raises ValueError for an unknown rule, and ValueProblem for non-finite values, with `none` for values outside
-    [0, 1], with `tissue` and `retina` where a notable part of the foreground is negative.
+    contrast: of `tissue`, that of the training images, towards which the image is brought; None leaves it as it is.
+
+    Raises ValueError for an unknown rule and for a contrast with another one than `tissue`; ValueProblem for non-finite
+    values, with `none` for values outside [0, 1], with `tissue` and `retina` where a notable part of the foreground is
+    negative.
     """
     if how not in NORMALISATIONS:
         raise ValueError(f"unknown normalisation {how!r}; there are {', '.join(NORMALISATIONS)}")
+    if contrast is not None and how != CONTRASTED:
+        raise ValueError(f"a contrast, with the normalisation {how!r}: it belongs to {CONTRASTED!r}")
     if not np.isfinite(image).all():
         found = f"{np.count_nonzero(~np.isfinite(image))} values are NaN or infinite"
         raise ValueProblem(found, "finite intensities", "repair or remove the file")
     if how == "retina":
         image = without_fill(image, full_scale)
     if how in ("tissue", "retina"):
-        return _tissue(image)
+        return _tissue(image, contrast)
     image = image.astype(np.float64)
     if how == "none":
         return _unit_range(image / full_scale)
@@ -131,7 +141,13 @@ def _foreground(tissue: np.ndarray) -> np.ndarray:
     return _stretch(tissue, median - half_width, median + half_width)
 
 
-def _tissue(image: np.ndarray) -> np.ndarray:
+def contrast_of(image: np.ndarray) -> np.ndarray:
+    """The landmarks (C, L) of a raw slice (C, H, W) once it is normalised by `tissue`; ValueProblem as normalise."""
+    inner = interior(body_mask(image.clip(0)))
+    return np.stack([landmarks(channel[inner]) for channel in normalise(image, CONTRASTED)])
+
+
+def _tissue(image: np.ndarray, contrast: Contrast | None) -> np.ndarray:
     if image.min() < 0:
         _refuse_negative(image.astype(np.float64))
     image = image.clip(0)
@@ -139,10 +155,12 @@ def _tissue(image: np.ndarray) -> np.ndarray:
     inner = interior(body)
     scaled = np.zeros(image.shape, dtype=np.float32)
     # Floating point numbers of 64 bits only where they are needed: copies of whole images take a third of the time.
-    for channel, out in zip(image, scaled, strict=True):
+    for number, (channel, out) in enumerate(zip(image, scaled, strict=True)):
         median = np.median(channel[inner].astype(np.float64))
         if median > 0 and channel.max() > channel.min():
             out[body] = (TISSUE_MEDIAN * channel[body].astype(np.float64) / median).clip(0, 1)
+            if contrast is not None:
+                out[body] = matched(out[body], landmarks(out[inner]), np.asarray(contrast[number]))
     return scaled
 
 

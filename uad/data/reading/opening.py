@@ -86,8 +86,8 @@ def open_slices(
 ) -> SliceFolder:
     """A folder as a data set, read with the settings given; num_samples, patients: see Folders."""
     table = read_patients(patients) if patients else None
-    limit = num_samples or None
-    return SliceFolder(folder, reading.n_channels, reading.img_size, reading.normalise, limit, table)
+    how = (reading.n_channels, reading.img_size, reading.normalise)
+    return SliceFolder(folder, *how, num_samples or None, table, reading.contrast)
 
 
 def check_folders(folders: Folders, reading: Reading, batch_size: int | None, healthy: bool, workers: int) -> list[str]:

@@ -1,8 +1,10 @@
 """How images are read: what checkpoints keep as `data`, and what is known of the data sets by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from uad.configuration import check_values
+from uad.data.reading.contrast import Contrast
+from uad.errors import input_error
 
 DATASETS = ("brats", "OCT", "custom", "chexpert")
 CHANNELS = {"brats": 4, "OCT": 1}
@@ -18,13 +20,15 @@ class Reading:
     """From files to images (n_channels, img_size, img_size) in [0, 1].
 
     dataset: a name of DATASETS, which says what the channels are called; normalise: one of
-    uad.data.reading.normalise.NORMALISATIONS.
+    uad.data.reading.normalise.NORMALISATIONS; contrast: of the training images, towards which those that are judged are
+    brought, None of images that are learned from and of methods that do without.
     """
 
     dataset: str
     n_channels: int
     img_size: int
     normalise: str
+    contrast: Contrast | None = None
 
     def __post_init__(self):
         """InputError for numbers that mean nothing."""
@@ -44,3 +48,20 @@ class Reading:
     def display_channel(self) -> int:
         """The channel that pictures show."""
         return DISPLAY_CHANNEL.get(self.dataset, 0)
+
+
+def matching(reading: Reading, contrast: Contrast | None, wanted: bool, model: object) -> Reading:
+    """How images are read that a model judges: brought towards the contrast of its training images, or as those were.
+
+    Raises InputError where that is wanted and the contrast is not known.
+    """
+    if not wanted:
+        return reading
+    if contrast is None:
+        raise input_error(
+            "--match_contrast",
+            f"{model} stores no contrast of its training images",
+            "a model that was trained by this version, with --normalise tissue",
+            "pass --no-match_contrast, or train it anew",
+        )
+    return replace(reading, contrast=contrast)

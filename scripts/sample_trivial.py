@@ -28,9 +28,10 @@ from uad.cli.inference import Output, add_contrast_flag, add_output_flags, add_s
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given, check_values
+from uad.data.reading.facts import contrast_of_training
 from uad.data.reading.groups import TRAIN
 from uad.data.reading.opening import Folders, check_folders
-from uad.data.reading.settings import IMG_SIZE, Reading
+from uad.data.reading.settings import IMG_SIZE, Reading, matching
 from uad.data.reading.tissue import RIM
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, input_error, missing_flag
@@ -85,7 +86,8 @@ def get_args_parser() -> Flags:
     add(
         group,
         "--train_dir",
-        help="pca: folder of healthy slices to fit to; with --split the release, of which the part train is taken",
+        help="pca: folder of healthy slices to fit to, intensity and pca: whose contrast --match_contrast takes; with "
+        "--split the release, of which the part train is taken",
         shown="none",
     )
     add(group, "--components", type=int, default=32, help="pca: number of components that are fitted")
@@ -146,7 +148,7 @@ def intensity(request: Request, world: World) -> Competitor:
     name += ", interior" if request.interior else ""
     facts = {"channel": channel, "equalise": request.equalise, "interior": request.interior, "parameters": 0}
     method = RawIntensity(channel, request.equalise, request.interior, request.score)
-    return Competitor(method, name, reading, facts)
+    return Competitor(method, name, with_contrast(request, reading), facts)
 
 
 def pca(request: Request, world: World) -> Competitor:
@@ -166,7 +168,18 @@ def pca(request: Request, world: World) -> Competitor:
     model = {"components": len(components), "weights_hash": weights_hash({"mean": mean, "components": components})}
     method = PcaResidual(mean.to(world.device), components.to(world.device), request.score)
     facts = {"model": model, "parameters": mean.numel() + components.numel()}
-    return Competitor(method, "PCA residual", reading, facts)
+    return Competitor(method, "PCA residual", with_contrast(request, reading), facts)
+
+
+def with_contrast(request: Request, reading: Reading) -> Reading:
+    """How images are read, with the contrast of those of --train_dir where that is to be matched."""
+    if not request.match_contrast:
+        return reading
+    if request.train_dir is None:
+        expected = "healthy images, whose contrast is matched"
+        raise input_error("--train_dir", "not given, with --match_contrast", expected, "pass --train_dir")
+    contrast = contrast_of_training(training_folders(request).open(reading), reading)
+    return matching(reading, contrast, True, request.train_dir)
 
 
 def check_training_folder(request: Request, reading: Reading) -> None:

@@ -234,9 +234,10 @@ def train(
 def fit(request: Request, runs: dict[str, Run], world: World, method: ModuleType, config: dict) -> None:
     """Fit the only stage of a method that is not trained by steps, on the main process, unless it is done."""
     ((stage, run),) = runs.items()
-    slices = run.images(request.opening.folders.open(request.reading), world, once=True)
+    folder = request.opening.folders.open(request.reading)
+    slices = run.images(folder, world, once=True)
     facts = {
-        **data_of(request.reading, slices),
+        **data_of(request.reading, folder),
         "settings": settings_of(request, run, config, {}) | {"images": len(slices)},
         "command": command_line(),
     }
@@ -270,7 +271,8 @@ def stage_training(
     """The run of one stage; what is calibrated before it is taken from its checkpoint where it has begun already."""
     files = checkpoint_files(run.log_dir, method.NAME, stage)
     options, folders = run.options, request.opening.folders
-    slices = run.images(folders.open(request.reading), world)
+    folder = folders.open(request.reading)
+    slices = run.images(folder, world)
     settings = settings_of(request, run, config, earlier) | {"images": len(slices)}
     begun, _ = newest_state(files, world, kind(method.NAME, stage))
     if begun is None:
@@ -302,7 +304,7 @@ def stage_training(
         dataset=TrainingImages(slices, run.variation),
         collate=collate_training,
         prepare=with_augmentation,
-        config={"method": config, "earlier": dict(earlier), **data_of(request.reading, slices)},
+        config={"method": config, "earlier": dict(earlier), **data_of(request.reading, folder)},
         settings=settings,
         former=former_settings,
         sample=sample,
@@ -312,9 +314,9 @@ def stage_training(
     )
 
 
-def data_of(reading: Reading, slices: SliceFolder) -> dict:
+def data_of(reading: Reading, folder: SliceFolder) -> dict:
     """What a checkpoint keeps of the training images: how they were read, and their contrast."""
-    return {"data": asdict(reading), "contrast": contrast_of_training(slices, reading)}
+    return {"data": asdict(reading), "contrast": contrast_of_training(folder, reading)}
 
 
 def settings_of(request: Request, run: Run, config: dict, earlier: dict) -> dict:

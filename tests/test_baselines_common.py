@@ -19,6 +19,7 @@ from baselines import methods, simplex
 from baselines.gaussian import ancestral_step, make_scheduler, predicted_clean, q_sample, reverse_chain
 from baselines.simplex import SimplexNoise
 from uad.checkpoints import load_checkpoint
+from uad.data.reading.contrast import LANDMARKS
 from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 from uad.randomness import keyed_generator
@@ -254,6 +255,17 @@ def test_map_does_not_depend_on_batch_size_or_processes(data, trained, tmp_path)
         run(SAMPLE, sample_words(trained, folder, tmp_path / "b1", "--noise_level 4"))
     run(EVALUATE, f"--results {tmp_path / 'b1'} --bootstrap 20")
     assert "AnoDDPM" in (tmp_path / "b1" / "evaluation" / "summary.json").read_text()
+
+
+def test_the_contrast_of_the_training_images_is_kept_and_matched(data, tmp_path):
+    run(TRAIN, train_words(data, tmp_path / "log", 1, "--normalise tissue"))
+    for out, flag in (("matched", "--match_contrast"), ("plain", "--no-match_contrast")):
+        run(SAMPLE, sample_words(tmp_path / "log", data / "val_diseased", tmp_path / out, flag))
+    stored = load_checkpoint(tmp_path / "log" / "diffusion" / "ema_anoddpm_diffusion_000001.pt")["config"]["contrast"]
+    judged, plain = (json.loads((tmp_path / out / "run.json").read_text())["contrast"] for out in ("matched", "plain"))
+    assert np.shape(stored) == (2, len(LANDMARKS)) and np.array_equal(stored, judged) and plain is None
+    other = maps(tmp_path / "plain")
+    assert any(not np.array_equal(array, other[name]) for name, array in maps(tmp_path / "matched").items())
 
 
 def test_two_stages_are_trained_in_order_and_loaded_together(data, tmp_path):

@@ -13,6 +13,7 @@ from baselines import methods, patchcore
 from baselines.backbones import BACKBONES, FrozenFeatures
 from uad import precision
 from uad.cli import runtime
+from uad.data.reading.contrast import LANDMARKS
 from uad.data.reading.formats import write_slice
 from uad.errors import InputError
 
@@ -127,7 +128,7 @@ def test_the_commands_fit_once_and_detect_without_the_weights(weights, tmp_path,
             if mask.any():
                 write_slice(tmp_path / f"{folder}_labels" / f"{folder}{i}_000.nii.gz", mask.astype(np.uint8), np.eye(4))
     words = (
-        f"--method patchcore --n_channels 2 --img_size {SIZE} --normalise none --device cpu --workers 0 "
+        f"--method patchcore --n_channels 2 --img_size {SIZE} --normalise tissue --device cpu --workers 0 "
         f"--backbone resnet18 --data_dir {tmp_path / 'healthy'} --log_dir {tmp_path / 'log'} --batch_size 4 "
         "--memory_share 0.2"
     )
@@ -144,6 +145,7 @@ def test_the_commands_fit_once_and_detect_without_the_weights(weights, tmp_path,
     path = tmp_path / "log" / "memory" / "ema_patchcore_memory_000001.pt"
     content, written = torch.load(path, weights_only=True), path.stat().st_mtime_ns
     assert content["config"]["method"]["memory"]["rows"] == int(0.2 * 6 * 64)
+    assert np.shape(content["config"]["contrast"]) == (2, len(LANDMARKS))
     # What would be faster now does not count: the precision is that of the fit.
     monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     monkeypatch.setattr(runtime, "precision_seconds", lambda *_: {"off": 2.0, "bf16": 1.0})

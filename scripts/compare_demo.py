@@ -16,7 +16,9 @@ from pathlib import Path
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.cli.steps import ROOT, Step, run_step
+from uad.data.reading.normalise import CONTRASTED
 from uad.data.reading.settings import DISPLAY_CHANNEL
+from uad.suited import suited_to
 
 SCRIPTS = ROOT / "scripts"
 
@@ -52,10 +54,9 @@ VARIANTS = {
     "disyre": ("disyre", "", False),
 }
 # What every method gets: the optimizer of the main method, the score that residuals are best with, and sides compared
-# where the main method's are; intensities are better without balancing.
+# and contrast matched where the main method's are; intensities are better without balancing.
 FAIRNESS = "--optimizer muon"
-SCORES = {"brats": "--score balanced_smooth --compare_sides", "OCT": "--score balanced_smooth"}
-INTENSITY_SCORE = "--score smooth"
+RESIDUAL_SCORE, INTENSITY_SCORE = "--score balanced_smooth", "--score smooth"
 READING = "--img_size 128 --workers 0"
 
 
@@ -64,15 +65,18 @@ def steps_of(dataset: str, images: int) -> list[Step]:
     demo = Path("demo") / dataset
     data, root, folders = demo / "data", demo / "compare", FOLDERS[dataset]
     train = data / folders.train
-    pca, channel, score = root / "logs" / "pca.pt", DISPLAY_CHANNEL.get(dataset, 0), SCORES[dataset]
+    pca, channel, suited = root / "logs" / "pca.pt", DISPLAY_CHANNEL.get(dataset, 0), suited_to(dataset)
+    contrast = " --match_contrast" if suited.normalise == CONTRASTED else ""
+    score = RESIDUAL_SCORE + (" --compare_sides" if suited.compare_sides else "") + contrast
+    intensity = f"--method intensity {INTENSITY_SCORE}" + (f" --train_dir {train}{contrast}" if contrast else "")
     detections = {
         "bernoulli": ("latent_sample_anomaly.py", f"--ae_load_dir {demo / 'logs'} --amp"),
         **{name: baseline(name, root, train, score) for name in VARIANTS},
         "autoencoder": ("sample_trivial.py", f"--method autoencoder --ae_load_dir {demo / 'logs'} {score}"),
         "pca": ("sample_trivial.py", f"--method pca --train_dir {train} --model_path {pca} {score}"),
-        "intensity": ("sample_trivial.py", f"--method intensity --channel {channel} {INTENSITY_SCORE}"),
-        "interior": ("sample_trivial.py", f"--method intensity --channel {channel} --interior {INTENSITY_SCORE}"),
-        "equalised": ("sample_trivial.py", f"--method intensity --equalise {INTENSITY_SCORE}"),
+        "intensity": ("sample_trivial.py", f"{intensity} --channel {channel}"),
+        "interior": ("sample_trivial.py", f"{intensity} --channel {channel} --interior"),
+        "equalised": ("sample_trivial.py", f"{intensity} --equalise"),
     }
     steps = [Step("demo", SCRIPTS / "demo.py", f"--dataset {dataset}")]
     for method, flags in TRAINING.items():

@@ -9,11 +9,13 @@ import pytest
 from commands import module, run
 from result_folders import AFFINE, run_info, slice_with_lesion, write_folder
 
+from bernoulli_diffusion.method import Detection
 from uad.errors import InputError
 from uad.evaluation.comparison import Cost, check_same_images, cost_of, latex, method_names
 from uad.evaluation.study import open_study
 from uad.evaluation.tables import Table
 from uad.results import ResultWriter
+from uad.suited import suited_to
 
 COMPARE = "scripts/compare.py"
 
@@ -98,6 +100,7 @@ def test_different_image_sets_are_refused(folders, tmp_path):
         ({"shift": 0.1}, "another image"),
         ({"img_size": 64}, "img_size"),
         ({"normalise": "joint"}, "normalise"),
+        ({"match_contrast": True}, "match_contrast"),
     ):
         folder = write_method(tmp_path / found.replace(" ", "_"), "changed", 1.0, **change)
         with pytest.raises(InputError, match=found):
@@ -149,6 +152,10 @@ def test_every_step_of_the_demonstration_is_a_command_that_exists(dataset):
     steps = demo.steps_of(dataset, 5)
     for step in steps:
         module(step.command[0]).get_args_parser().parse_args(shlex.split(step.words))
+    data = {"dataset": dataset, "normalise": suited_to(dataset).normalise}
+    ours = Detection.preset().suited({"code_bits": "threshold", "data": data})
+    others = [step.words for step in steps if step.command[0].startswith("scripts/sample_")]
+    assert others and {"--match_contrast" in words for words in others} == {ours.match_contrast}
     results = shlex.split(steps[-1].words)
     assert {method for method, *_ in demo.VARIANTS.values()} == demo.TRAINING.keys()
     # --results, ours, the variants of the comparing methods, five trivial ones

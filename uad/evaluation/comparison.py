@@ -17,7 +17,7 @@ from uad.evaluation.study import Study
 from uad.evaluation.tables import REPORTED, Scope, Table, headline_table
 
 # Keys of run.json that say how images were read.
-READING = ("n_channels", "img_size", "normalise")
+READING = ("n_channels", "img_size", "normalise", "match_contrast")
 COST = {
     "parameters": "parameters",
     "network_evaluations": "network evaluations",
@@ -81,9 +81,9 @@ def _other_sets(first: Study, other: Study) -> list[Problem]:
     where, here = str(other.folder.folder), f"as in {first.folder.folder}"
     remedy = "run every method on the same folder with the same settings"
     problems = [
-        Problem(f"{where}, {key}", repr(other.folder.run[key]), f"{first.folder.run[key]!r} {here}", remedy)
+        Problem(f"{where}, {key}", repr(_how_read(other, key)), f"{_how_read(first, key)!r} {here}", remedy)
         for key in READING
-        if other.folder.run[key] != first.folder.run[key]
+        if _how_read(other, key) != _how_read(first, key)
     ]
     missing, further = (sorted(set(a) - set(b)) for a, b in ((first.names, other.names), (other.names, first.names)))
     if missing or further:
@@ -91,6 +91,11 @@ def _other_sets(first: Study, other: Study) -> list[Problem]:
         added = f"{len(further)} are others" + (f", e.g. {further[0]}" if further else "")
         problems.append(Problem(where, f"{lacking}; {added}", f"the {len(first.names)} images {here}", remedy))
     return problems
+
+
+def _how_read(study: Study, key: str):
+    # Runs of earlier versions, and maps of other software, say nothing of their contrast: it was not matched.
+    return study.folder.run.get(key, False) if key == "match_contrast" else study.folder.run[key]
 
 
 def _other_image(first: Study, other: Study, name: str) -> list[Problem]:

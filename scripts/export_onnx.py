@@ -111,7 +111,7 @@ def config_of(out: Path, pair: TrainedPair, detection: Detection) -> dict[str, o
             "n_channels": reading.n_channels,
             "img_size": size,
             "normalise": reading.normalise,
-            "contrast": reading.contrast,
+            "matched_to": reading.matched_to,
         },
         "facts": asdict(autoencoder.facts),
         "code_shape": list(code_shape),

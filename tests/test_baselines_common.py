@@ -262,8 +262,8 @@ def test_the_contrast_of_the_training_images_is_kept_and_matched(data, tmp_path)
     for out, flag in (("matched", "--match_contrast"), ("plain", "--no-match_contrast")):
         run(SAMPLE, sample_words(tmp_path / "log", data / "val_diseased", tmp_path / out, flag))
     stored = load_checkpoint(tmp_path / "log" / "diffusion" / "ema_anoddpm_diffusion_000001.pt")["config"]["contrast"]
-    judged, plain = (json.loads((tmp_path / out / "run.json").read_text())["contrast"] for out in ("matched", "plain"))
-    assert np.shape(stored) == (2, len(LANDMARKS)) and np.array_equal(stored, judged) and plain is None
+    told = {out: json.loads((tmp_path / out / "run.json").read_text())["matched_to"] for out in ("matched", "plain")}
+    assert np.shape(stored) == (2, len(LANDMARKS)) and np.array_equal(stored, told["matched"]) and told["plain"] is None
     other = maps(tmp_path / "plain")
     assert any(not np.array_equal(array, other[name]) for name, array in maps(tmp_path / "matched").items())
 

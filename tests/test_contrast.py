@@ -1,6 +1,6 @@
 """Contrast of images that are judged: brought halfway to that of the training images, and nowhere else."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from bernoulli_diffusion.method import Detection
 from uad.data.reading.contrast import LANDMARKS, SHARE, landmarks, matched, mean_contrast
 from uad.data.reading.facts import contrast_of_training
 from uad.data.reading.normalise import contrast_of, normalise
-from uad.data.reading.opening import open_slices
+from uad.data.reading.opening import Folders, open_slices
 from uad.data.reading.settings import Reading, matching
 from uad.data.reading.tissue import body_mask, interior
 from uad.errors import InputError
@@ -91,7 +91,7 @@ def test_a_folder_is_read_with_the_contrast_of_its_reading(tmp_path):
     assert np.shape(contrast) == (3, len(LANDMARKS))
     wide = folder_of(tmp_path / "wide", (1.8, 1.8))
     plain, judged = (
-        open_slices(wide, each)[0]["image"].numpy() for each in (reading, replace(reading, contrast=contrast))
+        open_slices(wide, each)[0]["image"].numpy() for each in (reading, replace(reading, matched_to=contrast))
     )
     spread = [np.subtract(*np.percentile(image[image > 0], (90, 10))) for image in (plain, judged)]
     wanted = np.mean([high - low for low, _, high in contrast])
@@ -103,6 +103,11 @@ def test_other_normalisations_have_no_contrast(tmp_path):
     assert contrast_of_training(open_slices(folder_of(tmp_path, (1,)), reading), reading) is None
     with pytest.raises(ValueError, match="belongs to 'tissue'"):
         normalise(head(), "joint", contrast=((0.2, 0.4, 0.6),) * 2)
+
+
+def test_a_run_tells_the_matched_contrast_from_that_which_a_release_was_read_for():
+    release = Folders("root", part="test", layout="reflect", contrast="t2").facts
+    assert release["contrast"] == "t2" and not release.keys() & {field.name for field in fields(Reading)}
 
 
 def test_matching_is_refused_where_the_model_knows_no_contrast():

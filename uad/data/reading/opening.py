@@ -87,7 +87,7 @@ def open_slices(
     """A folder as a data set, read with the settings given; num_samples, patients: see Folders."""
     table = read_patients(patients) if patients else None
     how = (reading.n_channels, reading.img_size, reading.normalise)
-    return SliceFolder(folder, *how, num_samples or None, table, reading.contrast)
+    return SliceFolder(folder, *how, num_samples or None, table, reading.matched_to)
 
 
 def check_folders(folders: Folders, reading: Reading, batch_size: int | None, healthy: bool, workers: int) -> list[str]:

@@ -20,15 +20,15 @@ class Reading:
     """From files to images (n_channels, img_size, img_size) in [0, 1].
 
     dataset: a name of DATASETS, which says what the channels are called; normalise: one of
-    uad.data.reading.normalise.NORMALISATIONS; contrast: of the training images, towards which those that are judged are
-    brought, None of images that are learned from and of methods that do without.
+    uad.data.reading.normalise.NORMALISATIONS; matched_to: the contrast of the training images, towards which those that
+    are judged are brought, None of images that are learned from and of methods that do without.
     """
 
     dataset: str
     n_channels: int
     img_size: int
     normalise: str
-    contrast: Contrast | None = None
+    matched_to: Contrast | None = None
 
     def __post_init__(self):
         """InputError for numbers that mean nothing."""
@@ -64,4 +64,4 @@ def matching(reading: Reading, contrast: Contrast | None, wanted: bool, model: o
             "a model that was trained by this version, with --normalise tissue",
             "pass --no-match_contrast, or train it anew",
         )
-    return replace(reading, contrast=contrast)
+    return replace(reading, matched_to=contrast)

@@ -286,7 +286,7 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
         shown="none",
     )
     add_sides_flag(group, shown=default_shown("compare_sides"))
-    add_contrast_flag(group, shown="of images normalised by tissue True, of others False")
+    add_contrast_flag(group, shown="of models that store it True, of others False")
 
 
 def add_settings_flag(parser: Flags) -> None:

@@ -15,7 +15,7 @@ from bernoulli_diffusion.shifts import DECODED, SHIFTS, mean_of_shifted, shifted
 from uad.best import chosen_by_labels
 from uad.configuration import check_values
 from uad.cuda_graphs import GraphedInference
-from uad.data.reading.normalise import CONTRASTED
+from uad.data.reading.contrast import Contrast
 from uad.films import Film
 from uad.inference import Reconstruction
 from uad.precision import autocast, prepare_inference
@@ -84,8 +84,8 @@ class Detection:
 
     code_bits: None for what the model was trained with; compare_sides: maps are compared with those of the other side,
     which is done to any method's, see uad.sides, None for what suits the data set; match_contrast: images are brought
-    towards the contrast of the training images when they are read, see uad.data.reading.contrast, None for where they
-    have one.
+    towards the contrast of the training images when they are read, see uad.data.reading.contrast, None for where the
+    model stores it.
     """
 
     noise_level: int
@@ -132,23 +132,23 @@ class Detection:
         """The fields that are arguments of MaskedBernoulliDiffusion."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_THE_METHODS}
 
-    def suited(self, config: Mapping) -> "Detection":
+    def suited(self, config: Mapping, contrast: Contrast | None) -> "Detection":
         """The same with what suits a model, by its checkpoint's config, where nothing is chosen: the code bits that it
-        was trained with, sides compared where those of its data set are alike, and contrast matched where the
-        normalisation has one.
+        was trained with, sides compared where those of its data set are alike, and the contrast matched that its
+        autoencoder's checkpoint stores, which those of earlier versions do not.
         """
-        data, sides, contrast = config.get("data", {}), self.compare_sides, self.match_contrast
+        sides, match = self.compare_sides, self.match_contrast
         return replace(
             self,
             code_bits=self.code_bits or config["code_bits"],
-            compare_sides=suited_to(data.get("dataset")).compare_sides if sides is None else sides,
-            match_contrast=data.get("normalise") == CONTRASTED if contrast is None else contrast,
+            compare_sides=suited_to(config.get("data", {}).get("dataset")).compare_sides if sides is None else sides,
+            match_contrast=contrast is not None if match is None else match,
         )
 
-    def completed(self, model: TrainedDiffusion) -> "Detection":
-        """The same as suits the model; InputError for a noise level that its process does not have."""
+    def completed(self, model: TrainedDiffusion, contrast: Contrast | None) -> "Detection":
+        """The same as suits the model, see suited; InputError for a noise level that its process does not have."""
         model.shape.process.check_level(self.noise_level, "noise_level")
-        return self.suited(model.config)
+        return self.suited(model.config, contrast)
 
 
 def notices(detection: Detection, model: TrainedDiffusion) -> list[str]:
@@ -339,5 +339,6 @@ def detector(
 ) -> MaskedBernoulliDiffusion:
     """The detector of a trained pair, whose networks are moved to the device; see fast_detector."""
     networks = autoencoder.to(device), model.network.to(device)
-    chosen = detection.completed(model)
+    # Whether contrast is matched does not matter here: images come as they were read.
+    chosen = detection.completed(model, None)
     return fast_detector(*networks, model.process, amp, compiled, cuda_graphs, **chosen.arguments)

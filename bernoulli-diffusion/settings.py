@@ -91,6 +91,8 @@ def read_settings(path: Path | str) -> ChosenSettings:
     flags, chosen_on = (content.get(key) for key in ("flags", "chosen_on"))
     if not isinstance(flags, dict) or not isinstance(chosen_on, dict):
         raise input_error(path, "no flags, or nothing of the images", EXPECTED, "sweep anew")
+    # A sweep of an earlier version did not match contrast, nor say so.
+    flags = {"match_contrast": False, **flags}
     unknown = [f"{name} in flags" for name in sorted(flags.keys() ^ VALUES.keys())]
     wrong = [f"{name} = {flags[name]!r}" for name, fits in VALUES.items() if name in flags and not fits(flags[name])]
     lacking = [name for name in ("autoencoder", "model") if not isinstance(content.get(name), str)]

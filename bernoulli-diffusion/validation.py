@@ -57,6 +57,11 @@ class Judging:
         return detector(self.autoencoder, model, self.detection, self.device, self.amp)
 
 
+def _told(detection: Detection) -> dict:
+    # As earlier versions told it, which did not match contrast: their trainings go on.
+    return {name: value for name, value in asdict(detection).items() if name != "match_contrast" or value}
+
+
 class Validation:
     """Judges averaged weights, keeps the best of them in the folder of the run and draws the curve there.
 
@@ -75,7 +80,7 @@ class Validation:
             "images": len(images.names),
             "diseased": images.diseased,
             "real_labels": images.lesions is None,
-            "hash": images.digest(repr((asdict(judging.detection), judging.amp))),
+            "hash": images.digest(repr((_told(judging.detection), judging.amp))),
         }
         self.best = BestCheckpoint(log_dir, self.judged_on, new)
         self._encoded = EncodedOnce()

@@ -142,7 +142,7 @@ def main(args: argparse.Namespace) -> None:
         model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
         if request.settings:
             request.settings.check_networks(autoencoder.weights_hash, model.weights_hash)
-        detection = request.detection.completed(model)
+        detection = request.detection.completed(model, autoencoder.facts.contrast)
         if world.is_main:
             for notice in notices(detection, model):
                 print(notice)

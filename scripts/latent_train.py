@@ -280,7 +280,7 @@ def evaluator(
     folders, log_dir = chosen.opening.folders, run.log_dir
 
     def prepared() -> Validation:
-        detection = chosen.detection.suited(config)
+        detection = chosen.detection.suited(config, autoencoder.facts.contrast)
         reading = autoencoder.judging(detection.match_contrast)
         images = held_out_images(folders.open_validation(reading), config["lesions"])
         model.process.check_level(detection.noise_level, "noise_level")

@@ -194,7 +194,7 @@ def main(args: argparse.Namespace) -> None:
         if not ready(request.opening, autoencoder.reading, world):
             return
         model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
-        detection = request.detection.completed(model)
+        detection = request.detection.completed(model, autoencoder.facts.contrast)
         if only_shown(request.opening, vars(detection) | {"out": str(request.out)}, world):
             return
         if not world.is_main:

@@ -150,19 +150,23 @@ def main(args: argparse.Namespace) -> None:
         if not folders_ready(request, autoencoder, world):
             return
         model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
-        wanted = {setting_of(each): each.completed(model) for each in request.grid.detections}
-        every = wanted | {setting_of(request.grid.default): request.grid.default.completed(model)}
+        default, *grid = (
+            each.completed(model, autoencoder.facts.contrast)
+            for each in (request.grid.default, *request.grid.detections)
+        )
+        wanted = {setting_of(each): each for each in grid}
+        every = wanted | {setting_of(default): default}
         for line in lines_on(request.grid, every.values(), model):
             print(line)
         networks, path = (autoencoder.network, model.network), request.out / RUN
         amp = precision_of(request.runtime.amp, world, networks, begun=amp_of_results(request.out, RUN))
-        facts = facts_of(request, autoencoder, model, amp, world)
+        facts = facts_of(request, default, autoencoder, model, amp, world)
         if only_shown(request.opening, facts | {"settings": [str(each) for each in every]}, world):
             return
         check_begun(request.out, path, facts)
         found = {setting: read_outcome(request.out, setting) for setting in every}
         if missing := [every[setting] for setting, outcome in found.items() if outcome is None]:
-            held = read_all(request, judged(request, autoencoder, model))
+            held = read_all(request, autoencoder.judging(default.match_contrast))
             if not path.is_file():
                 write_json(path, facts)
             method = detector(autoencoder.network, model, missing[0], world.device, amp)
@@ -197,10 +201,15 @@ def setting_of(detection: Detection) -> Setting:
 
 
 def facts_of(
-    request: Request, autoencoder: TrainedAutoencoder, model: TrainedDiffusion, amp: str, world: World
+    request: Request,
+    default: Detection,
+    autoencoder: TrainedAutoencoder,
+    model: TrainedDiffusion,
+    amp: str,
+    world: World,
 ) -> dict:
     """What holds for all combinations of a folder, and where they come from."""
-    common = asdict(request.grid.default.completed(model))
+    common = asdict(default)
     for name in Setting._fields:
         del common[name]
     healthy = {"healthy_dir": None, "healthy_hash": None}
@@ -209,7 +218,7 @@ def facts_of(
         healthy = {"healthy_dir": str(folders.data_dir), "healthy_hash": data_hash(folders.images)}
     facts = {
         "method": METHOD,
-        **asdict(judged(request, autoencoder, model)),
+        **asdict(autoencoder.judging(default.match_contrast)),
         "seed": request.runtime.seed,
         "amp": amp,
         **common,
@@ -221,11 +230,6 @@ def facts_of(
         **provenance(autoencoder.reading, request.opening.folders, world),
     }
     return json.loads(json.dumps(facts))
-
-
-def judged(request: Request, autoencoder: TrainedAutoencoder, model: TrainedDiffusion) -> Reading:
-    """How the images are read, which is the same for all combinations."""
-    return autoencoder.judging(request.grid.default.completed(model).match_contrast)
 
 
 def read_all(request: Request, reading: Reading) -> list[HeldImages]:

@@ -9,7 +9,7 @@ import pytest
 from commands import module, run
 from result_folders import AFFINE, run_info, slice_with_lesion, write_folder
 
-from bernoulli_diffusion.method import Detection
+from uad.data.reading.normalise import CONTRASTED
 from uad.errors import InputError
 from uad.evaluation.comparison import Cost, check_same_images, cost_of, latex, method_names
 from uad.evaluation.study import open_study
@@ -105,6 +105,11 @@ def test_different_image_sets_are_refused(folders, tmp_path):
         folder = write_method(tmp_path / found.replace(" ", "_"), "changed", 1.0, **change)
         with pytest.raises(InputError, match=found):
             check_same_images([studies["strong"], open_study(folder, "saved")])
+    one, two = (
+        write_method(tmp_path / name, name, 1.0, shift=shift, match_contrast=True, matched_to=[[shift]])
+        for name, shift in (("one", 0.1), ("two", 0.2))
+    )
+    check_same_images([open_study(one, "saved"), open_study(two, "saved")])  # of different training images
     masks = write_method(tmp_path / "masks", "changed", 1.0)
     (masks / "label" / "diseased0_000.nii.gz").unlink()
     (masks / "label" / "diseased0_001.nii.gz").rename(masks / "label" / "diseased0_000.nii.gz")
@@ -152,10 +157,9 @@ def test_every_step_of_the_demonstration_is_a_command_that_exists(dataset):
     steps = demo.steps_of(dataset, 5)
     for step in steps:
         module(step.command[0]).get_args_parser().parse_args(shlex.split(step.words))
-    data = {"dataset": dataset, "normalise": suited_to(dataset).normalise}
-    ours = Detection.preset().suited({"code_bits": "threshold", "data": data})
+    matched = suited_to(dataset).normalise == CONTRASTED
     others = [step.words for step in steps if step.command[0].startswith("scripts/sample_")]
-    assert others and {"--match_contrast" in words for words in others} == {ours.match_contrast}
+    assert others and {"--match_contrast" in words for words in others} == {matched}
     results = shlex.split(steps[-1].words)
     assert {method for method, *_ in demo.VARIANTS.values()} == demo.TRAINING.keys()
     # --results, ours, the variants of the comparing methods, five trivial ones

@@ -8,8 +8,10 @@ from PIL import Image
 from scipy import ndimage
 
 from bernoulli_diffusion.method import Detection
+from bernoulli_diffusion.validation import _told
 from uad.data.reading.contrast import LANDMARKS, SHARE, landmarks, matched, mean_contrast
 from uad.data.reading.facts import contrast_of_training
+from uad.data.reading.formats import write_slice
 from uad.data.reading.normalise import contrast_of, normalise
 from uad.data.reading.opening import Folders, open_slices
 from uad.data.reading.settings import Reading, matching
@@ -115,14 +117,27 @@ def test_matching_is_refused_where_the_model_knows_no_contrast():
     assert matching(reading, None, False, "model.th") is reading
     with pytest.raises(InputError, match=r"(?s)--match_contrast.*model\.th stores no contrast.*--no-match_contrast"):
         matching(reading, None, True, "model.th")
+    with pytest.raises(InputError, match=r"(?s)images normalised by joint.*--normalise tissue"):
+        matching(replace(reading, normalise="joint"), None, True, "folder")
+
+
+def test_a_training_image_without_contrast_is_named(tmp_path):
+    folder = folder_of(tmp_path, (1, 1))
+    write_slice(folder / "p2_001.nii.gz", -head(channels=3), np.eye(4))
+    reading = Reading("custom", 3, 64, "tissue")
+    with pytest.raises(InputError, match=r"p2_001\.nii\.gz"):
+        contrast_of_training(open_slices(folder, reading), reading)
 
 
 def test_what_is_chosen_by_default():
-    def chosen(preset="recommended", normalise="tissue", **given):
-        config = {"code_bits": "threshold", "data": {"dataset": "custom", "normalise": normalise}}
-        return Detection.preset(preset, **given).suited(config).match_contrast
+    def chosen(preset="recommended", contrast=((0.2, 0.4, 0.6),), **given):
+        return Detection.preset(preset, **given).suited({"code_bits": "threshold"}, contrast).match_contrast
 
     assert chosen() and chosen("fast")
-    assert not chosen("paper") and not chosen(normalise="retina") and not chosen(match_contrast=False)
-    released = Detection.preset().suited({"code_bits": "threshold"})
-    assert not released.match_contrast, "a checkpoint that does not say how its images were read"
+    assert not chosen("paper") and not chosen(match_contrast=False)
+    assert not chosen(contrast=None), "another normalisation, an earlier version, the released code"
+
+
+def test_trainings_that_are_judged_go_on_where_contrast_is_not_matched():
+    told = [_told(Detection.preset(match_contrast=match)) for match in (False, True)]
+    assert "match_contrast" not in told[0] and told[1]["match_contrast"]

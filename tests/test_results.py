@@ -239,7 +239,9 @@ def test_a_rerun_keeps_what_the_folder_was_begun_with(tmp_path):
     del old["save"]
     (tmp_path / "old" / "run.json").write_text(json.dumps(old))
     assert what_to_keep(tmp_path / "old", None, MANY_IMAGES) == ALL, "as folders of earlier versions do"
-    ResultWriter(tmp_path / "old", run_info(save=ALL))
+    ResultWriter(tmp_path / "old", run_info(save=ALL, match_contrast=False))
+    with pytest.raises(InputError, match=r"run\.json, match_contrast"):
+        ResultWriter(tmp_path / "old", run_info(save=ALL, match_contrast=True))
 
 
 def test_a_killed_writer_leaves_only_whole_images_with_records(tmp_path):

@@ -116,10 +116,10 @@ def test_the_maps_of_any_method_are_compared(tmp_path):
 
 def test_sides_are_compared_where_they_are_alike_unless_chosen():
     def sides(dataset, preset="recommended", **chosen):
-        return Detection.preset(preset, **chosen).suited({"code_bits": "threshold", "data": {"dataset": dataset}})
+        return Detection.preset(preset, **chosen).suited({"code_bits": "threshold", "data": {"dataset": dataset}}, None)
 
     assert sides("brats").compare_sides and sides("custom").compare_sides and not sides("OCT").compare_sides
     assert sides("OCT", compare_sides=True).compare_sides and not sides("brats", compare_sides=False).compare_sides
     assert not sides("brats", "paper").compare_sides
-    released = Detection.preset().suited({"code_bits": "threshold"})
+    released = Detection.preset().suited({"code_bits": "threshold"}, None)
     assert released.compare_sides, "a checkpoint that does not say what it was trained on"

@@ -16,7 +16,7 @@ from short_training import discs
 from bernoulli_diffusion.grid import GridDetector, KeptCodes, Remembered
 from bernoulli_diffusion.method import Detection, detector
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
-from bernoulli_diffusion.settings import VALUES
+from bernoulli_diffusion.settings import VALUES, read_settings
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from uad.data.reading.formats import read_slice, write_slice
 from uad.data.reading.opening import open_slices
@@ -390,6 +390,14 @@ def test_files_that_are_no_settings_are_refused(swept, tmp_path, change, message
     path.write_text(json.dumps(read_json(swept / "settings.json") | change))
     with pytest.raises(InputError, match=message):
         parsed(f"--settings {path}")
+
+
+def test_settings_of_an_earlier_version_match_no_contrast(swept, tmp_path):
+    content = read_json(swept / "settings.json")
+    del content["flags"]["match_contrast"]
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps(content))
+    assert read_settings(path).flags["match_contrast"] is False
 
 
 def test_values_of_settings_are_checked(swept, tmp_path):

@@ -51,7 +51,7 @@ class TrainedPair:
 
     def detection(self, chosen: Detection) -> Detection:
         """How it detects; InputError for what these networks cannot."""
-        completed = chosen.completed(self.model)
+        completed = chosen.completed(self.model, self.autoencoder.facts.contrast)
         check_polarity(completed.polarity, completed.score, self.autoencoder.reading.n_channels)
         return completed
 

@@ -48,6 +48,8 @@ VOLATILE_KEYS = frozenset(
         SETTINGS_KEY,
     }
 )
+# What run.json of earlier versions does not say.
+FORMER = {"save": ALL, "match_contrast": False}
 # A slice is written within a second: a temporary file that is older than this was left by a process that died.
 LEFTOVER_SECONDS = 3600.0
 REQUIRED_RUN_KEYS = ("format", "method", "dataset", "n_channels", "img_size", "normalise", "seed")
@@ -124,8 +126,7 @@ class ResultWriter:
         self._kept = run["save"]
         path = self.folder / "run.json"
         if path.exists():
-            # Folders of earlier versions do not say what they keep: all.
-            check_same_run(path, {"save": ALL, **read_json(path)}, run, volatile)
+            check_same_run(path, read_json(path), run, volatile)
             for kind in filter(Path.is_dir, self.folder.iterdir()):
                 remove_leftovers(kind, LEFTOVER_SECONDS)
         else:
@@ -209,13 +210,13 @@ class ResultFolder:
         if not run_path.is_file():
             found = "no run.json" if self.folder.is_dir() else "no such folder"
             raise input_error(self.folder, found, "a result folder with run.json", remedy)
-        self.run = read_json(run_path)
+        self.run = FORMER | read_json(run_path)
         missing = [key for key in REQUIRED_RUN_KEYS if key not in self.run]
         if missing:
             raise input_error(run_path, f"no {', '.join(missing)}", "a run.json with these keys", remedy)
         if self.run["format"] != FORMAT:
             raise input_error(run_path, f"format {self.run['format']}", f"format {FORMAT}", "run the inference again")
-        self.has_inputs = self.run.get("save", ALL) == ALL
+        self.has_inputs = self.run["save"] == ALL
         self.names = sorted(path.stem for path in (self.folder / "records").glob("*.json") if path.name[0] != ".")
         begun = {path.name.removesuffix(".nii.gz") for path in (self.folder / "anomaly_map").glob("[!.]*.nii.gz")}
         self.incomplete = sorted(begun - set(self.names))
@@ -312,7 +313,7 @@ def check_same_run(path: Path, old: dict, new: dict, volatile: frozenset[str] = 
     """Raises InputError that names every key in which the file of a run that is continued differs from what would be
     written now, but for the volatile ones.
     """
-    before, now = flattened(old, volatile), flattened(new, volatile)
+    before, now = (flattened(FORMER | run, volatile) for run in (old, new))
     problems = [
         Problem(
             f"{path}, {key}",

@@ -80,8 +80,8 @@ def add_contrast_flag(group, **default) -> None:
         group,
         "--match_contrast",
         action=argparse.BooleanOptionalAction,
-        help="images are brought halfway towards the contrast of the training images, which the model stores, with "
-        "--normalise tissue: for other scanners, and slices of other levels",
+        help="images are brought halfway towards the contrast of the training images: for other scanners, and slices "
+        "of other levels; models that were trained with --normalise tissue store it",
         **default,
     )
 

@@ -24,6 +24,7 @@ COST = {
     "seconds": "seconds",
     "peak_memory_mib": "peak memory (MiB)",
 }
+MATCHED_TO = "matched_to"
 # Inputs of two runs may differ by this much: resizing rounds differently on different machines.
 SAME_INPUT = 1e-4
 
@@ -81,9 +82,9 @@ def _other_sets(first: Study, other: Study) -> list[Problem]:
     where, here = str(other.folder.folder), f"as in {first.folder.folder}"
     remedy = "run every method on the same folder with the same settings"
     problems = [
-        Problem(f"{where}, {key}", repr(_how_read(other, key)), f"{_how_read(first, key)!r} {here}", remedy)
+        Problem(f"{where}, {key}", repr(other.folder.run[key]), f"{first.folder.run[key]!r} {here}", remedy)
         for key in READING
-        if _how_read(other, key) != _how_read(first, key)
+        if other.folder.run[key] != first.folder.run[key]
     ]
     missing, further = (sorted(set(a) - set(b)) for a, b in ((first.names, other.names), (other.names, first.names)))
     if missing or further:
@@ -93,16 +94,14 @@ def _other_sets(first: Study, other: Study) -> list[Problem]:
     return problems
 
 
-def _how_read(study: Study, key: str):
-    # Runs of earlier versions, and maps of other software, say nothing of their contrast: it was not matched.
-    return study.folder.run.get(key, False) if key == "match_contrast" else study.folder.run[key]
-
-
 def _other_image(first: Study, other: Study, name: str) -> list[Problem]:
     a, b = first.load(name), other.load(name)
     where, remedy = f"{other.folder.folder}, {name}", "run every method on the same folder"
     expected = f"that of {first.folder.folder}"
-    both = a.image is not None and b.image is not None  # else names, sizes and masks have to do
+    # Names, sizes and masks have to do where inputs were not kept, and where two models matched the contrast of
+    # different training images.
+    matched_alike = first.folder.run.get(MATCHED_TO) == other.folder.run.get(MATCHED_TO)
+    both = matched_alike and a.image is not None and b.image is not None
     if a.anomaly_map.shape != b.anomaly_map.shape or (both and np.abs(a.image - b.image).max() > SAME_INPUT):
         return [Problem(where, "another image", expected, remedy)]
     if (a.label is None) != (b.label is None) or (a.label is not None and not np.array_equal(a.label, b.label)):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from uad.data.reading.likeness import Likeness, likeness_of
 from uad.data.reading.normalise import CONTRASTED, contrast_of, foreground_of, normalise
 from uad.data.reading.planes import Framing
 from uad.data.reading.settings import Reading
+from uad.errors import ValueProblem
 from uad.files import read_json
 
 # The configuration that the preparation of volumes leaves beside the folders of slices.
@@ -73,10 +75,20 @@ def facts_of(slices: SliceFolder, reading: Reading) -> TrainingFacts:
 
 
 def contrast_of_training(slices: SliceFolder, reading: Reading) -> Contrast | None:
-    """The mean contrast of a training folder, None where the normalisation has none."""
+    """The mean contrast of a training folder, None where the normalisation has none.
+
+    InputError for a slice that cannot be normalised so.
+    """
     if reading.normalise != CONTRASTED:
         return None
-    return mean_contrast([contrast_of(raw.image) for raw in _looked_at(slices, reading)])
+    return mean_contrast([_contrast_of(path, reading) for path in evenly_spread(slices.paths, LOOKED_AT)])
+
+
+def _contrast_of(path: Path, reading: Reading) -> np.ndarray:
+    try:
+        return contrast_of(read_slice(path, reading.n_channels).image)
+    except ValueProblem as error:
+        raise error.at(path) from error
 
 
 def _looked_at(slices: SliceFolder, reading: Reading) -> Iterator[RawSlice]:

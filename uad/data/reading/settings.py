@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from uad.configuration import check_values
 from uad.data.reading.contrast import Contrast
+from uad.data.reading.normalise import CONTRASTED
 from uad.errors import input_error
 
 DATASETS = ("brats", "OCT", "custom", "chexpert")
@@ -53,10 +54,13 @@ class Reading:
 def matching(reading: Reading, contrast: Contrast | None, wanted: bool, model: object) -> Reading:
     """How images are read that a model judges: brought towards the contrast of its training images, or as those were.
 
-    Raises InputError where that is wanted and the contrast is not known.
+    Raises InputError where that is wanted and the normalisation has no contrast, or it is not known.
     """
     if not wanted:
         return reading
+    if reading.normalise != CONTRASTED:
+        found, remedy = f"images normalised by {reading.normalise}", "pass --no-match_contrast"
+        raise input_error("--match_contrast", found, f"--normalise {CONTRASTED}, whose images have a contrast", remedy)
     if contrast is None:
         raise input_error(
             "--match_contrast",

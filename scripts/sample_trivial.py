@@ -41,8 +41,8 @@ from uad.suited import suited_to
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that the flags say; channel, equalise, interior: of intensity; components, model_path: of pca; train_dir:
-    of pca, and of what has no model that stores the contrast to match."""
+    """Everything that the flags say; channel, equalise, interior: of intensity; components, model_path: of pca;
+    train_dir: of pca, and of what has no model that stores the contrast to match."""
 
     method: str
     opening: Opening

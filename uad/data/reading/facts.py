@@ -61,7 +61,7 @@ class TrainingFacts:
 
 def facts_of(slices: SliceFolder, reading: Reading) -> TrainingFacts:
     """Of a training folder; a preparation is looked for beside it, also where it is a link."""
-    likeness = likeness_of(as_seen(raw.image, reading, raw.full_scale) for raw in _looked_at(slices, reading))
+    likeness = likeness_of(as_seen(raw.image, reading, raw.full_scale) for _, raw in _looked_at(slices, reading))
     contrast = contrast_of_training(slices, reading)
     places = (slices.folder.absolute().parent, slices.folder.resolve().parent)
     found = next((place / PREPARATION for place in places if (place / PREPARATION).is_file()), None)
@@ -81,19 +81,19 @@ def contrast_of_training(slices: SliceFolder, reading: Reading) -> Contrast | No
     """
     if reading.normalise != CONTRASTED:
         return None
-    return mean_contrast([_contrast_of(path, reading) for path in evenly_spread(slices.paths, LOOKED_AT)])
+    return mean_contrast([_contrast_of(path, raw) for path, raw in _looked_at(slices, reading)])
 
 
-def _contrast_of(path: Path, reading: Reading) -> np.ndarray:
+def _contrast_of(path: Path, raw: RawSlice) -> np.ndarray:
     try:
-        return contrast_of(read_slice(path, reading.n_channels).image)
+        return contrast_of(raw.image)
     except ValueProblem as error:
         raise error.at(path) from error
 
 
-def _looked_at(slices: SliceFolder, reading: Reading) -> Iterator[RawSlice]:
+def _looked_at(slices: SliceFolder, reading: Reading) -> Iterator[tuple[Path, RawSlice]]:
     for path in evenly_spread(slices.paths, LOOKED_AT):
-        yield read_slice(path, reading.n_channels)
+        yield path, read_slice(path, reading.n_channels)
 
 
 def as_seen(raw: np.ndarray, reading: Reading, full_scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from bernoulli_diffusion.method import Detection, kind_of, plain
+from uad.configuration import BEFORE
 from uad.errors import InputError, Problem, input_error
 from uad.files import read_json
 
@@ -91,8 +92,7 @@ def read_settings(path: Path | str) -> ChosenSettings:
     flags, chosen_on = (content.get(key) for key in ("flags", "chosen_on"))
     if not isinstance(flags, dict) or not isinstance(chosen_on, dict):
         raise input_error(path, "no flags, or nothing of the images", EXPECTED, "sweep anew")
-    # A sweep of an earlier version did not match contrast, nor say so.
-    flags = {"match_contrast": False, **flags}
+    flags = BEFORE | flags
     unknown = [f"{name} in flags" for name in sorted(flags.keys() ^ VALUES.keys())]
     wrong = [f"{name} = {flags[name]!r}" for name, fits in VALUES.items() if name in flags and not fits(flags[name])]
     lacking = [name for name in ("autoencoder", "model") if not isinstance(content.get(name), str)]

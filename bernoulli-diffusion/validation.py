@@ -16,6 +16,7 @@ from bernoulli_diffusion.model import KIND, TrainedDiffusion
 from uad.application.judging import Judge
 from uad.best import AP, BEST_STEP, BestCheckpoint
 from uad.checkpoints import averaged_weights, described
+from uad.configuration import BEFORE
 from uad.errors import input_error
 from uad.evaluation.figures import save
 from uad.evaluation.progress import CURVES, progress_figure, separation
@@ -58,8 +59,8 @@ class Judging:
 
 
 def _told(detection: Detection) -> dict:
-    # As earlier versions told it, which did not match contrast: their trainings go on.
-    return {name: value for name, value in asdict(detection).items() if name != "match_contrast" or value}
+    # As earlier versions, whose trainings go on, told it.
+    return {name: value for name, value in asdict(detection).items() if name not in BEFORE or value != BEFORE[name]}
 
 
 class Validation:

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from bernoulli_diffusion.method import Detection
 from bernoulli_diffusion.validation import _told
+from uad.configuration import check_configuration
 from uad.data.reading.contrast import LANDMARKS, SHARE, landmarks, matched, mean_contrast
 from uad.data.reading.facts import contrast_of_training
 from uad.data.reading.formats import write_slice
@@ -141,3 +142,10 @@ def test_what_is_chosen_by_default():
 def test_trainings_that_are_judged_go_on_where_contrast_is_not_matched():
     told = [_told(Detection.preset(match_contrast=match)) for match in (False, True)]
     assert "match_contrast" not in told[0] and told[1]["match_contrast"]
+
+
+def test_answers_of_a_version_that_did_not_match_contrast_go_on_unless_it_is_matched_now(tmp_path):
+    (tmp_path / "run.json").write_text('{"seed": 0}')
+    check_configuration(tmp_path / "run.json", {"seed": 0, "match_contrast": False})
+    with pytest.raises(InputError, match=r"(?s)--match_contrast.*True.*False, with which"):
+        check_configuration(tmp_path / "run.json", {"seed": 0, "match_contrast": True})

@@ -6,6 +6,9 @@ from pathlib import Path
 from uad.errors import InputError, Problem
 from uad.files import read_json
 
+# Settings that earlier versions did not have, each with the value that stands for what they did.
+BEFORE = {"match_contrast": False}
+
 
 def check_configuration(path: Path, configuration: dict) -> None:
     """Compare with the configuration that the folder of `path` was begun with, if any.
@@ -14,7 +17,7 @@ def check_configuration(path: Path, configuration: dict) -> None:
     """
     if not path.is_file():
         return
-    there = read_json(path)
+    there = BEFORE | read_json(path)
     problems = [
         Problem(
             f"--{key}",

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from uad.configuration import BEFORE
 from uad.data.reading.decoding import decode
 from uad.data.reading.formats import slice_bytes
 from uad.errors import InputError, Problem, input_error
@@ -49,7 +50,7 @@ VOLATILE_KEYS = frozenset(
     }
 )
 # What run.json of earlier versions does not say.
-FORMER = {"save": ALL, "match_contrast": False}
+FORMER = {"save": ALL, **BEFORE}
 # A slice is written within a second: a temporary file that is older than this was left by a process that died.
 LEFTOVER_SECONDS = 3600.0
 REQUIRED_RUN_KEYS = ("format", "method", "dataset", "n_channels", "img_size", "normalise", "seed")

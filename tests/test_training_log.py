@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_diffusion import ALONE, BATCH, train
 
-from uad.training_log import Fraction, Sums, TrainingLog
+from uad.training_log import LOG, Fraction, Sums, TrainingLog, logged
 
 TIMES = {"images_per_second", "cpu_seconds"}
 
@@ -49,6 +49,17 @@ def test_a_line_begins_anew_after_the_one_before(tmp_path):
             log.add([Sums.of({"a": fraction(numerator, 1.0)}, 1)], 1)
             log.write(step, {})
     assert lines(tmp_path) == [{"step": 1, "a": 1.0}, {"step": 2, "a": 7.0}]
+
+
+def test_the_processor_time_of_a_run_goes_on_where_the_run_does_and_begins_anew_with_a_stage(tmp_path, monkeypatch):
+    now = iter((100.0, 103.0, 107.0, 500.0, 502.0, 502.0, 503.0)).__next__
+    monkeypatch.setattr("uad.training_log.time.process_time", now)
+    for folder, start, steps in (("stage", 0, (1, 2)), ("stage", 1, (2,)), ("next", 0, (1,))):
+        with TrainingLog(tmp_path / folder, start, ALONE, False) as log:
+            for step in steps:
+                log.write_values(step, {})
+    assert logged(tmp_path / "stage" / LOG, ["cpu_seconds"]) == {"cpu_seconds": [(1, 3.0), (2, 5.0)]}
+    assert logged(tmp_path / "next" / LOG, ["cpu_seconds"]) == {"cpu_seconds": [(1, 1.0)]}
 
 
 def test_a_mean_in_half_precision_is_summed_in_single():

@@ -13,7 +13,7 @@ from uad.distributed import World
 from uad.errors import input_error
 from uad.files import write_text
 
-LOG = "log.jsonl"
+LOG, CPU_SECONDS = "log.jsonl", "cpu_seconds"
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,21 @@ class Sums:
 class TrainingLog:
     """Means and fractions between two log lines, over all processes. Lines after the step of a resume are dropped.
 
-    Every line has `cpu_seconds`: the CPU time of this process, all its threads, since it was started; a resumed run
-    counts from 0 again, and processes that read images count for themselves.
+    Every line has `cpu_seconds`: the CPU time that this process, all its threads, has spent since its log was begun. A
+    run that goes on counts on from the last line it keeps; processes that read images are not counted.
     """
 
     def __init__(self, folder: Path, start: int, world: World, tensorboard: bool):
         self.path, self.world = folder / LOG, world
         self._clear()
-        self.board = None
+        self.board, self._begun = None, time.process_time()
         if not world.is_main:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(self.path, "".join(line for line in lines if _step_of(line) <= start))
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines(True) if _step_of(line) <= start]
+            write_text(self.path, "".join(kept))
+            self._begun -= json.loads(kept[-1]).get(CPU_SECONDS, 0.0) if kept else 0.0
         if tensorboard:
             self.board = _summary_writer(folder / "tensorboard", start)
 
@@ -115,7 +116,7 @@ class TrainingLog:
         if not self.world.is_main:
             return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | values | {"cpu_seconds": time.process_time()}) + "\n")
+            file.write(json.dumps({"step": step} | values | {CPU_SECONDS: time.process_time() - self._begun}) + "\n")
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)

@@ -18,7 +18,8 @@ PREDICTIONS = ("flip", "clean")
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding [cos, sin] of zero-based steps (N,) -> (N, width), float32."""
-    frequencies = torch.exp(-math.log(max_period) / (width // 2) * torch.arange(width // 2, device=t.device))
+    order = torch.arange(width // 2, device=t.device).float()
+    frequencies = torch.exp(-math.log(max_period) / (width // 2) * order)
     angles = t[:, None].float() * frequencies[None]
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
 

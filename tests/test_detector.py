@@ -77,6 +77,18 @@ def test_one_image_a_tensor_and_a_file_are_judged_alike(detector, scans, files):
         assert (one.score, one.percentile, one.notices) == (other.score, other.percentile, other.notices)
 
 
+def test_another_default_type_of_numbers_changes_nothing(detector, scans):
+    """Notebooks that compute in float64 by default get the same networks, and the same noise."""
+    expected = detector(scans[0])
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = load_detector(MODEL, device="cpu")(scans[0])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
+    assert found.score == expected.score
+
+
 def test_an_image_is_judged_by_itself_unless_it_is_a_slice_of_a_scan(detector, scans):
     apart, beside = (detector(scans, names=NAMES, distance=distance) for distance in (None, 3.0))
     alone = np.stack([detector(image, names=[name]).anomaly_map for image, name in zip(scans, NAMES, strict=True)])

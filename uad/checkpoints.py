@@ -135,7 +135,9 @@ def _check_bytes(path: Path) -> None:
 
 
 def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
-    """Load a state dict strictly; an InputError lists keys that are missing, unknown or of another shape."""
+    """Load a state dict strictly, in float32, whatever torch's default; an InputError lists keys that are missing,
+    unknown or of another shape.
+    """
     own = module.state_dict()
     problems = [
         Problem(
@@ -158,7 +160,7 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str
             problems.append(Problem(f"{source}: {key}", f"shape {shape}", expected, "check the configuration"))
     if problems:
         raise InputError(problems)
-    module.load_state_dict(state)
+    module.float().load_state_dict(state)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, source: Path | str) -> None:

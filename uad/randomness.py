@@ -24,4 +24,4 @@ def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torc
 
 def uniform_field(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     """Uniform numbers in [0, 1), (len(generators), *shape), row i drawn from generator i, on its device."""
-    return torch.stack([torch.rand(*shape, generator=g, device=g.device) for g in generators])
+    return torch.stack([torch.rand(*shape, generator=g, device=g.device, dtype=torch.float32) for g in generators])

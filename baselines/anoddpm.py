@@ -45,8 +45,8 @@ def configuration(img_size: int, n_channels: int, size: str) -> dict:
     """Network, process and defaults.
 
     paper: the published network, whose width belongs to the resolution: other image sizes have fewer or more levels
-    above the same ones; cpu: a small network on images folded by 2 (see FoldedUNet), a bank of noise, and a process of
-    200 steps with the noise levels of every fifth published one. Raises InputError for an image size that cannot be
+    above the same ones; small: a small network on images folded by 2 (see FoldedUNet), a bank of noise, and a process
+    of 200 steps with the noise levels of every fifth published one. Raises InputError for an image size that cannot be
     halved down to about 8 pixels.
     """
     fold = FOLD[size]

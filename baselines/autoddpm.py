@@ -54,7 +54,7 @@ REGIONS = ("image", "foreground")
 def configuration(img_size: int, n_channels: int, size: str) -> dict:
     """Network, process and defaults.
 
-    paper: the published network and chain; cpu: a small network on images folded by 2 (see FoldedUNet), and a
+    paper: the published network and chain; small: a small network on images folded by 2 (see FoldedUNet), and a
     process of 200 steps whose noise levels are those of the published one at every fifth step. Raises InputError where
     the network cannot halve the image size.
     """

@@ -1,15 +1,20 @@
 """The stage of a method that is not trained by steps: fitted once, and kept like the weights of a trained one."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from baselines.checkpoints import kind
-from uad.checkpoints import CheckpointFiles, check_same_configuration, load_checkpoint, versions, weights_hash
-from uad.files import written_whole
+from uad.checkpoints import (
+    CheckpointFiles,
+    averaged_weights,
+    check_same_configuration,
+    described,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 # The number in the checkpoint's name, where others have their steps.
 FITTED = 1
@@ -30,8 +35,8 @@ def fit_stage(
     amp: str,
     files: CheckpointFiles,
     facts: dict,
-) -> Path:
-    """Fit a method's only stage and write its checkpoint, unless it is there; the checkpoint.
+) -> None:
+    """Fit a method's only stage and write its checkpoint, unless it is there.
 
     images: begins batches of healthy images; facts: `data`, how they were read, `contrast`, theirs, `settings`, what a
     rerun must repeat, and `command`. Raises InputError where the folder holds a fit of other settings.
@@ -40,20 +45,8 @@ def fit_stage(
     path = files.ema_path(FITTED)
     if path.exists():
         check_same_configuration(load_checkpoint(path)["settings"], facts["settings"], files.folder)
-        return path
+        return
     config, modules = method.fit(config, modules, images(), device, amp)
-    weights = modules[stage].state_dict()
-    content = {
-        "kind": kind(method.NAME, stage),
-        "format": 1,
-        "step": FITTED,
-        "config": {"method": config, "data": facts["data"], "contrast": facts["contrast"], "earlier": {}},
-        "versions": versions(),
-        "command": facts["command"],
-        "settings": facts["settings"],
-        "weights": weights,
-        "weights_hash": weights_hash(weights),
-    }
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
-    return path
+    config = {"method": config, "data": facts["data"], "contrast": facts["contrast"], "earlier": {}}
+    content = described(kind(method.NAME, stage), FITTED, config, facts["command"]) | {"settings": facts["settings"]}
+    save_checkpoint(path, content | averaged_weights(modules[stage].state_dict()))

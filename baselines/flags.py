@@ -7,7 +7,8 @@ have is refused, and each method checks the values of its own.
 import argparse
 from collections.abc import Mapping
 
-from baselines.methods import BACKBONES, METHODS, NOISE_SOURCES
+from baselines.backbones import BACKBONES
+from baselines.methods import METHODS, NOISE_SOURCES
 from uad.cli.flags import add, add_switch, given
 from uad.cli.inference import add_contrast_flag, add_sides_flag
 from uad.errors import InputError, Problem
@@ -85,7 +86,7 @@ def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
     add(
         group,
         "--backbone",
-        choices=BACKBONES,
+        choices=tuple(BACKBONES),
         help="the network, trained on ImageNet, whose features are compared (patchcore) or restored (fae)",
         shown=FROM_METHOD,
     )

@@ -3,7 +3,7 @@
 Pinaya et al., "Fast unsupervised brain anomaly detection and segmentation with diffusion models", MICCAI 2022, on
 MONAI's networks. Two variants: unmasked, the latents are noised by L steps and denoised as a whole; masked, only those
 positions are generated anew whose Kullback-Leibler divergence between the true and the predicted reverse step is above
-a percentile of healthy images, and the residual counts there alone. Preset "paper": at 256 x 256 the released sizes of
+a percentile of healthy images, and the residual counts there alone. `--size paper`: at 256 x 256 the released sizes of
 the networks, at batch size 24 about 100 and 200 epochs of 6,000 images. Latents are about 32 x 32 for any image size.
 """
 
@@ -72,7 +72,7 @@ class LatentAutoencoder(VQVAE):
 def configuration(img_size: int, n_channels: int, size: str) -> dict:
     """Plain values of networks, process, training and detection.
 
-    paper: the released sizes; cpu: small networks, and a process of 200 steps whose noise levels are those of the
+    paper: the released sizes; small: small networks, and a process of 200 steps whose noise levels are those of the
     released one at every fifth step. Raises InputError if the image size does not fit the networks.
     """
     downsamplings = max(1, round(math.log2(img_size / LATENT_SIZE)))

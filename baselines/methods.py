@@ -35,7 +35,6 @@ METHODS = {
     "fae": "baselines.fae",
 }
 NOISE_SOURCES = ("online", "bank")
-BACKBONES = ("wide_resnet50_2", "resnet18", "alexnet")
 # Packages that the comparing methods need beyond those of the main method.
 PACKAGES = ("monai", "einops", "opensimplex", "numba", "lpips")
 

@@ -29,8 +29,8 @@ PATCHES_A_SIDE = 2
 def configuration(img_size: int, n_channels: int, size: str) -> dict:
     """Plain values of network, process, training and detection.
 
-    paper: the published sizes; cpu: a small network on images folded by 2 (see FoldedUNet), and a bank of noise. Raises
-    InputError if the image size does not fit patches and network.
+    paper: the published sizes; small: a small network on images folded by 2 (see FoldedUNet), and a bank of noise.
+    Raises InputError if the image size does not fit patches and network.
     """
     network = {"channels": [128, 256, 256], "res_blocks": 3, "head_channels": 64, "groups": 32, "fold": 1}
     noise = {"dimensions": 2, "octaves": 6, "persistence": 0.8, "feature_size": 64.0, "source": "online"}

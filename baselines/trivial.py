@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from binary_autoencoder.networks import BinaryAutoEncoder
-from uad.checkpoints import load_checkpoint
+from uad.checkpoints import load_checkpoint, save_checkpoint
 from uad.data.reading.settings import Reading
 from uad.errors import input_error
-from uad.files import written_whole
 from uad.inference import Reconstruction
 from uad.precision import autocast
 from uad.scores import anomaly_map, balanced, body_interior, intensity_map
@@ -115,8 +114,7 @@ def fit_pca(slices: Dataset, n_components: int) -> tuple[Tensor, Tensor]:
 def save_pca(path: Path | str, mean: Tensor, components: Tensor, reading: Reading) -> None:
     """Keep a fit as plain tensors, with how its images were read."""
     config = {"data": asdict(reading)}
-    with written_whole(path) as temporary:
-        torch.save({"kind": PCA_KIND, "mean": mean, "components": components, "config": config}, temporary)
+    save_checkpoint(path, {"kind": PCA_KIND, "mean": mean, "components": components, "config": config})
 
 
 def load_pca(path: Path | str) -> tuple[Tensor, Tensor, Reading]:
@@ -131,8 +129,8 @@ def load_pca(path: Path | str) -> tuple[Tensor, Tensor, Reading]:
 class AutoencoderAlone:
     """The binarizing autoencoder without diffusion: what its bottleneck loses is abnormal.
 
-    network: in evaluation mode, on the images' device; amp: off, bf16 or fp16; score: see uad.scores, `paper` or
-    `smooth`.
+    network: in evaluation mode, on the images' device; amp: off, bf16 or fp16; score: one of
+    uad.scores.RESIDUAL_SCORES.
     """
 
     def __init__(self, network: BinaryAutoEncoder, amp: str = "off", score: str = "paper"):

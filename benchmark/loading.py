@@ -33,7 +33,7 @@ from uad.data.training.augmentation import augmented, drawn_augmentation
 from uad.data.training.cache import cached_slices
 from uad.data.training.corruption import corrupted
 from uad.data.training.lesions import RECIPES, drawn_lesions
-from uad.data.training.loading import StepBatches, TrainingImages, Variation, collate_training, training_loader
+from uad.data.training.loading import StepBatches, TrainingImages, Variation, training_loader
 from uad.distributed import World
 
 CHANNELS, FULL_SIZE = 4, 256
@@ -117,7 +117,7 @@ def row_of(request: Request, size: int, workers: int, slices: Dataset, cached: D
 def rates(dataset: Dataset, workers: int, request: Request) -> tuple[float, float]:
     """Images a second and a CPU-second, after what the workers have prepared while they started."""
     batches = StepBatches(len(dataset), request.batch_size, rank=0, size=1, seed=0, start=0, stop=10**6)
-    loader = training_loader(dataset, collate_training, batches, workers, pin_memory=False)
+    loader = training_loader(dataset, batches, workers, pin_memory=False)
     start, delivered, prepared = np.zeros(2), 0, 2 * workers + 1
     for number, batch in enumerate(loader, 1):
         if number <= prepared:

@@ -225,7 +225,6 @@ class Workbench:
             averaged=averaged,
             phases=phases,
             dataset=[],
-            collate=list,
             config={},
             settings={},
         )

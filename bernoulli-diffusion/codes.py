@@ -13,7 +13,6 @@ from tqdm import tqdm
 from bernoulli_diffusion.latents import VERSION, ViewedSlices, Views
 from uad.data.reading.folder import SliceFolder
 from uad.data.training.cache import CachedSlices
-from uad.data.training.loading import collate_training
 from uad.data.training.shards import OpenShards, ShardFolder, digest_of
 from uad.distributed import World
 
@@ -108,14 +107,13 @@ def cached_codes(
     {0, 1}. A shard is written by one process; they take turns in the order of the missing ones.
     """
     # One answer for all: on a network file system the processes may see different folders for a while.
-    missing = world.told_by_main(world.on_main(lambda: files.prepare(shared=False)))
+    missing = world.told_by_main(lambda: files.prepare(shared=False))
     own = missing[world.rank :: world.size]
     viewed = ViewedSlices(images, files.views)
     loader = DataLoader(
         viewed,
         batch_sampler=[batch for number in own for batch in files.batches_of(number)],
         num_workers=workers if own else 0,
-        collate_fn=collate_training,
     )
     prepared = (_prepared(viewed, batch, world.device) for batch in loader)
     already = files.count - sum(len(files.rows_of(number)) for number in missing)

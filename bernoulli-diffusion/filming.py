@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from bernoulli_diffusion.method import MaskedBernoulliDiffusion
-from uad.data.reading.folder import SliceFolder, evenly_spread
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.listing import evenly_spread
 from uad.films import film_path, write_film
 from uad.randomness import keyed_generator
 

@@ -11,6 +11,7 @@ from bernoulli_diffusion.method import (
     CODE_BITS,
     ENOUGH_STEPS,
     ONE_STEP_LEVEL,
+    PROB_THRESHOLD,
     Detection,
     default_steps,
 )
@@ -48,8 +49,8 @@ TRAINING_PRESETS = {
         "optimizer": "adam",
     },
 }
-# P where no other is chosen, and the values that a grid has by default.
-PROB_THRESHOLD, PROB_THRESHOLDS = 0.5, (0.3, 0.5, 0.7)
+# The values of P that a grid has by default.
+PROB_THRESHOLDS = (0.3, 0.5, 0.7)
 # `paper` is the paper's network, `small` one that minutes on a CPU train on codes of 16 x 16 positions.
 SIZES = {
     "paper": {
@@ -312,7 +313,7 @@ def told_settings(settings: ChosenSettings | None, data_hash: Callable[[], str |
     """
     if settings is None:
         return {}
-    facts = settings.facts(world.told_by_main(world.on_main(data_hash)))
+    facts = settings.facts(world.told_by_main(data_hash))
     if world.is_main and "notice" in facts:
         print(facts["notice"])
     return {SETTINGS_KEY: facts}

@@ -4,8 +4,8 @@ import argparse
 from dataclasses import dataclass
 from itertools import product
 
-from bernoulli_diffusion.flags import PROB_THRESHOLD, detection_of
-from bernoulli_diffusion.method import DETECTION_PRESETS, Detection
+from bernoulli_diffusion.flags import detection_of
+from bernoulli_diffusion.method import DETECTION_PRESETS, PROB_THRESHOLD, Detection
 from uad.errors import InputError, Problem, input_error
 from uad.evaluation.sweep import Setting
 

@@ -4,10 +4,12 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+from torch.utils.data import default_collate
 
 from bernoulli_diffusion.latents import ViewedSlices, Views
-from uad.data.reading.folder import SliceFolder, evenly_spread
-from uad.data.training.loading import Variation, collate_training
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.listing import evenly_spread
+from uad.data.training.loading import Variation
 
 # So many images are judged, half of them diseased where there are enough of both kinds: of the small networks that
 # takes a CPU 2.4 s, and the 100 steps between two evaluations 57 s.
@@ -75,7 +77,7 @@ def held_out_images(slices: SliceFolder, lesions: str) -> HeldOut:
 def _with_synthetic_lesions(slices: SliceFolder, chosen: list[int], lesions: str) -> HeldOut:
     """Slices as they are, followed by the same ones with lesions, which are drawn by (SEED, name of the image)."""
     views = ViewedSlices(slices, Views(Variation(False, 0.0, SEED), count=1, lesion_share=1.0, lesions=lesions))
-    healthy, changed = views.prepared(collate_training([views[index] for index in chosen])).numpy().swapaxes(0, 1)
+    healthy, changed = views.prepared(default_collate([views[index] for index in chosen])).numpy().swapaxes(0, 1)
     masks = np.abs(changed - healthy).max(1) > CHANGED
     items = [slices[index] for index in chosen]
     return HeldOut(

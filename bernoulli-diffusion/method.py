@@ -23,7 +23,10 @@ from uad.randomness import uniform_field
 from uad.scores import EVIDENCE, EVIDENCE_EXTRA, SCORES, anomaly_map
 from uad.suited import suited_to
 
+METHOD = "masked Bernoulli diffusion"
 CODE_BITS = ("threshold", "sample")
+# P where no other is chosen.
+PROB_THRESHOLD = 0.5
 # What a detection chooses that is no argument of the method, for any can have it.
 NOT_THE_METHODS = ("compare_sides", "match_contrast")
 # `recommended` is what the measurements in docs/notebook favour, `fast` the same of one copy of an image, `paper` the
@@ -122,7 +125,8 @@ class Detection:
         check_values([("--preset", name, f"one of {', '.join(presets)}", name in presets)])
         check_values([(each, value, f"one of {', '.join(known)}", each in known) for each, value in chosen.items()])
         chosen = {each: plain(value) for each, value in chosen.items()}
-        values = {"prob_threshold": 0.5, "code_bits": None, "polarity": None, **DETECTION_PRESETS[name], **chosen}
+        values = {"prob_threshold": PROB_THRESHOLD, "code_bits": None, "polarity": None}
+        values |= DETECTION_PRESETS[name] | chosen
         level = values["noise_level"]
         steps = default_steps(level, name) if is_whole(level) else 1  # else the level is refused
         return cls(**{"denoise_steps": steps, **values})
@@ -184,7 +188,7 @@ class MaskedBernoulliDiffusion:
         network: nn.Module,
         process: BernoulliDiffusion,
         noise_level: int = 200,
-        prob_threshold: float = 0.5,
+        prob_threshold: float = PROB_THRESHOLD,
         denoise_steps: int | None = None,
         code_bits: str = "threshold",
         amp: str = "off",

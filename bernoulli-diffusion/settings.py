@@ -12,7 +12,7 @@ from uad.files import read_json
 
 KIND, FORMAT = "settings of masked Bernoulli diffusion", 1
 # The fields that a model settles where a flag leaves them open.
-SUITED = ("code_bits", "compare_sides", "match_contrast")
+LEFT_TO_THE_MODEL = ("code_bits", "compare_sides", "match_contrast")
 EXPECTED = "a settings.json that scripts/sweep.py has written"
 
 
@@ -20,7 +20,7 @@ def _fits(name: str, value) -> bool:
     """Whether a field of Detection can have the value of a file, which states what suits the model; ranges are checked
     where flags are.
     """
-    return kind_of(name, plain(value))[1] and not (name in SUITED and value is None)
+    return kind_of(name, plain(value))[1] and not (name in LEFT_TO_THE_MODEL and value is None)
 
 
 VALUES = {field.name: partial(_fits, field.name) for field in fields(Detection)}

@@ -60,7 +60,7 @@ from uad.data.reading.facts import facts_of
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
 from uad.data.training.draws import WithDraws
-from uad.data.training.loading import TrainingImages, collate_training, with_augmentation
+from uad.data.training.loading import TrainingImages, with_augmentation
 from uad.distributed import World, distributed_world
 from uad.optimizers import MATRIX_LR, make_optimizer
 from uad.pictures import save_rows
@@ -224,7 +224,6 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
             ),
         ],
         dataset=WithDraws(TrainingImages(images, run.variation), losses.draws),
-        collate=collate_training,
         config={
             "network": asdict(chosen.architecture),
             "data": asdict(reading),

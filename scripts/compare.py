@@ -28,18 +28,18 @@ from uad.evaluation.comparison import (
     comparison_table,
     cost_of,
     latex,
-    method_alone,
     method_names,
 )
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.figures import save
 from uad.evaluation.panels import choose_cases
-from uad.evaluation.rows import write_csv
-from uad.evaluation.study import Study, check_comparable, mapping, open_study, with_neighbours
+from uad.evaluation.rows import write_table
+from uad.evaluation.study import Study, check_comparable, mapping, method_alone, open_study, with_neighbours
 from uad.evaluation.summary import clinical_summary, differences, origin
 from uad.evaluation.tables import difference_table, headline_table, scopes
 from uad.files import write_json, write_text
-from uad.report.evaluation import PAGE, write_comparison_page
+from uad.report.evaluation import write_comparison_page
+from uad.report.page import PAGE
 from uad.report.slices import Scored, slice_viewer
 from uad.report.viewer import Viewer
 
@@ -127,7 +127,7 @@ def write(
         tables += [difference_table(rows, scope) for scope in found]
     text = "\n".join(each.markdown() for each in tables)
     write_text(out / "comparison.md", text)
-    write_csv(out / "comparison.csv", comparison_rows(rows, costs))
+    write_table(out / "comparison.csv", comparison_rows(rows, costs))
     write_text(out / "comparison.tex", "\n".join(latex(each) for each in tables))
     save(comparison_figure(studies, clinical, choose_cases(clinical[first], first)), out / "comparison.png")
     methods = {

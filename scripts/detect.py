@@ -32,7 +32,7 @@ from bernoulli_diffusion.flags import (
     detection_of,
     told_settings,
 )
-from bernoulli_diffusion.method import DETECTION_PRESETS, Detection
+from bernoulli_diffusion.method import DETECTION_PRESETS, METHOD, Detection
 from bernoulli_diffusion.method import detector as method_of
 from bernoulli_diffusion.settings import ChosenSettings
 from uad.application.calibration import RATES, calibrate, stored_calibrations
@@ -235,7 +235,12 @@ def calibrated(request: Request, chain: Chain, paths: Mapping[float, Path], judg
     if known and known.data_hash == content:
         return
     reading = chain.reading
-    print(check_folder(request.healthy, reading.n_channels, reading.img_size, reading.normalise, healthy=True))
+    workers = max(1, request.runtime.workers)
+    print(
+        check_folder(
+            request.healthy, reading.n_channels, reading.img_size, reading.normalise, workers=workers, healthy=True
+        )
+    )
     slices = open_slices(request.healthy, reading)
 
     def judged(images: np.ndarray, names: list[str], affines: list[np.ndarray]) -> Judged:
@@ -249,7 +254,7 @@ def info_of(request: Request, chain: Chain, settings: dict) -> dict:
     """What the results of a folder depend on; another command in the folder must agree."""
     info = {
         **settings,
-        "method": "masked Bernoulli diffusion",
+        "method": METHOD,
         "median": request.median,
         "neighbours": request.neighbours,
         "false_positives": request.rate,

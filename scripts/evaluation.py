@@ -42,15 +42,14 @@ from uad.evaluation.attributes import Attributes, read_attributes
 from uad.evaluation.benchmarks import BENCHMARKS
 from uad.evaluation.calibration import check_apart
 from uad.evaluation.clinical import Clinical, evaluate
-from uad.evaluation.comparison import method_alone
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.foreign_maps import open_maps
 from uad.evaluation.paper_protocol import VARIANTS, image_rows, measure_image, paper_summary
 from uad.evaluation.pictures import write_pictures
 from uad.evaluation.published import Published
 from uad.evaluation.published_tables import published_table
-from uad.evaluation.rows import write_csv, write_rows
-from uad.evaluation.study import Study, check_comparable, mapping, open_study, with_neighbours
+from uad.evaluation.rows import write_rows, write_table
+from uad.evaluation.study import Study, check_comparable, mapping, method_alone, open_study, with_neighbours
 from uad.evaluation.summary import clinical_summary, origin
 from uad.evaluation.tables import (
     detection_tables,
@@ -59,7 +58,8 @@ from uad.evaluation.tables import (
 )
 from uad.files import write_json, write_text
 from uad.neighbours import SIGMA
-from uad.report.evaluation import PAGE, write_evaluation_page
+from uad.report.evaluation import write_evaluation_page
+from uad.report.page import PAGE
 from uad.report.slices import Scored, slice_viewer
 from uad.report.viewer import Viewer
 from uad.results import newest_result_folder
@@ -203,7 +203,7 @@ def _open_all(
         raise InputError(list(dict.fromkeys(problems)))
     if not all(study.folder.has_inputs for study in opened.values()):
         # Where one folder kept only maps, the others are scored by theirs, too: tables have the same rows everywhere.
-        opened = {folder: method_alone(study, study.rows[0].name) for folder, study in opened.items()}
+        opened = {folder: method_alone(study) for folder, study in opened.items()}
     studies, healthy = ([opened[folder] for folder in group] for group in (folders, healthy_folders))
     if known := opened.get(calibration):
         check_apart(known, *studies, *healthy)
@@ -262,7 +262,7 @@ def _score(
         for variant in VARIANTS if chosen.protocol == "all" else (chosen.protocol,):
             summary[variant] = paper_summary(images, variant)
             further.append(paper_table(variant, summary[variant]))
-            write_csv(out / f"per_image_{variant}.csv", image_rows(study.names, images, variant))
+            write_table(out / f"per_image_{variant}.csv", image_rows(study.names, images, variant))
     write_json(out / "summary.json", summary)
     counts = clinical.counts if clinical else {}
     shown = {key.replace("_", " "): str(value) for key, value in (facts | counts).items() if value is not None}
@@ -281,7 +281,7 @@ def _viewer(
     """What can be looked at; without the clinical protocol, too, with what that gives for single images."""
     name, asked_for = study.rows[0].name, clinical is not None
     if not asked_for and scoring.viewer_cases:
-        alone = [each and method_alone(each, name) for each in (study, healthy)]
+        alone = [each and method_alone(each) for each in (study, healthy)]
         clinical = evaluate(*alone, 0, scoring.seed, mapper, partial(_progress, "clinical"))
     scored = Scored(name, study, healthy, clinical)
     viewer = slice_viewer(out, [scored], scoring.viewer_cases, mapper, partial(_progress, "viewer"))

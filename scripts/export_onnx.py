@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bernoulli_diffusion.detect import denoising_steps
 from bernoulli_diffusion.flags import add_detection_flags, detection_of
-from bernoulli_diffusion.method import DETECTION_PRESETS, Detection
+from bernoulli_diffusion.method import DETECTION_PRESETS, METHOD, Detection
 from bernoulli_diffusion.shifts import DECODED, SHIFTS
 from uad.checkpoints import versions
 from uad.cli.command import command_of
@@ -105,7 +105,7 @@ def config_of(out: Path, pair: TrainedPair, detection: Detection) -> dict[str, o
     half = size // code_shape[-1] // 2
     return {
         "format": FORMAT,
-        "method": "masked Bernoulli diffusion",
+        "method": METHOD,
         "reading": {
             "dataset": reading.dataset,
             "n_channels": reading.n_channels,

@@ -24,7 +24,7 @@ from bernoulli_diffusion.flags import (
     model_source,
     told_settings,
 )
-from bernoulli_diffusion.method import DETECTION_PRESETS, Detection, detector, notices
+from bernoulli_diffusion.method import DETECTION_PRESETS, METHOD, Detection, detector, notices
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
 from bernoulli_diffusion.settings import ChosenSettings
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
@@ -36,6 +36,7 @@ from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, graphs_of, precision_of, runtime_of
 from uad.configuration import check_values
+from uad.data.reading.settings import Reading
 from uad.distributed import World, distributed_world
 from uad.scores import check_polarity
 
@@ -97,6 +98,7 @@ def request_of(args: argparse.Namespace) -> Request:
 def run_info(
     request: Request,
     detection: Detection,
+    reading: Reading,
     autoencoder: TrainedAutoencoder,
     model: TrainedDiffusion,
     amp: str,
@@ -105,8 +107,8 @@ def run_info(
     """Everything that determines the results, for run.json, and where they came from."""
     networks = (autoencoder.network, model.network)
     return {
-        "method": "masked Bernoulli diffusion",
-        **asdict(autoencoder.judging(detection.match_contrast)),
+        "method": METHOD,
+        **asdict(reading),
         "seed": request.runtime.seed,
         "amp": amp,
         "compile": request.compile,
@@ -124,7 +126,7 @@ def run_info(
             **({"chosen": model.config["chosen"]["words"]} if "chosen" in model.config else {}),
         },
         "parameters": sum(p.numel() for network in networks for p in network.parameters()),
-        **provenance(autoencoder.reading, request.opening.folders, world),
+        **provenance(reading, request.opening.folders, world),
     }
 
 
@@ -135,9 +137,8 @@ def main(args: argparse.Namespace) -> None:
     with distributed_world(runtime.device) as world:
         share = world.share_of(request.output.batch_size)
         autoencoder = load_autoencoder(request.autoencoder)
-        reading = autoencoder.reading
-        check_polarity(request.detection.polarity, request.detection.score, reading.n_channels)
-        if not ready(request.opening, reading, world):
+        check_polarity(request.detection.polarity, request.detection.score, autoencoder.reading.n_channels)
+        if not ready(request.opening, autoencoder.reading, world):
             return
         model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
         if request.settings:
@@ -149,8 +150,11 @@ def main(args: argparse.Namespace) -> None:
         out_dir = request.output.folder(default_out_dir(request))
         networks = (autoencoder.network, model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(out_dir))
-        slices = request.opening.folders.open(autoencoder.judging(detection.match_contrast))
-        info = run_info(request, detection, autoencoder, model, amp, world) | request.output.facts(out_dir, slices)
+        reading = autoencoder.judging(detection.match_contrast)
+        slices = request.opening.folders.open(reading)
+        info = run_info(request, detection, reading, autoencoder, model, amp, world) | request.output.facts(
+            out_dir, slices
+        )
         info |= told_settings(request.settings, lambda: info["data_hash"], world)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return

@@ -59,7 +59,6 @@ from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
 from uad.configuration import without_removed
 from uad.data.reading.folder import SliceFolder
 from uad.data.training.draws import WithDraws
-from uad.data.training.loading import collate_training
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
 from uad.optimizers import MATRIX_LR, make_optimizer
@@ -70,7 +69,7 @@ from uad.run_lock import exclusive
 from uad.train_options import TrainOptions
 from uad.training import Phase, Training
 
-LR = 1e-4
+LR = SIZES["paper"]["lr"]
 PICTURES = 8
 # Pictures show the paper's noise level, or the highest one that is trained.
 PICTURE_LEVEL, PICTURE_STEPS = 200, 10
@@ -257,7 +256,6 @@ def build(
         averaged="unet",
         phases=[Phase("unet", loss.network, optimizer, loss)],
         dataset=WithDraws(dataset, loss.draws),
-        collate=collate_training,
         config=config,
         settings=settings_of(chosen, run, config) | {"images": len(slices)},
         prepare=dataset.prepared if isinstance(dataset, LiveViews) else dict,

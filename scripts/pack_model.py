@@ -14,19 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from bernoulli_diffusion.method import Detection
 from bernoulli_diffusion.model import default_log_dir
 from binary_autoencoder.checkpoint import checkpoint_files
 from uad.application.inputs import Item
 from uad.application.opening import Opened, chain_of, open_item
-from uad.checkpoints import load_checkpoint, weights_hash
+from uad.checkpoints import averaged_weights, load_checkpoint, save_checkpoint
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.cli.inference import add_model_flag
-from uad.data.reading.folder import evenly_spread
-from uad.data.reading.listing import list_folder
+from uad.data.reading.listing import evenly_spread, list_folder
 from uad.detector import TrainedPair, load_detector, load_pair
 from uad.errors import InputError, input_error
 from uad.files import written_whole
@@ -85,8 +83,7 @@ def pack(pair: TrainedPair, autoencoder: Path, model: Path) -> None:
         shutil.copyfile(pair.autoencoder.path, temporary)
     content = load_checkpoint(pair.model.path)
     weights = {name: value.half() if value.is_floating_point() else value for name, value in content["weights"].items()}
-    with written_whole(model) as temporary, temporary.open("wb") as file:
-        torch.save(content | {"weights": weights, "weights_hash": weights_hash(weights)}, file)
+    save_checkpoint(model, content | averaged_weights(weights))
 
 
 def slices_of(folder: Path, pair: TrainedPair) -> list[tuple[Item, Opened]]:

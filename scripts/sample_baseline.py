@@ -10,7 +10,7 @@ run.json, and healthy.json where thresholds come from --healthy_dir. Rerunning s
 """
 
 import argparse
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from baselines.calibration import calibrate_on_healthy
@@ -24,7 +24,6 @@ from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given
-from uad.data.reading.opening import check_once, open_slices
 from uad.data.reading.settings import Reading
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
@@ -97,7 +96,8 @@ def main(args: argparse.Namespace) -> None:
         check_given(request.stated, asdict(reading), trained.path)
         if not ready(request.opening, reading, world):
             return
-        check_healthy_folder(request, reading, world)
+        if request.healthy_dir:
+            ready(request.opening.of_slices(request.healthy_dir), reading, world, healthy=True)
         folders = request.opening.folders
         out_dir = request.output.folder(Path("results") / f"{run_name(trained)}_{folders.name}")
         amp = precision_of(runtime.amp, world, trained.modules.values(), begun=amp_of_results(out_dir))
@@ -109,12 +109,14 @@ def main(args: argparse.Namespace) -> None:
         detector = method.Detector(trained.config, modules, options, amp, request.score)
         check_healthy_dir(request, detector)
         slices = folders.open(reading)
-        info = run_info(request, trained, detector, options, amp, world) | request.output.facts(out_dir, slices)
+        info = run_info(request, trained, reading, detector, options, amp, world) | request.output.facts(
+            out_dir, slices
+        )
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
         if request.healthy_dir:
             result_writer(out_dir, info, world)
-            healthy = open_slices(request.healthy_dir, reading, folders.num_samples, folders.patients)
+            healthy = request.opening.of_slices(request.healthy_dir).folders.open(reading)
             calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, share, runtime.workers)
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, request.score)
@@ -127,17 +129,6 @@ def checkpoint_of(request: Request, method) -> Path:
         return Path(request.model_path)
     default = default_log_dir(request.method, request.stated.get("dataset", "custom"))
     return newest_checkpoint(method, Path(request.log_dir) if request.log_dir else default)
-
-
-def check_healthy_folder(request: Request, reading: Reading, world: World) -> None:
-    """Check --healthy_dir: its patients may be those of --data_dir, but not its images' state of health."""
-    if request.healthy_dir is None:
-        return
-    plain = dict.fromkeys(("part", "layout", "contrast"))
-    folders = replace(request.opening.folders, data_dir=request.healthy_dir, **plain)
-    summaries = check_once(folders, reading, None, True, request.opening.workers, world)
-    if world.is_main:
-        print("\n".join(summaries))
 
 
 def check_healthy_dir(request: Request, detector) -> None:
@@ -158,12 +149,14 @@ def run_name(trained: TrainedBaseline) -> str:
     return trained.path.resolve().parent.parent.name
 
 
-def run_info(request: Request, trained: TrainedBaseline, detector, options: dict, amp: str, world: World) -> dict:
+def run_info(
+    request: Request, trained: TrainedBaseline, reading: Reading, detector, options: dict, amp: str, world: World
+) -> dict:
     """Everything that determines the results, for run.json, and where they came from."""
     networks = trained.modules.values()
     return {
         "method": detector.method,
-        **asdict(trained.judging(request.match_contrast)),
+        **asdict(reading),
         "healthy_dir": request.healthy_dir and str(request.healthy_dir),
         "seed": request.runtime.seed,
         "amp": amp,
@@ -174,7 +167,7 @@ def run_info(request: Request, trained: TrainedBaseline, detector, options: dict
         "options": options,
         "model": {"step": trained.step, "weights_hash": trained.weights_hashes, "command": trained.command},
         "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
-        **provenance(trained.reading, request.opening.folders, world),
+        **provenance(reading, request.opening.folders, world),
     }
 
 

@@ -38,6 +38,17 @@ from uad.errors import InputError, input_error, missing_flag
 from uad.scores import RESIDUAL_SCORES
 from uad.suited import suited_to
 
+# Whose flags these are; the others are those of all competitors.
+BELONGS_TO = {
+    "channel": ("intensity",),
+    "equalise": ("intensity",),
+    "interior": ("intensity",),
+    "train_dir": ("intensity", "pca"),
+    "components": ("pca",),
+    "model_path": ("pca",),
+    "ae_load_dir": ("autoencoder",),
+}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -111,6 +122,14 @@ def get_args_parser() -> Flags:
 def request_of(args: argparse.Namespace) -> Request:
     """What the flags say, as plain values."""
     require(args, "method")
+    parser = get_args_parser()
+    check_values(
+        [
+            (f"--{name}", getattr(args, name), f"a flag of --method {' or '.join(methods)}", args.method in methods)
+            for name, methods in BELONGS_TO.items()
+            if getattr(args, name) != parser.get_default(name)
+        ]
+    )
     return Request(
         method=args.method,
         opening=opening_of(args),

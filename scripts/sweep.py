@@ -21,7 +21,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from bernoulli_diffusion.flags import add_detection_flags, add_model_source_flags, model_source
 from bernoulli_diffusion.grid import GridDetector
 from bernoulli_diffusion.grid_flags import GRID_PRESETS, Grid, grid_of
-from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion, detector, notices
+from bernoulli_diffusion.method import METHOD, Detection, MaskedBernoulliDiffusion, detector, notices
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
 from bernoulli_diffusion.settings import settings_content
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
@@ -51,7 +51,7 @@ from uad.evaluation.clinical import evaluate
 from uad.evaluation.figures import save
 from uad.evaluation.heat_maps import heat_maps
 from uad.evaluation.held_maps import HeldImages, read_images, study_of
-from uad.evaluation.rows import write_csv
+from uad.evaluation.rows import write_table
 from uad.evaluation.study import with_neighbours
 from uad.evaluation.sweep import (
     METRICS,
@@ -69,7 +69,6 @@ from uad.files import write_json, write_text
 from uad.results import DISEASED_KEY
 from uad.scores import check_polarity
 
-METHOD = "masked Bernoulli diffusion"
 RUN = "sweep.json"
 
 
@@ -117,19 +116,14 @@ def request_of(args: argparse.Namespace) -> Request:
     require(args, "data_dir", "out_dir")
     check_values([("--batch_size", args.batch_size, "1 or more", args.batch_size >= 1)])
     opening = opening_of(args)
-    healthy = None
-    if args.healthy_dir:
-        # A folder of slices, also where the images are a part of a release.
-        folder = replace(opening.folders, data_dir=args.healthy_dir, part=None, layout=None, contrast=None)
-        healthy = replace(opening, folders=folder)
     neighbours, bootstrap = clinical_of(args)
     return Request(
         opening=opening,
-        healthy=healthy,
+        healthy=opening.of_slices(args.healthy_dir) if args.healthy_dir else None,
         autoencoder=autoencoder_source(args),
         model=model_source(args),
         grid=grid_of(args),
-        choose_by=args.choose_by or ("ap_with_healthy" if healthy else "ap"),
+        choose_by=args.choose_by or ("ap_with_healthy" if args.healthy_dir else "ap"),
         neighbours=neighbours,
         bootstrap=bootstrap,
         batch_size=args.batch_size,
@@ -160,13 +154,14 @@ def main(args: argparse.Namespace) -> None:
             print(line)
         networks, path = (autoencoder.network, model.network), request.out / RUN
         amp = precision_of(request.runtime.amp, world, networks, begun=amp_of_results(request.out, RUN))
-        facts = facts_of(request, default, autoencoder, model, amp, world)
+        reading = autoencoder.judging(default.match_contrast)
+        facts = facts_of(request, default, reading, autoencoder, model, amp, world)
         if only_shown(request.opening, facts | {"settings": [str(each) for each in every]}, world):
             return
         check_begun(request.out, path, facts)
         found = {setting: read_outcome(request.out, setting) for setting in every}
         if missing := [every[setting] for setting, outcome in found.items() if outcome is None]:
-            held = read_all(request, autoencoder.judging(default.match_contrast))
+            held = read_all(request, reading)
             if not path.is_file():
                 write_json(path, facts)
             method = detector(autoencoder.network, model, missing[0], world.device, amp)
@@ -203,6 +198,7 @@ def setting_of(detection: Detection) -> Setting:
 def facts_of(
     request: Request,
     default: Detection,
+    reading: Reading,
     autoencoder: TrainedAutoencoder,
     model: TrainedDiffusion,
     amp: str,
@@ -218,7 +214,7 @@ def facts_of(
         healthy = {"healthy_dir": str(folders.data_dir), "healthy_hash": data_hash(folders.images)}
     facts = {
         "method": METHOD,
-        **asdict(autoencoder.judging(default.match_contrast)),
+        **asdict(reading),
         "seed": request.runtime.seed,
         "amp": amp,
         **common,
@@ -227,7 +223,7 @@ def facts_of(
         **healthy,
         "neighbours": request.neighbours,
         "bootstrap": request.bootstrap,
-        **provenance(autoencoder.reading, request.opening.folders, world),
+        **provenance(reading, request.opening.folders, world),
     }
     return json.loads(json.dumps(facts))
 
@@ -321,7 +317,7 @@ def write(
     hashes = {key: facts[key] for key in ("data_dir", "data_hash", "healthy_dir", "healthy_hash", "num_samples")}
     caution = caution_of(facts)
     text = f"{choice.text()}\n\n{caution}\n"
-    write_csv(out / "sweep.csv", sweep_rows(outcomes, choice))
+    write_table(out / "sweep.csv", sweep_rows(outcomes, choice))
     write_text(out / "sweep.md", f"{sweep_table(outcomes, choice).markdown()}\n{text}")
     figure = heat_maps([found[setting] for setting in wanted], choice)
     save(figure, out / "heat_maps.png")

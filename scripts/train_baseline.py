@@ -44,7 +44,7 @@ from uad.configuration import check_values, without_removed
 from uad.data.reading.facts import contrast_of_training
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
-from uad.data.training.loading import TrainingImages, collate_training, with_augmentation
+from uad.data.training.loading import TrainingImages, with_augmentation
 from uad.distributed import World, distributed_world
 from uad.optimizers import MATRIX_LR, make_optimizer
 from uad.run_lock import exclusive
@@ -302,7 +302,6 @@ def stage_training(
             )
         ],
         dataset=TrainingImages(slices, run.variation),
-        collate=collate_training,
         prepare=with_augmentation,
         config={"method": config, "earlier": dict(earlier), **data_of(request.reading, folder)},
         settings=settings,

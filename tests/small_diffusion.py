@@ -13,7 +13,6 @@ from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.data.training.draws import WithDraws
-from uad.data.training.loading import collate_training
 from uad.distributed import World
 from uad.training import Phase, Training, TrainOptions
 
@@ -76,7 +75,6 @@ def training(
         averaged="unet",
         phases=[Phase("unet", loss.network, optimizer, loss)],
         dataset=WithDraws(RandomCodes(), loss.draws),
-        collate=collate_training,
         **described,
     )
 

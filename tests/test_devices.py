@@ -142,7 +142,7 @@ def steps(monkeypatch):
         options = TrainOptions(2, COUNT, 0, amp="bf16", clip_norm=1.0, lr_anneal_steps=9)
         training = Training(
             "pretended", WORLD, options, Path(), CheckpointFiles(Path(), "{step}", "{step}"), modules,
-            next(iter(modules)), phases, dataset=[], collate=list, config={}, settings={},
+            next(iter(modules)), phases, dataset=[], config={}, settings={},
         )  # fmt: skip
         batch = batch | {"position": torch.arange(COUNT)} | default_collate([draws(p) for p in range(COUNT)])
         return [training.step(batch, number) for number in range(2)]

@@ -20,7 +20,6 @@ from test_training import assert_same, images, small  # noqa: F401
 
 from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.data.reading.folder import SliceFolder
-from uad.data.training.loading import collate_training
 from uad.distributed import World
 from uad.errors import InputError
 from uad.files import TEMPORARY, read_json, remove_leftovers, write_json, write_text, written_whole
@@ -213,7 +212,6 @@ def toy(folder: Path, loss, steps: int, amp: str = "off") -> Training:
         averaged="m",
         phases=[Phase("m", module, torch.optim.SGD(module.parameters(), 0.01), of_batch)],
         dataset=Numbers(),
-        collate=collate_training,
         config={},
         settings={},
     )

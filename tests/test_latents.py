@@ -3,10 +3,10 @@
 import pytest
 import torch
 from random_slices import random_slices, views
+from torch.utils.data import default_collate
 
 from bernoulli_diffusion.latents import LiveViews, ViewedSlices, Views
 from uad.data.reading.folder import SliceFolder
-from uad.data.training.loading import collate_training
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_augmented_views_differ_and_view_0_is_the_slice_itself(slices):
 def all_views(slices, views: Views, indices) -> torch.Tensor:
     """Every view of some slices (N, codes, C, S, S)."""
     viewed = ViewedSlices(slices, views)
-    return viewed.prepared(collate_training([viewed[index] for index in indices]))
+    return viewed.prepared(default_collate([viewed[index] for index in indices]))
 
 
 def test_views_do_not_depend_on_the_slices_beside_them(slices):
@@ -45,7 +45,7 @@ def test_live_views_are_a_function_of_the_position(slices, lesions):
     keys = [(position % 7, position) for position in range(12)]
 
     def prepared(keys) -> dict:
-        return live.prepared(collate_training([live[key] for key in keys]))
+        return live.prepared(default_collate([live[key] for key in keys]))
 
     together = prepared(keys)
     assert set(together) == {"image", "shown_image", "name", "index", "position"}
@@ -60,6 +60,6 @@ def test_live_views_are_a_function_of_the_position(slices, lesions):
 
 def test_live_views_without_variation_are_the_slices(slices):
     live = LiveViews(slices, views(False, 1))
-    batch = live.prepared(collate_training([live[2, 5], live[4, 6]]))
+    batch = live.prepared(default_collate([live[2, 5], live[4, 6]]))
     assert torch.equal(batch["image"], torch.stack([slices[i]["image"] for i in (2, 4)]))
     assert torch.equal(batch["shown_image"], batch["image"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import write_slice
@@ -11,7 +12,6 @@ from uad.data.training.loading import (
     StepBatches,
     TrainingImages,
     Variation,
-    collate_training,
     mirrored,
     training_loader,
     with_augmentation,
@@ -65,7 +65,7 @@ def test_augmentation_is_a_function_of_the_position(brains, workers):
 
     def batches(size: int, workers: int) -> torch.Tensor:
         keys = StepBatches(len(images), size, rank=0, size=1, seed=3, start=0, stop=12 // size)
-        loader = training_loader(images, collate_training, keys, workers, pin_memory=False)
+        loader = training_loader(images, keys, workers, pin_memory=False)
         return torch.cat([with_augmentation(batch)["image"] for batch in loader])
 
     alone = batches(1, 0)
@@ -76,5 +76,5 @@ def test_augmentation_is_a_function_of_the_position(brains, workers):
 
 def test_images_are_augmented_once(brains):
     images = TrainingImages(brains, Variation(False, 1.0, 1))
-    batch = with_augmentation(collate_training([images[0, 0], images[1, 1]]))
+    batch = with_augmentation(default_collate([images[0, 0], images[1, 1]]))
     assert with_augmentation(batch)["image"] is batch["image"]

@@ -9,7 +9,7 @@ from commands import SAMPLE_BASELINE, TRAIN_BASELINE, maps, run
 from random_backbone import save_alexnet, save_resnet18
 from short_training import batches, check_lesions_are_found_whatever_the_batch, discs
 
-from baselines import methods, patchcore
+from baselines import patchcore
 from baselines.backbones import BACKBONES, FrozenFeatures
 from uad import precision
 from uad.cli import runtime
@@ -51,10 +51,6 @@ def fitted(weights):
     images, _ = discs(16, SIZE, seed=0)
     config = configuration(weights)
     return patchcore.fit(config, patchcore.build(config), batches(images, 5), torch.device("cpu"), "off")
-
-
-def test_the_flag_offers_the_backbones_that_there_are():
-    assert set(methods.BACKBONES) == BACKBONES.keys()
 
 
 def test_the_coreset_covers_the_patches():

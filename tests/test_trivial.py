@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from commands import SMALL_STAGE1, STAGE1, run
+from commands import SMALL_STAGE1, STAGE1, module, run
 from sklearn.metrics import roc_auc_score
 
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, equalised, fit_pca, load_pca, save_pca
@@ -42,6 +42,21 @@ def test_intensity_is_its_own_map():
     assert smooth.std() < 0.5 * images[:, 1].std()
     balanced = RawIntensity(1, score="balanced_smooth").reconstruct(images, []).anomaly_map
     torch.testing.assert_close(balanced, smooth / smooth.mean((1, 2), keepdim=True).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("intensity", "--components 3 --model_path m.pt"),
+        ("pca", "--interior"),
+        ("autoencoder", "--train_dir d --channel 0"),
+    ],
+)
+def test_flags_of_another_competitor_are_refused(method, more):
+    script, words = module(SAMPLE), f"--method {method} --data_dir d {more}".split()
+    with pytest.raises(InputError) as caught:
+        script.request_of(script.get_args_parser().parse_args(words))
+    assert {problem.where for problem in caught.value.problems} == {word for word in more.split() if word[:2] == "--"}
 
 
 def test_equalisation_gives_uniform_ranks_of_the_foreground():

@@ -15,9 +15,8 @@ from uad.evaluation.attributes import NOT_STATED, read_attributes
 from uad.evaluation.breakdown import breakdown, groups_of
 from uad.evaluation.calibration import Calibration, calibrate, check_apart, realised
 from uad.evaluation.clinical import evaluate
-from uad.evaluation.comparison import method_alone
 from uad.evaluation.contenders import SAVED
-from uad.evaluation.study import open_study
+from uad.evaluation.study import method_alone, open_study
 from uad.results import ResultWriter
 
 

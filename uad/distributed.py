@@ -117,9 +117,9 @@ class World:
             raise error or first
         return value
 
-    def told_by_main(self, value: T) -> T:
-        """The main process's value, a plain one, in every process; they wait for it however long it takes."""
-        told = [value]
+    def told_by_main(self, action: Callable[[], T]) -> T:
+        """What `action` gives in the main process, a plain value, in every process; see on_main."""
+        told = [self.on_main(action)]
         if self.size > 1:
             dist.broadcast_object_list(told, src=0, group=self.patient)
         return told[0]

@@ -68,8 +68,8 @@ def detect_folder(
     seed: int,
     workers: int,
     compare_sides: bool = False,
-) -> int:
-    """Run a method on this process's share of a folder and save every image; returns how many were left to do.
+) -> None:
+    """Run a method on this process's share of a folder and save every image that is not saved yet.
 
     compare_sides: maps are compared with those of the other side, see uad.sides. Worker processes decode the images to
     come, and threads write those that are done, while the method computes.
@@ -96,7 +96,6 @@ def detect_folder(
             bar.update(len(images))
     bar.close()
     world.barrier()
-    return len(own)
 
 
 def what_to_keep(out_dir: Path, chosen: str | None, images: int) -> str:

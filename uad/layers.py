@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from uad.randomness import derive_seed
+from uad.randomness import derive_seed, mixed_
 
 
 class GroupNorm(nn.GroupNorm):
@@ -50,9 +50,9 @@ class KeyedDropout(nn.Module):
             return x
         if keys is None:
             raise ValueError("dropout in training needs keys: two numbers for each image")
-        of_image = _mixed(_mixed(keys[:, 0] + self.number) ^ keys[:, 1])
-        of_place = _mixed(torch.arange(x[0].numel(), dtype=torch.int32, device=x.device))
-        drawn = _mixed(of_image[:, None] ^ of_place).view(x.shape)
+        of_image = mixed_(mixed_(keys[:, 0] + self.number) ^ keys[:, 1])
+        of_place = mixed_(torch.arange(x[0].numel(), dtype=torch.int32, device=x.device))
+        drawn = mixed_(of_image[:, None] ^ of_place).view(x.shape)
         return torch.where(drawn < int(self.rate * 2**32) - 2**31, 0.0, x * (1 / (1 - self.rate)))
 
     def extra_repr(self) -> str:
@@ -62,13 +62,3 @@ class KeyedDropout(nn.Module):
 def image_keys(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:
     """Keys (N, 2), int32, of images by their positions in the stream of training images, for KeyedDropout."""
     return torch.tensor([[derive_seed(seed, purpose, position)] for position in positions]).view(torch.int32)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """A bijection of int32 that looks random: C. Wellons' lowbias32, in arithmetic that wraps around."""
-    x = x ^ (x >> 16).bitwise_and_(0xFFFF)
-    x *= 0x7FEB352D
-    x ^= (x >> 15).bitwise_and_(0x1FFFF)
-    x *= 0x846CA68B - 2**32
-    x ^= (x >> 16).bitwise_and_(0xFFFF)
-    return x

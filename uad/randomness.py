@@ -25,3 +25,14 @@ def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torc
 def uniform_field(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     """Uniform numbers in [0, 1), (len(generators), *shape), row i drawn from generator i, on its device."""
     return torch.stack([torch.rand(*shape, generator=g, device=g.device, dtype=torch.float32) for g in generators])
+
+
+def mixed_(numbers: Tensor) -> Tensor:
+    """int32 numbers, hashed in place by C. Wellons' lowbias32: a bijection that spreads every bit over all 32."""
+    # int32 shifts by repeating the sign: what comes in from the left is taken away. Products wrap around.
+    numbers ^= (numbers >> 16).bitwise_and_(0xFFFF)
+    numbers *= 0x7FEB352D
+    numbers ^= (numbers >> 15).bitwise_and_(0x1FFFF)
+    numbers *= 0x846CA68B - 2**32
+    numbers ^= (numbers >> 16).bitwise_and_(0xFFFF)
+    return numbers

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from tqdm import tqdm
 
 from uad.averaging import MovingAverage
@@ -80,7 +80,6 @@ class Training:
     averaged: str
     phases: list[Phase]
     dataset: Dataset
-    collate: Callable[[list], dict]
     config: dict
     settings: dict
     prepare: Callable[[dict], dict] = dict
@@ -118,9 +117,7 @@ class Training:
             start,
             options.train_steps,
         )
-        loader = training_loader(
-            self.dataset, self.collate, batches, options.workers, pin_memory=world.device.type == "cuda"
-        )
+        loader = training_loader(self.dataset, batches, options.workers, pin_memory=world.device.type == "cuda")
         bar = tqdm(total=options.train_steps, initial=start, unit="step", disable=not world.is_main, desc=self.kind)
         done = start
         with (
@@ -245,7 +242,7 @@ class Training:
         (keys,) = StepBatches(
             len(self.dataset), options.batch_size, world.rank, world.size, options.seed, step - 1, step
         )
-        return _names(self.collate([self.dataset[key] for key in keys]))
+        return _names(default_collate([self.dataset[key] for key in keys]))
 
     def _state_scalars(self) -> dict[str, float]:
         values = {f"lr_{p.name}": p.optimizer.param_groups[0]["lr"] for p in self.phases}

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from uad.application.judging import Judged
-from uad.data.reading.folder import SliceFolder, evenly_spread
+from uad.data.reading.folder import SliceFolder
+from uad.data.reading.listing import evenly_spread
 from uad.data.reading.patients import scan_of
 from uad.errors import input_error
 from uad.files import read_json, write_json

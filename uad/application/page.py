@@ -11,10 +11,9 @@ from uad.application.showing import case_name
 from uad.application.writing import COLUMNS, summary_rows
 from uad.evaluation.tables import Table
 from uad.report.markup import facts_html, folded, table_html
-from uad.report.page import write_page
+from uad.report.page import PAGE, write_page
 from uad.report.viewer import CASES, EMBEDDED_BYTES, Viewer, case_content, embedded_within
 
-PAGE = "report.html"
 HEADINGS = {
     "name": "",
     "score": "score",

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uad.cli.flags import add, add_switch, given
@@ -119,6 +119,10 @@ class Opening:
     check_data: bool
     dry_run: bool
     workers: int
+
+    def of_slices(self, folder: str) -> "Opening":
+        """The same of a folder of slices, also where the images are a part of a release."""
+        return replace(self, folders=replace(self.folders, data_dir=folder, part=None, layout=None, contrast=None))
 
 
 def add_folder_flags(parser: argparse.ArgumentParser, validation: str | None = None, training: bool = False) -> None:

@@ -68,7 +68,7 @@ class Flags(argparse.ArgumentParser):
         for name, value in values.items():
             actions[name].default = value
             if value is not None:  # else what the flag's help says holds
-                actions[name].help = actions[name].help.rsplit(DEFAULT, 1)[0] + f"{DEFAULT}{_words(value)})"
+                actions[name].help = actions[name].help.rsplit(DEFAULT, 1)[0] + f"{DEFAULT}{words_of(value)})"
 
     def error(self, message: str):
         """End with exit code 2 and the message; a flag that is nearly right is named."""
@@ -136,7 +136,7 @@ def number_or_all(text: str) -> int | str:
 NAMES = {int: "N", float: "X", number_or_all: "{N,all}"}
 
 
-def _words(value) -> str:
+def words_of(value) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -144,7 +144,7 @@ def add(group, *names: str, default=None, help: str, shown=None, **options) -> N
     """Add a flag whose help ends with its default (`shown` where that is not the parser's)."""
     if options.get("required"):
         shown = "required"
-    text = _words(shown if shown is not None else default)
+    text = words_of(shown if shown is not None else default)
     group.add_argument(*names, default=default, help=f"{help}{DEFAULT}{text})", **options)
 
 

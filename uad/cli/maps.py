@@ -3,6 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
+from uad.cli.flags import words_of
 from uad.errors import InputError, Problem
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.paper_protocol import VARIANTS
@@ -31,7 +32,7 @@ def _problems_with_maps(args: Namespace) -> list[Problem]:
         ("--protocol", args.protocol in VARIANTS and args.protocol, "another", f"{unsuitable}: leave --protocol out"),
     ]
     problems = [
-        Problem(flag, f"{_words(found)}, with --maps", expected, remedy)
+        Problem(flag, f"{words_of(found)}, with --maps", expected, remedy)
         for flag, found, expected, remedy in refused
         if found
     ]
@@ -62,7 +63,3 @@ def _problems_without_maps(args: Namespace) -> list[Problem]:
         found, expected = f"{len(args.healthy)} folders", "one: it belongs to every folder of --results"
         problems.append(Problem("--healthy", found, expected, "scripts/compare.py takes one for each"))
     return problems
-
-
-def _words(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -24,7 +24,7 @@ def provenance(reading: Reading, folders: Folders, world: World) -> dict:
         **folders.facts,
         **({} if channel is None else {"display_channel": channel}),
         **({} if names is None else {"channel_names": list(names)}),
-        "data_hash": world.told_by_main(world.on_main(lambda: data_hash(folders.images))),
+        "data_hash": world.told_by_main(lambda: data_hash(folders.images)),
         **({} if folders.patients is None else {"patients_hash": file_hash(folders.patients)}),
         "versions": versions(),
         "command": command_line(),

@@ -11,10 +11,9 @@ from uad.evaluation import metrics
 from uad.evaluation.attributes import Attributes, range_name
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Clinical
-from uad.evaluation.comparison import method_alone
 from uad.evaluation.measure import ImageMeasure, measure_healthy_image, pixel_histograms
 from uad.evaluation.statistics import quartiles
-from uad.evaluation.study import Study
+from uad.evaluation.study import Study, method_alone
 
 SIZE = "lesion pixels of an image"
 Histograms = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -99,11 +98,11 @@ def breakdown(
             for number in members:
                 pooled[kind][number, bins] += counts
 
-    for place, found in enumerate(method_alone(study, name).each(partial(_scored, scale=scale), mapper, progress)):
+    for place, found in enumerate(method_alone(study).each(partial(_scored, scale=scale), mapper, progress)):
         pool(found, [number for number, group in enumerate(groups) if place in group.scored])
     if healthy is not None:
         measure = partial(measure_healthy_image, scales={name: scale})
-        for place, image in enumerate(method_alone(healthy, name).each(measure, mapper, progress)):
+        for place, image in enumerate(method_alone(healthy).each(measure, mapper, progress)):
             members = [number for number, group in enumerate(groups) if place in group.healthy]
             pool(image.rows[name].histograms, members)
     values = metrics.bin_values(np.arange(metrics.N_BINS), scale)

@@ -1,7 +1,7 @@
 """Several methods on the same images: one table with intervals, paired differences and costs, and one figure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +59,6 @@ def _distinct_parts(folders: Sequence[Path]) -> list[str]:
             return list(parts)
     named = ", ".join(map(str, folders))
     raise input_error(named, "the same method and no part of the paths that differs", "names that differ", "rename one")
-
-
-def method_alone(study: Study, name: str) -> Study:
-    """The study with its method as the only row, called `name`."""
-    return replace(study, rows=(replace(study.rows[0], name=name),))
 
 
 def check_same_images(studies: Sequence[Study]) -> None:
@@ -218,11 +213,9 @@ def _with_inputs(studies: Iterable[Study]) -> Study:
 
 def _draw_inputs(columns: np.ndarray, study: Study, cases: Sequence[Case]) -> None:
     """The first two columns of axes (K, 2): the image, and the image with its mask; black where no inputs are."""
-    run = study.folder.run
-    channel = run.get("display_channel", run["n_channels"] - 1)
     for (plain, marked), case in zip(columns, cases, strict=True):
         result = study.load(case.name)
-        shown = np.zeros_like(result.anomaly_map) if result.image is None else result.image[channel]
+        shown = np.zeros_like(result.anomaly_map) if result.image is None else result.image[study.display_channel]
         image = for_display(shown, result.affine)
         for axes in (plain, marked):
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)

@@ -74,8 +74,7 @@ def _limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:
 
 def _channel(study: Study) -> int | None:
     """The channel that is shown, None where no images are stored."""
-    run = study.folder.run
-    return run.get("display_channel", run["n_channels"] - 1) if study.folder.has_inputs else None
+    return study.display_channel if study.folder.has_inputs else None
 
 
 def _channel_shown(study: Study, result: Result) -> dict[str, np.ndarray]:

@@ -1,7 +1,5 @@
 """An evaluation as CSV: a row per image and per patient."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,32 +8,28 @@ from types import MappingProxyType
 from uad.evaluation.calibration import Calibration
 from uad.evaluation.clinical import Clinical
 from uad.evaluation.statistics import HEADLINE_RATE
-from uad.files import write_text
+from uad.files import write_csv
 
 NOTHING: Mapping = MappingProxyType({})
 
 
 def write_rows(folder: Path, clinical: Clinical, calibrations: Mapping[str, Calibration] = NOTHING) -> None:
     """Write per_image.csv and per_patient.csv; calibrations: of the contenders, for p-values, or none."""
-    write_csv(folder / "per_image.csv", image_rows(clinical, calibrations))
-    write_csv(folder / "per_patient.csv", patient_rows(clinical))
+    write_table(folder / "per_image.csv", image_rows(clinical, calibrations))
+    write_table(folder / "per_patient.csv", patient_rows(clinical))
 
 
-def write_csv(path: Path, rows: Sequence[Mapping]) -> None:
-    """Write rows of values as CSV, columns in the order of first appearance; an undefined number is an
-    empty cell.
+def write_table(path: Path, rows: Sequence[Mapping]) -> None:
+    """Write rows of values as CSV, columns in the order of first appearance; a number that is missing or undefined is
+    an empty cell.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if _undefined(value) else value for key, value in row.items()})
-    write_text(path, text.getvalue())
+    cells = [["" if _undefined(value) else value for value in map(row.get, columns)] for row in rows]
+    write_csv(path, columns, cells)
 
 
 def _undefined(value) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def image_rows(clinical: Clinical, calibrations: Mapping[str, Calibration]) -> list[dict]:

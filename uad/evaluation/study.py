@@ -56,6 +56,12 @@ class Study:
         return self.folder.names
 
     @property
+    def display_channel(self) -> int:
+        """The channel that is shown of its images: as run.json says, else the last."""
+        run = self.folder.run
+        return run.get("display_channel", run.get("n_channels", 1) - 1)
+
+    @property
     def extras(self) -> list[str]:
         """What has to be loaded with every image."""
         return sorted({extra for row in self.rows for extra in row.extras})
@@ -131,6 +137,12 @@ def open_study(
     everywhere = tuple(extra for extra in (AUTOENCODER, EVIDENCE_EXTRA) if _stored(extra, results, records))
     rows = contenders(results.run, everywhere, score, polarity, results.has_inputs)
     return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
+
+
+def method_alone(study: Study, name: str | None = None) -> Study:
+    """The study with its method as the only row, called `name` where that is given."""
+    first = study.rows[0]
+    return replace(study, rows=(replace(first, name=name or first.name),))
 
 
 def with_neighbours(studies: Sequence[Study], sigma: float) -> list[Study]:

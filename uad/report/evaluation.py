@@ -16,10 +16,9 @@ from uad.report.answer import (
     forest_of,
 )
 from uad.report.markup import facts_html, folded, picture_html, table_html
-from uad.report.page import examples_html, write_page
+from uad.report.page import PAGE, examples_html, write_page
 from uad.report.viewer import Viewer
 
-PAGE = "report.html"
 # So many competitors of an evaluated method stand beside it above the viewer; the tables have them all.
 COMPETITORS = 4
 # Tables of at most so many rows are open.

@@ -10,6 +10,7 @@ from uad.files import write_text
 from uad.report.packing import json_in_page
 from uad.report.viewer import Viewer
 
+PAGE = "report.html"
 # In the order in which they build on each other; the viewers follow what both of them use.
 SCRIPTS = ("data.js", "draw.js", "controls.js", "cases.js", "film.js", "slices.js", "volumes.js", "start.js")
 

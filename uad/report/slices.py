@@ -1,7 +1,7 @@
 """The viewer's content of an evaluation or a comparison: every image's maps, pictures and truth, packed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from uad.evaluation.clinical import Clinical, Row
 from uad.evaluation.display import for_display
 from uad.evaluation.metrics import N_BINS, float16_bins
-from uad.evaluation.study import Study
+from uad.evaluation.study import Study, method_alone
 from uad.files import write_text
 from uad.films import film_path, read_film
 from uad.report.choosing import EMBEDDED, SCORED, Entry, by_interest, entries_of
@@ -50,11 +50,6 @@ class Scored:
         """Its pooled result."""
         return self.clinical.rows[self.study.rows[0].name]
 
-    def of_method_alone(self) -> tuple[Study, Study | None]:
-        """The studies without the competitors, whose maps are not shown and would have to be made."""
-        alone = (each and replace(each, rows=each.rows[:1]) for each in (self.study, self.healthy))
-        return tuple(alone)
-
 
 @dataclass(frozen=True)
 class Packed:
@@ -83,7 +78,9 @@ def slice_viewer(
     places = {(entry.group, entry.name): number for number, entry in enumerate(chosen)}
     # In the order of their names, in which neighbouring slices are read once.
     ordered = sorted(chosen, key=lambda entry: (entry.group, entry.name))
-    pack = partial(pack_case, [each.of_method_alone() for each in methods], [each.row.scale for each in methods])
+    # The maps of competitors are not shown, and would have to be made.
+    alone = [tuple(study and method_alone(study) for study in (each.study, each.healthy)) for each in methods]
+    pack = partial(pack_case, alone, [each.row.scale for each in methods])
     embedded, ranges = {}, []
     contents = progress(mapper(pack, ordered), len(ordered))
     for entry, content in zip(ordered, contents, strict=True):
@@ -99,7 +96,7 @@ def slice_viewer(
     return Viewer(
         kind="slices",
         channels=_channels(methods),
-        shown_channel=_shown_channel(methods),
+        shown_channel=methods[0].study.display_channel,
         methods=tuple(shown),
         cases=tuple(_case(number, entry, methods[0]) for number, entry in enumerate(chosen)),
         embedded=embedded,
@@ -211,11 +208,6 @@ def _curve(row: Row, first: int, last: int) -> list[list[float]]:
     wanted = np.linspace(first, last, CURVE_POINTS).astype(int)
     near = np.unique(inside[np.clip(np.searchsorted(bins[inside], wanted), 0, len(inside) - 1)])
     return [[int(bins[i]), round(float(dice[i]), 4)] for i in near]
-
-
-def _shown_channel(methods: Sequence[Scored]) -> int:
-    run = methods[0].study.folder.run
-    return run.get("display_channel", run.get("n_channels", 1) - 1)
 
 
 def _channels(methods: Sequence[Scored]) -> tuple[str, ...]:

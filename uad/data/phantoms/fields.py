@@ -22,7 +22,6 @@ COARSE_MM = 4.0
 # Volume voxel that shows MNI (0, -17, 0): slice 72 holds the commissures, as in the SRI24 space of BraTS.
 CENTRE_VOXEL = np.array([120.0, 120.0, 72.0])
 CENTRE_MNI = np.array([0.0, -17.0, 0.0])
-TISSUES = ("grey", "white", "csf")
 
 
 class Template(NamedTuple):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from uad.data.reading.folder import evenly_spread
 from uad.data.reading.formats import read_mask, read_slice
+from uad.data.reading.listing import evenly_spread
 from uad.files import written_whole
 
 MOST_PATIENTS = 12

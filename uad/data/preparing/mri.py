@@ -19,11 +19,10 @@ import numpy as np
 
 from uad.configuration import check_configuration
 from uad.data.preparing.contact_sheet import write_contact_sheet
-from uad.data.reading.facts import PREPARATION
 from uad.data.reading.formats import write_slice
 from uad.data.reading.geometry import CANONICAL, Grid, by
 from uad.data.reading.layouts import Scan, fingerprint
-from uad.data.reading.planes import Framing, Plane, brains_of, plane_of
+from uad.data.reading.planes import PREPARATION, Framing, Plane, brains_of, plane_of
 from uad.data.reading.scans import LoadedScan, header_problems, load_scan, scan_grid
 from uad.errors import InputError, Problem, ValueProblem, input_error
 from uad.files import read_json, write_csv, write_json
@@ -36,15 +35,14 @@ VOLUME_COLUMNS = (
     "scan", "patient", "shows", "file", "shape", "axes", "spacing_mm", "oblique_degrees",
     "prepared_shape", "prepared_axes", "prepared_spacing_mm", "notices",
 )  # fmt: skip
-# What is known of health: by a segmentation, by the words of who prepares, or nothing.
-HEALTH = ("seg", "healthy", "unknown")
 
 
 @dataclass(frozen=True)
 class Choice:
     """How to prepare.
 
-    channels: their names in order; health: one of HEALTH; framing: spacing and size of the slices; skip_low, skip_high:
+    channels: their names in order; health: what is known of it, by a segmentation (seg), by the words of who
+    prepares (healthy), or nothing (unknown); framing: spacing and size of the slices; skip_low, skip_high:
     axial slices left out at the bottom and top; every: keep each such slice of the rest; min_brain: least share of a
     slice's pixels that must be the patient; resampling: bring volumes of other grids onto the first channel's.
     """

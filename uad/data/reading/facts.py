@@ -8,17 +8,16 @@ import numpy as np
 import torch
 
 from uad.data.reading.contrast import Contrast, mean_contrast
-from uad.data.reading.folder import SliceFolder, evenly_spread, resize_image, resize_mask
+from uad.data.reading.folder import SliceFolder, resize_image, resize_mask
 from uad.data.reading.formats import RawSlice, read_slice
 from uad.data.reading.likeness import Likeness, likeness_of
+from uad.data.reading.listing import evenly_spread
 from uad.data.reading.normalise import CONTRASTED, contrast_of, foreground_of, normalise
-from uad.data.reading.planes import Framing
+from uad.data.reading.planes import PREPARATION, Framing
 from uad.data.reading.settings import Reading
 from uad.errors import ValueProblem
 from uad.files import read_json
 
-# The configuration that the preparation of volumes leaves beside the folders of slices.
-PREPARATION = "prepare_mri.json"
 # So many images, evenly spread, say what a training set looks like.
 LOOKED_AT = 128
 

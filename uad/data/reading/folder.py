@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,12 +10,11 @@ from torch.utils.data import Dataset
 
 from uad.data.reading.contrast import Contrast
 from uad.data.reading.formats import RawSlice, read_mask, read_slice
+from uad.data.reading.listing import evenly_spread
 from uad.data.reading.normalise import normalise
 from uad.data.reading.patients import patient_of
 from uad.data.reading.released import Place, list_images
 from uad.errors import InputError, ValueProblem, input_error
-
-T = TypeVar("T")
 
 
 def read_labelled(path: Path, mask: Path | None, n_channels: int, empty: bool = False) -> RawSlice:
@@ -95,12 +93,6 @@ def resize_mask(mask: torch.Tensor, size: int) -> torch.Tensor:
     """Resize (H, W) to (size, size): the old pixel at the centre of the new one."""
     rows, columns = (((torch.arange(size) + 0.5) * n / size).long() for n in mask.shape)
     return mask[rows][:, columns]
-
-
-def evenly_spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, evenly spread over them, in their order."""
-    count = min(most, len(items))
-    return [items[number * len(items) // count] for number in range(count)]
 
 
 class SliceFolder(Dataset):

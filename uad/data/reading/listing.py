@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from uad.data.reading.decoding import EXTENSIONS, cannot_open, extension_of
 from uad.data.reading.formats import slice_stem
@@ -18,6 +18,15 @@ EXPECTED_TREE = (
 # How releases name a mask that lies beside its image: x_mask.png or mask_x.png beside x.png.
 _MASK = r"(?:masks?|segm?|segmentation|labels?|annotations?|gt|(?:ground_?)?truth)"
 _MASK_NAME = re.compile(rf"(?P<image>.+?)[_-]{_MASK}|{_MASK}[_-](?P<same>.+)", re.IGNORECASE)
+
+
+T = TypeVar("T")
+
+
+def evenly_spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, evenly spread over them, in their order."""
+    count = min(most, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 class Listing(NamedTuple):

@@ -44,8 +44,10 @@ class Folders:
 
     @property
     def images(self) -> Place:
-        """The images of data_dir."""
-        return self.part_of(self.data_dir, self.part)
+        """The images of data_dir: a folder of slices, or a part of a release."""
+        if self.part is None:
+            return self.data_dir
+        return Released(str(self.data_dir), self.part, self.layout, self.contrast)
 
     @property
     def name(self) -> str:
@@ -59,10 +61,6 @@ class Folders:
         return {"data_dir": str(self.data_dir), "num_samples": self.num_samples} | {
             name: value for name, value in chosen.items() if value is not None
         }
-
-    def part_of(self, folder: str, part: str | None) -> Place:
-        """A folder of slices or, where data_dir is a release, the part of one of the same layout."""
-        return folder if self.part is None else Released(str(folder), part, self.layout, self.contrast)
 
     def open(self, reading: Reading) -> SliceFolder:
         """The images of data_dir as a data set."""

@@ -9,7 +9,6 @@ from uad.errors import input_error
 
 DATASETS = ("brats", "OCT", "custom", "chexpert")
 CHANNELS = {"brats": 4, "OCT": 1}
-# Scans of the retina: its diseases change much of a scan, and its sides are not alike.
 CHANNEL_NAMES = {"brats": ("t1", "t1ce", "t2", "flair")}
 DISPLAY_CHANNEL = {"brats": 3}
 IMG_SIZE = 256

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of a counter's steps (the golden ratio of 2^32), and of the hash "lowbias32" (Chris Wellons), which spreads every bit
-# of a number over all 32 bits; written as the int32 that have these bits.
+from uad.randomness import mixed_
+
+# Of a counter's steps (the golden ratio of 2^32), written as the int32 that has these bits.
 STEP = 0x9E3779B9 - 2**32
-FIRST, SECOND = 0x7FEB352D, 0x846CA68B - 2**32
 
 
 def interpolated(grids: Tensor, size: int, align_corners: bool) -> Tensor:
@@ -59,14 +59,7 @@ def hashed(seeds: Tensor, count: int) -> Tensor:
     Counted and hashed: a generator gives other numbers on another device, and numbers drawn on the host are as large as
     the images.
     """
-    numbers = torch.arange(count, dtype=torch.int32, device=seeds.device) * STEP + seeds[:, None]
-    # int32 shifts by repeating the sign: what comes in from the left is taken away.
-    numbers ^= (numbers >> 16) & 0xFFFF
-    numbers *= FIRST
-    numbers ^= (numbers >> 15) & 0x1FFFF
-    numbers *= SECOND
-    numbers ^= (numbers >> 16) & 0xFFFF
-    return numbers
+    return mixed_(torch.arange(count, dtype=torch.int32, device=seeds.device) * STEP + seeds[:, None])
 
 
 def normal_noise(seeds: Tensor, shape: Sequence[int]) -> Tensor:

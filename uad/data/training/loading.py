@@ -1,11 +1,11 @@
 """Batches for training: which image comes at which step, and how it is varied, is a function of (seed, step) alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from uad.data.reading.folder import SliceFolder, left_right_axis
 from uad.data.training.augmentation import Augmentation, augmented, drawn_augmentation
@@ -100,16 +100,6 @@ def mirrored(seed: int, *key: int | str) -> bool:
     return bool(np.random.default_rng(derive_seed(seed, "mirror", *key)).random() < 0.5)
 
 
-def collate_training(items: Sequence[dict]) -> dict:
-    """Items of a training data set as one batch: tensors, those in named tuples too, and numbers stacked, names a list.
-
-    In a worker they are stacked at once in the memory that the training process sees.
-    """
-    return default_collate(items)
-
-
-def training_loader(
-    dataset: Dataset, collate: Callable[[list], dict], batches: StepBatches, workers: int, pin_memory: bool
-) -> DataLoader:
-    """A loader that yields one batch per training step, from `batches.start` to `batches.stop`."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, pin_memory=pin_memory)
+def training_loader(dataset: Dataset, batches: StepBatches, workers: int, pin_memory: bool) -> DataLoader:
+    """A loader that yields one batch per training step, from `batches.start` to `batches.stop`, as torch collates."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)

@@ -8,7 +8,6 @@ by how much maps change. A calibration is left in the folder by `detect.py --mod
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,13 @@ from uad.checkpoints import averaged_weights, load_checkpoint, save_checkpoint
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.cli.inference import add_model_flag
+from uad.configuration import check_values
 from uad.data.reading.listing import evenly_spread, list_folder
+from uad.data.reading.naming import ENDINGS, LABEL
 from uad.detector import TrainedPair, load_detector, load_pair
 from uad.errors import InputError, input_error
-from uad.files import written_whole
 
+NAMES = tuple(name for name in ENDINGS if name != LABEL)
 # So many slices of --check are judged by both.
 CHECKED = 32
 TOLERANCE = 1e-3
@@ -36,10 +37,11 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that the flags say; check: folder of slices, or None."""
+    """Everything that the flags say; channels: what they show, check: folder of slices; None where not given."""
 
     model: Path
     out: Path
+    channels: tuple[str, ...] | None
     check: Path | None
 
 
@@ -48,14 +50,23 @@ def get_args_parser() -> Flags:
     parser = Flags(__doc__)
     add_model_flag(parser)
     add(parser, "--out", type=Path, required=True, help="folder of the packed model")
+    add(
+        parser,
+        "--channels",
+        nargs="+",
+        help="what the model's channels show, in order, where its training images, such as pictures, did not say it: "
+        f"{', '.join(NAMES)}",
+        shown="as trained",
+    )
     add(parser, "--check", type=Path, help="folder of slices on which the maps of both are compared", shown="none")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Pack, and say how large the folder is and what it costs."""
-    request = Request(args.model, args.out, args.check)
+    request = Request(args.model, args.out, args.channels and tuple(args.channels), args.check)
     pair = load_pair(request.model)
+    check_channels(request.channels, pair)
     if request.out.resolve() == pair.folder.resolve():
         raise input_error(f"--out {request.out}", "the model's own folder", "another one", "choose another --out")
     checked = slices_of(request.check, pair) if request.check else []
@@ -64,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
     if there:
         expected, remedy = "a folder for this model alone", "choose another --out, or remove what is there"
         raise input_error(request.out, f"holds {there[0]}, which is of another model", expected, remedy)
-    pack(pair, *paths)
+    pack(pair, request.channels, *paths)
     size = sum(path.stat().st_size for path in paths) / 1e6
     reading, steps = pair.autoencoder.reading, f"step {pair.autoencoder.step} and step {pair.model.step}"
     print(f"{request.out}: {size:.1f} MB, for {reading.dataset} images of {reading.n_channels} channel(s), of {steps}")
@@ -77,10 +88,24 @@ def packed_paths(pair: TrainedPair, out: Path) -> tuple[Path, Path]:
     return checkpoint_files(out).ema_path(pair.autoencoder.step), default_log_dir(out) / pair.model.path.name
 
 
-def pack(pair: TrainedPair, autoencoder: Path, model: Path) -> None:
-    """Write the autoencoder's checkpoint as it is, and the model's with weights of float16."""
-    with written_whole(autoencoder) as temporary:
-        shutil.copyfile(pair.autoencoder.path, temporary)
+def check_channels(channels: Sequence[str] | None, pair: TrainedPair) -> None:
+    """An InputError for another number of channels than the model's, or other names than it has already."""
+    known, count = pair.autoencoder.facts.channels, pair.autoencoder.reading.n_channels
+    expected = f"{count} of {', '.join(NAMES)}, each once"
+    right = channels is None or (len(set(channels)) == len(channels) == count and set(channels) <= set(NAMES))
+    if right and channels and known not in (None, channels):
+        right, expected = False, f"{' '.join(known)}, as in training"
+    check_values([("--channels", " ".join(channels or ()), expected, right)])
+
+
+def pack(pair: TrainedPair, channels: Sequence[str] | None, autoencoder: Path, model: Path) -> None:
+    """Write the autoencoder's checkpoint as it is but for what its channels are called, and the model's with weights of
+    float16.
+    """
+    content = load_checkpoint(pair.autoencoder.path)
+    if channels:
+        content["config"]["facts"]["channels"] = tuple(channels)
+    save_checkpoint(autoencoder, content)
     content = load_checkpoint(pair.model.path)
     weights = {name: value.half() if value.is_floating_point() else value for name, value in content["weights"].items()}
     save_checkpoint(model, content | averaged_weights(weights))

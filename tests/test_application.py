@@ -287,6 +287,7 @@ def test_scans_unlike_the_training_images_are_named():
     assert said(lambda image: image) == ""
     assert "upside down" in said(lambda image: image[:, :, ::-1].copy())
     assert "t1 looks like flair" in said(lambda image: image[::-1].copy())
+    assert "elsewhere in the image: by +0% of its height and +1" in said(lambda image: np.roll(image, 10, 2))
     assert "background is not 0" in said(lambda image: image + np.float32(0.01))
     assert "intensities of t1 are unlike" in said(lambda image: image * np.array([0.5, 1])[:, None, None])
 
@@ -317,6 +318,53 @@ def test_results_belong_to_their_files(runs, tmp_path):
     write_patient(tmp_path / "a", "p1", 7, lesion=True)
     answer(runs, source, tmp_path / "out")
     assert not np.array_equal(before, nib.load(tmp_path / "out" / "anomaly_map" / "p1.nii.gz").get_fdata())
+
+
+def test_an_input_is_judged_again_where_its_files_show_other_channels_or_its_map_is_gone(runs, tmp_path):
+    source = write_patient(tmp_path / "a", "p1", 5, lesion=True)
+    flair, t1 = (source / f"p1_{channel}.nii.gz" for channel in ("flair", "t1"))
+    place = tmp_path / "out" / "anomaly_map" / "p1.nii.gz"
+    found = []
+    for roles in (f"t1={flair} flair={t1}", f"t1={t1} flair={flair}"):
+        answer(runs, f"--channels {roles}", tmp_path / "out")
+        found.append(nib.load(place).get_fdata())
+    assert not np.array_equal(*found), "the wrong assignment is not kept"
+    place.unlink()
+    answer(runs, f"--channels {roles}", tmp_path / "out")
+    np.testing.assert_array_equal(nib.load(place).get_fdata(), found[1])
+
+
+def test_the_table_holds_what_other_commands_left_in_the_folder(runs, tmp_path):
+    for number in (1, 2):
+        source = write_patient(tmp_path / f"{number}", f"p{number}", number)
+        answer(runs, source, tmp_path / "out")
+    assert {row["name"] for row in summary(tmp_path / "out")} == {"p1", "p2"}
+
+
+def test_a_file_of_more_channels_than_the_models_is_refused(runs, tmp_path):
+    whole = np.moveaxis(np.concatenate([head(1), head(2)[:1]]), 0, -1)
+    nib.save(nib.Nifti1Image(whole, LPS), tmp_path / "p1.nii.gz")
+    with pytest.raises(InputError, match=r"(?s)p1\.nii\.gz.*3 channels.*2, those that are asked for"):
+        answer(runs, tmp_path / "p1.nii.gz", tmp_path / "out")
+
+
+def test_a_picture_beside_volumes_is_left_alone(runs, tmp_path, capsys):
+    source = write_patient(tmp_path / "a", "p1", 5)
+    Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(source / "a_look.png")
+    answer(runs, source, tmp_path / "out")
+    assert "1 other files or folders are not judged: a_look.png" in capsys.readouterr().out
+    assert [row["name"] for row in summary(tmp_path / "out")] == ["p1"]
+
+
+def test_what_was_resampled_is_said_and_slices_beyond_it_are_not_judged(runs, tmp_path):
+    source = write_patient(tmp_path / "a", "p1", 5)
+    half = nib.load(source / "p1_flair.nii.gz").slicer[:, :, :4]
+    nib.save(nib.Nifti1Image(half.get_fdata().astype(np.float32), half.affine), source / "p1_flair.nii.gz")
+    answer(runs, source, tmp_path / "out", "--resample")
+    (row,) = summary(tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "records" / "p1.json").read_text())
+    assert "flair resampled onto the grid of t1; slices beyond are not judged" in row["notices"]
+    assert record["judged_slices"] == [1, 2, 3]
 
 
 def test_a_failed_command_leaves_nothing_that_blocks_the_corrected_one(runs, tmp_path):

@@ -262,3 +262,30 @@ def test_a_packed_model_holds_what_detection_needs(tmp_path):
     (tmp_path / "packed" / "saved_models" / "binaryae_ema_601.th").touch()
     with pytest.raises(InputError, match="binaryae_ema_601"):
         run(pack, f"--model {MODEL} --out {tmp_path / 'packed'}")
+
+
+def test_what_the_channels_of_a_model_of_pictures_show_is_said_when_it_is_packed(tmp_path):
+    pack = f"--model {MODEL} --out {tmp_path / 'packed'} --channels"
+    for words in ("t1 t2", "seg", "oct"):
+        with pytest.raises(InputError, match="1 of t1, t1ce, t2"):
+            run("scripts/pack_model.py", f"{pack} {words}")
+    run("scripts/pack_model.py", f"{pack} t2")
+    assert load_detector(tmp_path / "packed", device="cpu").chain.channels == ("t2",)
+    with pytest.raises(InputError, match="t2, as in training"):
+        run("scripts/pack_model.py", f"--model {tmp_path / 'packed'} --out {tmp_path / 'again'} --channels t1")
+
+
+def test_images_of_one_value_are_refused_by_name(detector, scans):
+    """The empty ends of a volume, say: they would be judged, and spread over their neighbours."""
+    stack = np.stack([np.zeros_like(scans[0]), scans[0], np.full_like(scans[0], 7)])
+    with pytest.raises(InputError, match=r"(?s)0\n.*same value in every pixel.*2\n.*same value") as caught:
+        detector(stack, distance=1.0)
+    assert len(caught.value.problems) == 2
+
+
+def test_arrays_for_a_model_of_volumes_are_pictures_too():
+    """Its slices lie otherwise: their sides are compared all the same."""
+    found = load_detector("brain-phantom", device="cpu")
+    array = np.random.default_rng(0).uniform(size=(4, 40, 30)).astype(np.float32)
+    answer = found(array)
+    assert "turned from PL to LP for the model" in answer.notices and answer.anomaly_map.shape == (40, 30)

@@ -29,7 +29,7 @@ from uad.data.reading.decoding import cannot_open
 from uad.data.reading.likeness import differences, likeness_of
 from uad.data.reading.settings import Reading
 from uad.distributed import choose_device
-from uad.errors import input_error
+from uad.errors import InputError, input_error
 from uad.neighbours import SIGMA
 from uad.precision import keep_float32_exact, precision_seconds, resolve_amp
 from uad.scores import ImageScore, check_polarity
@@ -111,8 +111,9 @@ class Detector:
     ) -> Answer:
         """Map, healthy counterpart, score and, where the model is calibrated, mask of what `image` holds.
 
-        image: an array or a tensor, one image (C, H, W) or several (N, C, H, W), raw intensities in the orientation of
-        a picture (row 0 on top), of any size and scale: it is normalised as the training images were; or the file of a
+        image: an array or a tensor, one image (C, H, W) or several (N, C, H, W), raw intensities lying as a picture
+        does, whatever the model was trained on (H runs to the patient's back, W to the left; see
+        uad.data.reading.turning), of any size and scale: it is normalised as the training images were; or the file of a
         slice or a volume, the folder of a patient or of a DICOM series, or the files of one patient, by the contrasts
         in their names or as a mapping from channel to file. What comes back is NumPy, on the grid of the input; see
         Answer.
@@ -191,7 +192,14 @@ class Detector:
             right = is_number(distance) and 0 < distance < math.inf
             check_values([("distance", distance, "millimetres, finite and above 0", right)])
         items = [Item(name) for name in names]
-        opened = [open_array(each, name, self.chain) for each, name in zip(images, names, strict=True)]
+        opened, problems = [], []
+        for each, name in zip(images, names, strict=True):
+            try:
+                opened.append(open_array(each, name, self.chain))
+            except InputError as error:
+                problems += error.problems
+        if problems:
+            raise InputError(problems)
         judged = self.judged(items, opened)
         if distance is not None:
             places = [number * distance for number in range(len(judged))]

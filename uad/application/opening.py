@@ -13,9 +13,12 @@ from uad.data.reading.decoding import PLANE_AFFINE, full_scale_of
 from uad.data.reading.facts import Levels, TrainingFacts, as_seen
 from uad.data.reading.formats import RawSlice, read_slice
 from uad.data.reading.geometry import CANONICAL, from_canonical
+from uad.data.reading.likeness import MANY
+from uad.data.reading.naming import LABEL
 from uad.data.reading.planes import PLANE, Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.data.reading.settings import Reading
+from uad.data.reading.turning import OF_VOLUMES, PICTURE, Turn, lies
 from uad.errors import InputError, ValueProblem, input_error
 
 MIN_BRAIN = 0.02
@@ -27,7 +30,7 @@ class Chain:
 
     channels: None where they have no names; levels: which slices were trained on, None to judge all; min_brain,
     least_foreground: a slice that shows less of the patient is not judged, by the share of the volume's plane and of
-    the model's image.
+    the model's image; lie: to where H and W of its images run, see uad.data.reading.turning.
     """
 
     reading: Reading
@@ -36,6 +39,7 @@ class Chain:
     levels: Levels | None
     min_brain: float
     least_foreground: float
+    lie: str
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,10 +55,14 @@ def chain_of(reading: Reading, facts: TrainingFacts, spacing: float | None, all_
     framing = facts.framing or Framing(1.0, size)
     if spacing is not None:
         framing = Framing(spacing or None, framing.img_size)
-    least = facts.likeness.least if facts.likeness and not all_slices else 0.0
+    # Where backgrounds were not removed, an image that seems to have none says nothing of the others.
+    stripped = facts.likeness is not None and facts.likeness.stripped >= MANY
+    least = facts.likeness.least if stripped and not all_slices else 0.0
     levels = None if all_slices else facts.levels
     min_brain = MIN_BRAIN if facts.min_brain is None else facts.min_brain
-    return Chain(reading, facts.channels, framing, levels, min_brain, least)
+    # Models of earlier versions store no lie: what was not prepared from volumes were pictures.
+    lie = facts.lie or (OF_VOLUMES if facts.framing else PICTURE)
+    return Chain(reading, facts.channels, framing, levels, min_brain, least, lie)
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,8 @@ class Opened:
 
     images: (N, C, S, S) float32 in [0, 1], of the slices that show the patient; foregrounds: (N, S, S) bool; levels:
     their places on the third axis; shape: (X, Y, Z), the volume with its axes turned (of a slice Z = 1); affine: that
-    of the file, on whose grid results are written; distance: millimetres between slices; plane_affine: of the squares,
-    for display; voxel_ml: what a voxel holds, None of a single slice. back: (..., S, S) to (..., X, Y); to_file:
+    of the file, on whose grid results are written; distance: millimetres between slices; plane_affine: of the squares;
+    voxel_ml: what a voxel holds, None of a single slice. back: (..., S, S) to (..., X, Y); to_file:
     (X, Y, Z, ...) to the axes of the file; notices: what was done to it.
     """
 
@@ -102,6 +110,10 @@ def open_item(item: Item, chain: Chain, resampling: bool = False) -> Opened:
 
 
 def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
+    turn = Turn(OF_VOLUMES, chain.lie)
+    if not turn.possible:
+        found, expected = f"axial slices, which run to {OF_VOLUMES}", f"slices as in training, which run to {chain.lie}"
+        raise input_error(item.where, found, expected, "use a model of axial slices, or judge slices as files")
     loaded = load_scan(item.scan, resampling)
     brains = brains_of(loaded.images)
     try:
@@ -109,11 +121,14 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
     except ValueProblem as error:
         raise error.at(item.where) from error
     first, stop, notice = _trained_levels(chain, loaded.images.shape[3])
+    notes = [note for note in loaded.notes if note.shows != LABEL]
+    moved = [number for number, note in enumerate(notes) if note.resampled]
     images, foregrounds, levels = [], [], []
     for level in range(first, stop):
         raw = loaded.images[..., level]
-        if raw.max() > raw.min() and brains[..., level].sum() >= max(1, chain.min_brain * raw[0].size):
-            image, foreground = _seen(plane.squares(raw), chain.reading, f"{item.where}, slice {level}")
+        covered = all(raw[number].max() > raw[number].min() for number in moved)
+        if covered and raw.max() > raw.min() and brains[..., level].sum() >= max(1, chain.min_brain * raw[0].size):
+            image, foreground = _seen(turn.there(plane.squares(raw)), chain.reading, f"{item.where}, slice {level}")
             if foreground.mean() >= chain.least_foreground:
                 images.append(image)
                 foregrounds.append(foreground)
@@ -127,7 +142,9 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
     grid = loaded.notes[0].grid
     turned = [f"turned from {grid.orientation} to {CANONICAL} for the model"] if grid.orientation != CANONICAL else []
     of_headers = (said for note in loaded.notes for said in note.notices)
-    notices = dict.fromkeys([*turned, *plane.notices(loaded.spacing), *notice, *of_headers])
+    others = ", ".join(notes[number].shows for number in moved)
+    onto = [f"{others} resampled onto the grid of {notes[0].shows}; slices beyond are not judged"] if moved else []
+    notices = dict.fromkeys([*turned, *onto, *plane.notices(loaded.spacing), *notice, *of_headers])
     return Opened(
         item.name,
         np.stack(images),
@@ -136,9 +153,9 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         loaded.images.shape[1:],
         grid.affine,
         float(loaded.spacing[2]),
-        plane.affine(loaded.affine, 0),
+        turn.affine(plane.affine(loaded.affine, 0), images[0].shape[1:]),
         float(np.prod(grid.spacing)) / 1000,
-        plane.back,
+        lambda squares: plane.back(turn.back(squares)),
         lambda volume: from_canonical(volume, grid.affine),
         tuple(notices),
     )
@@ -157,7 +174,7 @@ def _trained_levels(chain: Chain, count: int) -> tuple[int, int, list[str]]:
 
 
 def open_array(array: np.ndarray, name: str, chain: Chain) -> Opened:
-    """An image in memory, (C, H, W) of any intensities, as the same values in a file would be opened.
+    """An image in memory, (C, H, W) of any intensities, as the same values in a picture would be opened.
 
     InputError for another number of channels or axes and for values that cannot be used.
     """
@@ -180,32 +197,48 @@ def _read_slice(path: Path, n_channels: int) -> RawSlice:
 
 
 def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
-    height, width = raw.image.shape[1:]
-    image, foreground = _seen(raw.image, chain.reading, where, raw.full_scale)
+    if raw.image.min() == raw.image.max():
+        raise input_error(where, "the same value in every pixel", "an image", "leave it out")
+    turn, notices = _turn_of_slice(lies(raw.affine), chain.lie)
+    turned = turn.there(raw.image)
+    height, width = turned.shape[1:]
+    image, foreground = _seen(turned, chain.reading, where, raw.full_scale)
 
     def back(squares: np.ndarray) -> np.ndarray:
         flat = torch.from_numpy(squares.reshape(1, -1, *squares.shape[-2:]).astype(np.float32))
         fine = F.interpolate(flat, (height, width), mode="bilinear", align_corners=False)
-        return fine.numpy().reshape(*squares.shape[:-2], height, width)
+        return turn.back(fine.numpy().reshape(*squares.shape[:-2], height, width))
 
     return Opened(
         name,
         image[None],
         foreground[None],
         (0,),
-        (height, width, 1),
+        (*raw.image.shape[1:], 1),
         raw.affine,
         0.0,
-        raw.affine,
+        turn.affine(raw.affine, (height, width)),
         None,
         back,
         lambda volume: volume,
-        (),
+        notices,
     )
+
+
+def _turn_of_slice(lie: str, wanted: str) -> tuple[Turn, tuple[str, ...]]:
+    """How a slice is turned to lie as the model's do, and what to know of it; one of another plane stays as it is."""
+    turn = Turn(lie, wanted)
+    if lie == wanted or not turn.possible:
+        other = () if lie == wanted else (f"H and W run to {lie}, in training to {wanted}: judged as it lies",)
+        return Turn(PICTURE, PICTURE), other
+    return turn, (f"turned from {lie} to {wanted} for the model",)
 
 
 def _seen(raw: np.ndarray, reading: Reading, where: str, full_scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     try:
         return as_seen(raw, reading, full_scale)
     except ValueProblem as error:
-        raise error.at(where) from error
+        # A normalisation is chosen in training: here the model says it.
+        elsewhere = "bring the intensities into the range of the training's, or use a model that was trained on such"
+        remedy = elsewhere if "--normalise" in error.remedy else error.remedy
+        raise ValueProblem(error.found, error.expected, remedy).at(where) from error

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mode
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from uad.data.reading.listing import evenly_spread
 from uad.data.reading.normalise import CONTRASTED, contrast_of, foreground_of, normalise
 from uad.data.reading.planes import PREPARATION, Framing
 from uad.data.reading.settings import Reading
+from uad.data.reading.turning import lies
 from uad.errors import ValueProblem
 from uad.files import read_json
 
@@ -37,7 +39,8 @@ class Levels:
 class TrainingFacts:
     """channels: what they show, None where nothing says it; framing, levels, min_brain: how volumes became slices, None
     where they were not made by this project's preparation; likeness: what the normalised images look like; contrast:
-    theirs, None where their normalisation has none; both None of models that stored nothing.
+    theirs, None where their normalisation has none; lie: to where their H and W run, see uad.data.reading.turning. The
+    last three are None of models that stored nothing.
     """
 
     channels: tuple[str, ...] | None = None
@@ -46,6 +49,7 @@ class TrainingFacts:
     min_brain: float | None = None
     likeness: Likeness | None = None
     contrast: Contrast | None = None
+    lie: str | None = None
 
     @classmethod
     def stored(cls, config: Mapping | None) -> "TrainingFacts":
@@ -60,17 +64,26 @@ class TrainingFacts:
 
 def facts_of(slices: SliceFolder, reading: Reading) -> TrainingFacts:
     """Of a training folder; a preparation is looked for beside it, also where it is a link."""
-    likeness = likeness_of(as_seen(raw.image, reading, raw.full_scale) for _, raw in _looked_at(slices, reading))
-    contrast = contrast_of_training(slices, reading)
+    contrasts, lying = [], []
+
+    def seen() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for path, raw in _looked_at(slices, reading):
+            lying.append(lies(raw.affine))
+            if reading.normalise == CONTRASTED:
+                contrasts.append(_contrast_of(path, raw))
+            yield as_seen(raw.image, reading, raw.full_scale)
+
+    of_images = {"likeness": likeness_of(seen())}
+    of_images |= {"contrast": mean_contrast(contrasts) if contrasts else None, "lie": mode(lying)}
     places = (slices.folder.absolute().parent, slices.folder.resolve().parent)
     found = next((place / PREPARATION for place in places if (place / PREPARATION).is_file()), None)
     if found is None:
         names = reading.channel_names if reading.names_channels else None
-        return TrainingFacts(channels=names, likeness=likeness, contrast=contrast)
+        return TrainingFacts(channels=names, **of_images)
     there = read_json(found)
     framing = Framing(there["spacing"], there["img_size"])
     levels = Levels(there["skip_low"], there["skip_high"], there["volume_slices"])
-    return TrainingFacts(tuple(there["channels"]), framing, levels, there["min_brain"], likeness, contrast)
+    return TrainingFacts(tuple(there["channels"]), framing, levels, there["min_brain"], **of_images)
 
 
 def contrast_of_training(slices: SliceFolder, reading: Reading) -> Contrast | None:

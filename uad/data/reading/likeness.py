@@ -25,6 +25,8 @@ LEAST_FIT = 0.35
 ALIKE = 0.25
 # Quantiles of intensities further away than so many standard deviations of the training images, or this much.
 DEVIATIONS, LEAST_DEVIATION = 4.0, 0.1
+# Of two patients of one study the middle of the body differs by less than this share of the image's side.
+FAR = 0.1
 MANY, FEW = 0.8, 0.2
 # What is said of slices that fit better transposed or not, with these axes running backwards. Heads and eyes are too
 # symmetric to tell left from right.
@@ -75,7 +77,9 @@ def likeness_of(images: Iterable[tuple[np.ndarray, np.ndarray]]) -> Likeness:
 
 def differences(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[str]:
     """In words, how other images differ from the known ones; empty where nothing stands out."""
-    lie = [*_order(known, other, channels), *_position(known, other)] if other.images >= ENOUGH else []
+    lie = []
+    if other.images >= ENOUGH:
+        lie = [*_order(known, other, channels), *_position(known, other), *_place(known, other)]
     return [*lie, *_skull(known, other), *_scale(known, other, channels)]
 
 
@@ -112,6 +116,15 @@ def _position(known: Likeness, other: Likeness) -> list[str]:
     if fits[best] - float((here * there).sum()) / len(there) < POSITION_MARGIN or fits[best] < LEAST_FIT:
         return []
     return [f"the slices seem to lie otherwise: they fit better {_TURNS[best]}"]
+
+
+def _place(known: Likeness, other: Likeness) -> list[str]:
+    """Whether the body lies somewhere else in the image: the middle of where the mean image shows it."""
+    middles = [np.argwhere(np.any(each.pattern, axis=0)).mean(0) for each in (known, other)]
+    down, right = (middles[1] - middles[0]) / PATTERN
+    if max(abs(down), abs(right)) <= FAR:
+        return []
+    return [f"the body lies elsewhere in the image: by {down:+.0%} of its height and {right:+.0%} of its width"]
 
 
 def _turned(pattern: np.ndarray, swap: bool, flip: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,123 @@
+"""Slices lie as those of the training did: volumes, pictures and arrays are turned to where these run to."""
+
+from itertools import product
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from uad.application.inputs import Item
+from uad.application.opening import Chain, chain_of, open_array, open_item
+from uad.data.reading.decoding import PLANE_AFFINE
+from uad.data.reading.entries import Source
+from uad.data.reading.facts import TrainingFacts, facts_of
+from uad.data.reading.formats import write_slice
+from uad.data.reading.layouts import Scan
+from uad.data.reading.opening import open_slices
+from uad.data.reading.planes import Framing
+from uad.data.reading.settings import Reading
+from uad.data.reading.turning import OF_VOLUMES, PICTURE, Turn, lies
+from uad.errors import InputError
+
+LPS = np.diag([-4.0, -4.0, 6.0, 1.0])
+READING = Reading("custom", 1, 64, "none")
+AXIAL = ["".join(pair) for one, other in (("LR", "AP"), ("AP", "LR")) for pair in product(one, other)]
+SHAPE = (64, 64, 3)
+
+
+def volume() -> np.ndarray:
+    """(X, Y, Z): one corner of the head is bright."""
+    values = np.random.default_rng(0).uniform(0.2, 0.6, SHAPE)
+    values[:20, :9] = 1
+    return values.astype(np.float32)
+
+
+def chain(lie: str | None, framing: Framing | None = None) -> Chain:
+    return chain_of(READING, TrainingFacts(("t1",), framing, lie=lie), 1.0, False)
+
+
+def opened(folder: Path, lie: str | None):
+    path = folder / "p1.nii.gz"
+    # Blocks of 4 x 4 voxels of 1 mm: the plane of 256 voxels becomes a square of 64 pixels, their means.
+    nib.save(nib.Nifti1Image(np.kron(volume(), np.ones((4, 4, 1), np.float32)), np.diag([-1.0, -1.0, 6.0, 1.0])), path)
+    return open_item(Item("p1", Scan("p1", folder, {"t1": Source((path,))})), chain(lie))
+
+
+@pytest.mark.parametrize(("start", "end"), list(product(AXIAL, AXIAL)))
+def test_a_turned_slice_lies_in_the_same_place(start, end):
+    """Every pixel keeps its place in the patient, and the axes run to where they are to."""
+    values = np.arange(20.0).reshape(4, 5)
+    affine = LPS @ nib.orientations.inv_ornt_aff(
+        nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt("LPS"), nib.orientations.axcodes2ornt(f"{start}S")
+        ),
+        (7, 7, 1),
+    )
+    turn = Turn(start, end)
+    there = turn.there(values)
+    placed = turn.affine(affine, there.shape)
+    assert lies(affine) == start and lies(placed) == end and turn.possible
+    np.testing.assert_array_equal(turn.back(there), values)
+    for h, w in np.ndindex(there.shape):
+        before = np.argwhere(values == there[h, w])[0]
+        np.testing.assert_allclose(placed @ [h, w, 0, 1], affine @ [*before, 0, 1])
+
+
+def test_slices_of_other_planes_cannot_be_turned():
+    assert not Turn("LP", "LI").possible and not Turn("LP", "??").possible and not Turn("LP", "LL").possible
+
+
+@pytest.mark.parametrize("lie", AXIAL)
+def test_a_volume_lies_as_the_training_slices_and_its_map_where_the_file_is(tmp_path, lie):
+    found, plain = opened(tmp_path, lie), opened(tmp_path, OF_VOLUMES)
+    np.testing.assert_array_equal(found.images, Turn(OF_VOLUMES, lie).there(plain.images))
+    assert lies(found.plane_affine) == lie
+    np.testing.assert_array_equal(found.volume(found.images[:, 0]), plain.volume(plain.images[:, 0]))
+
+
+def test_a_volume_looks_as_its_pictures_do_to_a_model_of_pictures(tmp_path):
+    """Row 0 of a picture is at the front, its first pixel on the patient's right."""
+    found = opened(tmp_path, PICTURE)
+    for image, level in zip(found.images, found.levels, strict=True):
+        picture = np.round(255 * volume()[..., level].T).astype(np.uint8)
+        Image.fromarray(picture).save(tmp_path / "slice.png")
+        alone = open_item(Item("slice", slice_file=tmp_path / "slice.png"), chain(PICTURE))
+        np.testing.assert_allclose(alone.images[0], image, atol=3e-3)
+        assert lies(alone.plane_affine) == lies(found.plane_affine) and not alone.notices
+
+
+@pytest.mark.parametrize("lie", [PICTURE, OF_VOLUMES])
+def test_arrays_are_pictures_whatever_the_model_was_trained_on(tmp_path, lie):
+    found = opened(tmp_path, lie)
+    picture = volume()[..., 1].T
+    array = open_array(picture[None], "a", chain(lie))
+    np.testing.assert_allclose(array.images[0], found.images[1], atol=1e-6)
+    np.testing.assert_allclose(array.volume(array.images[:, 0])[..., 0], picture, atol=1e-6)
+    assert lies(array.plane_affine) == lie and array.shape == (64, 64, 1)
+
+
+def test_models_of_earlier_versions_were_trained_on_pictures_unless_slices_were_prepared():
+    assert chain(None).lie == PICTURE and chain(None, Framing(1.0, 64)).lie == OF_VOLUMES
+
+
+@pytest.mark.parametrize("affine", [LPS, PLANE_AFFINE, np.eye(4)])
+def test_a_training_folder_tells_how_its_slices_lie(tmp_path, affine):
+    for number in range(3):
+        write_slice(tmp_path / "healthy" / f"p{number}_000.nii.gz", volume()[..., number], affine)
+    facts = facts_of(open_slices(tmp_path / "healthy", READING), READING)
+    assert facts.lie == lies(affine) and TrainingFacts.stored({"lie": facts.lie}).lie == facts.lie
+
+
+def test_a_model_of_slices_that_are_not_axial_gets_no_volume(tmp_path):
+    with pytest.raises(InputError, match="slices as in training, which run to LI"):
+        opened(tmp_path, "LI")
+
+
+def test_a_slice_of_another_plane_is_judged_as_it_lies_with_a_notice(tmp_path):
+    coronal = np.array([[-4.0, 0, 0, 0], [0, 0, 6.0, 0], [0, -4.0, 0, 0], [0, 0, 0, 1]])
+    write_slice(tmp_path / "c.nii.gz", volume()[..., 0], coronal)
+    found = open_item(Item("c", slice_file=tmp_path / "c.nii.gz"), chain(PICTURE))
+    assert found.notices == (f"H and W run to LI, in training to {PICTURE}: judged as it lies",)
+    np.testing.assert_allclose(found.images[0, 0], volume()[..., 0], atol=1e-6)

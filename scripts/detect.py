@@ -208,7 +208,7 @@ def main(args: argparse.Namespace) -> None:
         problems = judge_items(request, waiting, detector, world, info)
         world.barrier()
         if world.is_main:
-            records = read_records(request.out, [item.name for item in items])
+            records = read_records(request.out)
             table = write_summary(request.out, records)
             page = write_scans_page(request.out, records, chain.names, reading.display_channel, info)
             count = f"{len(items) - len(problems)} of {len(items)} inputs are in {request.out}"

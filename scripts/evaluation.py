@@ -214,6 +214,9 @@ def _open_all(
     elif chosen.patients and not any(study.folder.run["patients_from_table"] for study in (*studies, *healthy)):
         found = f"no image of the folders ({studies[0].names[0]}, ...), but {next(iter(chosen.patients))}"
         raise input_error("--patients", found, "names of slices or scans, without extension", "correct the table")
+    if chosen.attributes:
+        records = (each.folder.record(name) for each in (*studies, *healthy) for name in each.names)
+        chosen.attributes.check_known((record["name"], record["patient"]) for record in records)
     pairs = zip(studies, healthy or [None] * len(studies), strict=True)
     return [_beside((*pair, known), chosen.scoring.neighbours) for pair in pairs]
 

@@ -55,6 +55,16 @@ def test_weights_follow_the_distance_in_millimetres():
     assert dict(five["p1_020"])["p1_021"] / dict(five["p1_020"])["p1_020"] == pytest.approx(ratio["p1_025"])
 
 
+@pytest.mark.parametrize("distance", [1.0, 2.0, 3.0, 6.0])
+def test_rounding_of_a_distance_changes_nothing(distance):
+    names = [f"p1_{number:03d}" for number in range(20)]
+    exact, rounded = (neighbours_of(names, {"p1": distance * share})["p1_010"] for share in (1, 1 + 1e-7))
+    assert [name for name, _ in exact] == [name for name, _ in rounded] and len(exact) > 1
+    values = np.random.default_rng(0).normal(size=(20, 2))
+    places = np.arange(20) * distance
+    np.testing.assert_allclose(smoothed(values, places * (1 + 1e-7)), smoothed(values, places), atol=1e-5)
+
+
 def test_scans_do_not_meet_and_gaps_are_not_bridged():
     near = neighbours_of(["a1_001", "a1_002", "b1_002", "a1_030", "lonely"], {"a1": 3.0, "b1": 3.0})
     assert {name: sorted(each for each, _ in found) for name, found in near.items()} == {

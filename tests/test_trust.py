@@ -131,6 +131,14 @@ def test_groups_take_from_a_release_who_is_diseased(tmp_path):
     assert breakdown(study, None, clinical, first, None)[0].image_auroc.reason == "no diseased images"
 
 
+def test_a_table_of_other_images_is_refused_before_anything_is_measured(studies, tmp_path):
+    text = "name,scanner\nother,a\n"
+    words = f"--results {studies[0].folder.folder} --out {tmp_path / 'out'}"
+    with pytest.raises(InputError, match="none of the images"):
+        run(EVALUATE, f"{words} --meta {table(tmp_path, text)}")
+    assert not (tmp_path / "out").exists()
+
+
 def test_groups_by_lesion_size_hold_every_image_with_a_lesion_once(studies):
     study, healthy, _ = studies
     groups = groups_of(evaluate(study, healthy, 0, 0), None)

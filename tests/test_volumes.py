@@ -4,6 +4,7 @@ A lesion planted at known world coordinates must be found there, however the vol
 """
 
 import locale
+import shutil
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
@@ -227,7 +228,6 @@ def test_other_formats_lie_where_simpleitk_says(tmp_path, ending):
     path = tmp_path / f"v{ending}"
     if ending == "dicom":
         path = tmp_path / "series"
-        path.mkdir()
         with locale_kept():
             write_dicom(sitk, image, path)
     else:
@@ -239,7 +239,29 @@ def test_other_formats_lie_where_simpleitk_says(tmp_path, ending):
     assert locale.setlocale(locale.LC_ALL) == before
 
 
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ([0, 1, 2, 4, 5], "slices 3 mm apart, but up to 6 mm"),
+        ([0, 1, 1, 2, 2, 3], "2 of which lie where another one does"),
+    ],
+)
+def test_a_dicom_series_with_gaps_or_two_echoes_is_refused(tmp_path, levels, message):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 99, (6, 8, 8)).astype(np.int16))
+    image.SetSpacing((1.0, 1.0, 3.0))
+    with locale_kept():
+        write_dicom(sitk, image, tmp_path / "all")
+        for number, level in enumerate(levels):
+            (tmp_path / "some").mkdir(exist_ok=True)
+            shutil.copyfile(tmp_path / "all" / f"{level:03d}.dcm", tmp_path / "some" / f"{number:03d}.dcm")
+    assert read_volume(tmp_path / "all").values.shape == (8, 8, 6)
+    with pytest.raises(InputError, match=message):
+        read_volume(tmp_path / "some")
+
+
 def write_dicom(sitk, image, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     direction = image.GetDirection()

@@ -16,6 +16,8 @@ from uad.data.reading.patients import scan_of
 
 # Standard deviation of the Gaussian in millimetres, and how many of them it reaches.
 SIGMA, REACH = 3.0, 2.0
+# Distances are rounded in headers: this share beyond the reach is within it.
+ROUNDING = 1e-3
 # Slices of which no file says how far apart they are, such as PNGs, are taken to be so far, in millimetres.
 UNKNOWN_DISTANCE = 3.0
 # Where an image's record says how far its scan's slices are apart, in millimetres, if its file does.
@@ -52,7 +54,7 @@ def neighbours_of(
             scans[scan_of(name)][number] = name
     found = {}
     for scan, numbered in scans.items():
-        reach = int(REACH * sigma / distances[scan])
+        reach = int(_reach(sigma) / distances[scan])
         for number, name in numbered.items():
             near = [n for n in range(number - reach, number + reach + 1) if n in numbered]
             weights = _weights([(n - number) * distances[scan] for n in near], sigma)
@@ -70,9 +72,13 @@ def smoothed(values: np.ndarray, positions: Sequence[float], sigma: float = SIGM
     places = np.asarray(positions, dtype=np.float64)
     out = np.empty(values.shape, np.float32)
     for row, place in enumerate(places):
-        near = np.flatnonzero(np.abs(places - place) <= REACH * sigma)
+        near = np.flatnonzero(np.abs(places - place) <= _reach(sigma))
         out[row] = np.tensordot(_weights(places[near] - place, sigma), values[near], 1)
     return out
+
+
+def _reach(sigma: float) -> float:
+    return REACH * sigma * (1 + ROUNDING)
 
 
 def _weights(distances: Sequence[float], sigma: float) -> list[float]:

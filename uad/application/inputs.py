@@ -33,6 +33,12 @@ class Item(NamedTuple):
         return fingerprint(self.scan.paths if self.scan else [self.slice_file])
 
     @property
+    def shown(self) -> dict[str, list]:
+        """Where each channel of a scan lies: file, and its number there."""
+        files = self.scan.files.items() if self.scan else ()
+        return {shows: [*map(str, source.paths), source.component] for shows, source in files}
+
+    @property
     def where(self) -> str:
         """What the user may look for."""
         return str(self.slice_file or self.scan.where)
@@ -141,7 +147,9 @@ def _of_folder(folder: Path, channels: Sequence[str] | None, n_channels: int) ->
     except OSError as error:
         raise cannot_open(folder, error) from error
     files = [path for path in entries if path.name.lower().endswith((*EXTENSIONS, *VOLUME_EXTENSIONS))]
-    if files and is_slice(files[0]):
+    # Pictures beside volumes are what somebody made of them.
+    stating = [path for path in files if not path.name.lower().endswith(PLAIN_FILES)]
+    if files and is_slice((stating or files)[0]):
         listing = list_folder(folder)
         if listing.problems:
             raise InputError(listing.problems)
@@ -176,11 +184,20 @@ def _others(folder: Path, names: Sequence[str]) -> list[str]:
 def _scans(files: Sequence[Path], channels: Sequence[str] | None, n_channels: int) -> list[Scan]:
     """Scans of volumes: files that hold all channels, and others by the contrasts in their names."""
     names = tuple(channels or (f"channel_{number}" for number in range(n_channels)))
+    single = [path for path in files if channels is None and n_channels > 1 and _holds(path, 1)]
+    if single:
+        found = f"{len(single)} volume(s) of one channel, from {single[0].name} on"
+        expected = f"files of {n_channels} channels: the model does not know what its channels show"
+        remedy = f"name the files: --channels {' '.join(f'{name}=FILE' for name in names)}, as in training"
+        raise input_error(single[0].parent, found, expected, remedy)
     whole = [path for path in files if channels is None or n_channels == 1 or _holds(path, n_channels)]
     scans = []
     for path in whole:
         stem = volume_stem(path.name) or path.name
-        parts = {name: Source((path,), number if n_channels > 1 else None) for number, name in enumerate(names)}
+        if n_channels == 1:
+            parts = {names[0]: Source((path,))}
+        else:
+            parts = {name: Source((path,), number, n_channels) for number, name in enumerate(names)}
         scans.append(Scan(stem, path.parent, parts))
     rest = [path for path in files if path not in whole]
     return scans + (scans_of_files(rest, names) if rest else [])

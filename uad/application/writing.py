@@ -50,7 +50,14 @@ def is_written(out: Path, item: Item, threshold: float | None) -> bool:
         known = ", ".join(record["files"])
         remedy = "choose another --out, or rename the input"
         raise input_error(item.where, f"{out} holds results called {item.name} of {known}", "a new name", remedy)
-    return record["files"] == files and record["threshold"] == threshold
+    same = record["files"] == files and record.get("channels") == item.shown and record["threshold"] == threshold
+    return same and all(each.is_file() for each in _maps(out, item.name, record["false_positive_rate"]).values())
+
+
+def _maps(out: Path, name: str, rate: float | None) -> dict[str, Path]:
+    """Where the volumes of an input lie, by what they show; a mask where there is a rate."""
+    mask = {} if rate is None else {"mask": out / "mask" / f"{name}_fpr{rate:g}.nii.gz"}
+    return {kind: out / kind / f"{name}.nii.gz" for kind in ("anomaly_map", "reconstruction")} | mask
 
 
 def write_opened(
@@ -60,12 +67,10 @@ def write_opened(
 
     rate, median: with which the answer was found, see answer_of; channel: the one that is shown in the montage.
     """
-    _write(out / "anomaly_map" / f"{opened.name}.nii.gz", answer.anomaly_map, opened)
-    _write(out / "reconstruction" / f"{opened.name}.nii.gz", answer.reconstruction, opened)
-    marked = None
-    if answer.mask is not None:
-        marked = int(answer.mask.sum())
-        _write(out / "mask" / f"{opened.name}_fpr{rate:g}.nii.gz", answer.mask.astype(np.uint8), opened)
+    marked = None if answer.mask is None else int(answer.mask.sum())
+    for kind, path in _maps(out, opened.name, None if marked is None else rate).items():
+        values = getattr(answer, kind)
+        _write(path, values.astype(np.uint8) if kind == "mask" else values, opened)
     write_montage(out / "montage" / f"{opened.name}.png", opened, judged, answer.threshold, channel)
     write_case(out, opened, answer)
     place = np.unravel_index(int(answer.anomaly_map.argmax()), answer.anomaly_map.shape)
@@ -74,6 +79,7 @@ def write_opened(
         {
             "name": opened.name,
             "files": item.files,
+            "channels": item.shown,
             "score": answer.score,
             "percentile": answer.percentile,
             "anomalous_ml": None if marked is None or opened.voxel_ml is None else marked * opened.voxel_ml,
@@ -99,9 +105,9 @@ def _write(path: Path, values: np.ndarray, opened: Opened) -> None:
         write_volume(path, values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values, opened.affine)
 
 
-def read_records(out: Path, names: Sequence[str]) -> list[dict]:
-    """The records of all inputs that are complete, the highest percentile and score first."""
-    records = [read_json(record_path(out, name)) for name in names if record_path(out, name).is_file()]
+def read_records(out: Path) -> list[dict]:
+    """The records of all inputs that are complete, of former commands too, the highest percentile and score first."""
+    records = [read_json(path) for path in sorted((out / "records").glob("[!.]*.json"))]
     return sorted(records, key=lambda record: (-(record["percentile"] or 0), -record["score"], record["name"]))
 
 

@@ -31,6 +31,15 @@ class Attributes:
         keys = (patient,) if self.key == "patient" else (name, scan_of(name))
         return next((self._rows[key] for key in keys if key in self._rows), {})
 
+    def check_known(self, images: Iterable[tuple[str, str]]) -> None:
+        """InputError where the table has none of the images (name, patient)."""
+        name = patient = None
+        for name, patient in images:
+            if self.of(name, patient):
+                return
+        found = f"none of the images (..., {name}, patient {patient})"
+        raise input_error(self.path, found, f"lines of their {self.key}s", "correct the table")
+
     def groups(self, column: str, images: Sequence[tuple[str, str]]) -> list[str]:
         """The value of a column for each image (name, patient); of many numbers its quartile, with its range. Words
         among them, such as "unknown" or "nan", are values of their own.

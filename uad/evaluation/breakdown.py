@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 
-from uad.errors import input_error
 from uad.evaluation import metrics
 from uad.evaluation.attributes import Attributes, range_name
 from uad.evaluation.bootstrap import Estimate
@@ -43,10 +42,7 @@ class GroupNumbers:
 
 
 def groups_of(clinical: Clinical, attributes: Attributes | None) -> list[Group]:
-    """Groups by lesion size, quartiles of the images with a lesion, beside all healthy images; then those by column.
-
-    Raises InputError where the table has none of the images.
-    """
+    """Groups by lesion size, quartiles of the images with a lesion, beside all healthy images; then those by column."""
     sizes = np.array([image.lesion_pixels or 0 for image in clinical.images])
     lesions, everyone = np.flatnonzero(sizes), frozenset(range(len(clinical.healthy)))
     found = []
@@ -58,9 +54,6 @@ def groups_of(clinical: Clinical, attributes: Attributes | None) -> list[Group]:
     if attributes is None:
         return found
     images = [(image.name, image.patient) for image in (*clinical.images, *clinical.healthy)]
-    if not any(attributes.of(*image) for image in images):
-        found_there = f"none of the images ({images[0][0]}, patient {images[0][1]}, ...)"
-        raise input_error(attributes.path, found_there, f"lines of their {attributes.key}s", "correct the table")
     for column in attributes.columns:
         values = attributes.groups(column, images)
         for value in sorted(set(values), key=_order):

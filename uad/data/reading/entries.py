@@ -23,11 +23,13 @@ BRAIN_MASKS = "mask"
 
 class Source(NamedTuple):
     """Where one channel lies. paths: a volume, a DICOM folder, or slices in their order; component: which channel of a
-    file that holds several, None of a file that holds one.
+    file that holds several, None of a file that holds one; channels: how many it must hold, None where its channels
+    are known by their names.
     """
 
     paths: tuple[Path, ...]
     component: int | None = None
+    channels: int | None = None
 
 
 class Entry(NamedTuple):
@@ -97,7 +99,8 @@ def named_volumes(
         yield from (entry for entry in entries if entry.shows == LABEL)
         for entry in entries:
             for component, channel in enumerate(wanted if entry.shows is None else ()):
-                source = entry.source._replace(component=component if len(wanted) > 1 else None)
+                parts = {"component": component, "channels": len(wanted)} if len(wanted) > 1 else {"component": None}
+                source = entry.source._replace(**parts)
                 yield entry._replace(shows=channel, source=source)
         return
     yield from entries

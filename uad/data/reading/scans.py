@@ -87,9 +87,14 @@ def _check_component(source: Source, channels: int) -> None:
     if source.component is None and channels > 1:
         found = f"a file of {channels} channels"
         raise input_error(path, found, "one channel", "name what its channels show, in order, by --channels")
-    if source.component is not None and source.component >= channels:
-        found = f"{channels} channel{'s' if channels > 1 else ''}"
+    if source.component is None:
+        return
+    found = f"{channels} channel{'s' if channels > 1 else ''}"
+    if source.component >= channels:
         raise input_error(path, found, f"at least {source.component + 1}", "correct --channels, or remove the file")
+    if source.channels is not None and source.channels != channels:
+        remedy = "store these alone in one file, or each in its own, or remove the file"
+        raise input_error(path, found, f"{source.channels}, those that are asked for in their order", remedy)
 
 
 def _grid_problems(scan: Scan, grids: dict[str, Grid]) -> list[Problem]:

@@ -5,7 +5,7 @@ Values and affine are those of the file; uad.data.reading.geometry turns them to
 
 import locale
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,10 @@ EXTRA = "pip install 'masked-bernoulli-diffusion[formats]'"
 MAX_VOXELS = 2**27
 # By so much, in voxel sides, qform and sform may place a voxel differently: rounding of the stored quaternion.
 FORMS_AGREE = 0.1
+# Steps between the slices of a DICOM series that differ by less than this share are rounding.
+UNEVEN = 0.05
+# Where a slice lies: Image Position (Patient) and Image Orientation (Patient).
+_DICOM_PLACE = ("0020|0032", "0020|0037")
 # ITK places voxels in LPS coordinates, NIfTI in RAS.
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _EXPECTED = "a volume: three axes longer than 1, and maybe a fourth for channels"
@@ -225,7 +229,9 @@ def _dicom_series(folder: Path, sitk) -> list[str]:
     reader = sitk.ImageSeriesReader
     series = _guarded(folder, lambda: reader.GetGDCMSeriesIDs(str(folder)))
     if len(series) == 1:
-        return list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+        files = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+        _check_evenly_placed(folder, [_dicom_position(file, sitk) for file in files])
+        return files
     if not series:
         raise input_error(
             folder, "no DICOM file", "the files of one DICOM series, or a volume file", "correct the path"
@@ -233,6 +239,34 @@ def _dicom_series(folder: Path, sitk) -> list[str]:
     counts = [f"{name} ({len(reader.GetGDCMSeriesFileNames(str(folder), name))} files)" for name in series[:5]]
     found = f"{len(series)} DICOM series: {', '.join(counts)}"
     raise input_error(folder, found, "one series", "move each series into a folder of its own")
+
+
+def _dicom_position(file: str, sitk) -> float | None:
+    """Millimetres along the normal of its plane at which a file's slice lies; None where it does not state that."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    _guarded(Path(file), reader.ReadImageInformation)
+    if not all(map(reader.HasMetaDataKey, _DICOM_PLACE)):
+        return None
+    place, directions = (np.array(reader.GetMetaData(key).split("\\"), dtype=float) for key in _DICOM_PLACE)
+    return float(place @ np.cross(directions[:3], directions[3:]))
+
+
+def _check_evenly_placed(folder: Path, positions: Sequence[float | None]) -> None:
+    """InputError where slices are missing, or several lie at one place, as those of two echoes: read as one volume,
+    neither would be where it belongs."""
+    if len(positions) < 3 or None in positions:
+        return
+    steps = np.abs(np.diff(sorted(positions)))
+    usual = float(np.median(steps))
+    if steps.min() < UNEVEN * usual or usual == 0:
+        same = int((steps < max(UNEVEN * usual, 1e-3)).sum())
+        found = f"{len(positions)} slices, {same} of which lie where another one does"
+        remedy = "move each echo, phase or repetition into a folder of its own"
+        raise input_error(folder, found, "one slice at each place", remedy)
+    if steps.max() > (1 + UNEVEN) * usual:
+        found = f"slices {usual:.4g} mm apart, but up to {steps.max():.4g} mm"
+        raise input_error(folder, found, "slices that are evenly apart", "fetch the files that are missing")
 
 
 def holds_dicom(folder: Path) -> bool:

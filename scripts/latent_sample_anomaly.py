@@ -36,6 +36,7 @@ from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, graphs_of, precision_of, runtime_of
 from uad.configuration import check_values
+from uad.data.reading.facts import lying_otherwise
 from uad.data.reading.settings import Reading
 from uad.distributed import World, distributed_world
 from uad.scores import check_polarity
@@ -144,17 +145,16 @@ def main(args: argparse.Namespace) -> None:
         if request.settings:
             request.settings.check_networks(autoencoder.weights_hash, model.weights_hash)
         detection = request.detection.completed(model, autoencoder.facts.contrast)
-        if world.is_main:
-            for notice in notices(detection, model):
-                print(notice)
         out_dir = request.output.folder(default_out_dir(request))
         networks = (autoencoder.network, model.network)
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(out_dir))
         reading = autoencoder.judging(detection.match_contrast)
         slices = request.opening.folders.open(reading)
-        info = run_info(request, detection, reading, autoencoder, model, amp, world) | request.output.facts(
-            out_dir, slices
-        )
+        if world.is_main:
+            for notice in [*notices(detection, model), *lying_otherwise(slices, autoencoder.facts.lie)]:
+                print(notice)
+        info = run_info(request, detection, reading, autoencoder, model, amp, world)
+        info |= request.output.facts(out_dir, slices)
         info |= told_settings(request.settings, lambda: info["data_hash"], world)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return

@@ -12,7 +12,7 @@ from uad.application.inputs import Item
 from uad.application.opening import Chain, chain_of, open_array, open_item
 from uad.data.reading.decoding import PLANE_AFFINE
 from uad.data.reading.entries import Source
-from uad.data.reading.facts import TrainingFacts, facts_of
+from uad.data.reading.facts import TrainingFacts, facts_of, lying_otherwise
 from uad.data.reading.formats import write_slice
 from uad.data.reading.layouts import Scan
 from uad.data.reading.opening import open_slices
@@ -106,8 +106,13 @@ def test_models_of_earlier_versions_were_trained_on_pictures_unless_slices_were_
 def test_a_training_folder_tells_how_its_slices_lie(tmp_path, affine):
     for number in range(3):
         write_slice(tmp_path / "healthy" / f"p{number}_000.nii.gz", volume()[..., number], affine)
-    facts = facts_of(open_slices(tmp_path / "healthy", READING), READING)
+    slices = open_slices(tmp_path / "healthy", READING)
+    facts = facts_of(slices, READING)
     assert facts.lie == lies(affine) and TrainingFacts.stored({"lie": facts.lie}).lie == facts.lie
+    assert not lying_otherwise(slices, facts.lie) and not lying_otherwise(slices, None)
+    assert lying_otherwise(slices, "AL") == [
+        f"The slices' H and W run to {facts.lie}, those of the training to AL: they are judged as they lie."
+    ]
 
 
 def test_a_model_of_slices_that_are_not_axial_gets_no_volume(tmp_path):

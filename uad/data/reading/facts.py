@@ -22,6 +22,8 @@ from uad.files import read_json
 
 # So many images, evenly spread, say what a training set looks like.
 LOOKED_AT = 128
+# So many, the first, say how they lie.
+LYING = 8
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,14 @@ def contrast_of_training(slices: SliceFolder, reading: Reading) -> Contrast | No
     if reading.normalise != CONTRASTED:
         return None
     return mean_contrast([_contrast_of(path, raw) for path, raw in _looked_at(slices, reading)])
+
+
+def lying_otherwise(slices: SliceFolder, lie: str | None) -> list[str]:
+    """What to know where most of the first slices do not lie as those of the training, see TrainingFacts.lie."""
+    here = mode(lies(read_slice(path, slices.n_channels).affine) for path in slices.paths[:LYING])
+    if lie in (None, here):
+        return []
+    return [f"The slices' H and W run to {here}, those of the training to {lie}: they are judged as they lie."]
 
 
 def _contrast_of(path: Path, raw: RawSlice) -> np.ndarray:

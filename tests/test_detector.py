@@ -14,9 +14,11 @@ from PIL import Image
 
 from bernoulli_diffusion.method import Detection
 from uad import load_detector
+from uad.application.inputs import find_items
 from uad.application.models import model_folder, shipped_models
 from uad.checkpoints import load_checkpoint
 from uad.data.phantoms.oct import oct_scan
+from uad.data.reading.turning import PICTURE
 from uad.detector import Detector, load_pair
 from uad.errors import InputError
 from uad.neighbours import SIGMA
@@ -222,6 +224,16 @@ def test_every_shipped_model_is_calibrated_for_the_way_it_scores_images():
         # Percentiles of another rule's scores are those of another calibration.
         assert settings["image_score"] == str(rule)
         assert not set(kept.values()) & set(pair.calibration_paths(settings | {"image_score": ""}, SIGMA).values())
+
+
+def test_the_model_of_real_scans_takes_a_patients_folder_by_names(tmp_path):
+    """Its training images were pictures that say nothing of their channels."""
+    chain = load_detector("brain-lgg", device="cpu").chain
+    assert chain.channels == ("t1", "flair", "t1ce") and chain.lie == PICTURE
+    for ending in ("T1w", "T1wce", "FLAIR", "T2w"):
+        nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / f"p_{ending}.nii.gz")
+    ((item,), _) = find_items([tmp_path], {}, chain.channels, 3)
+    assert tuple(item.scan.files) == chain.channels
 
 
 def test_a_model_is_found_by_its_name_or_its_folder(tmp_path, monkeypatch):

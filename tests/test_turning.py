@@ -98,8 +98,13 @@ def test_arrays_are_pictures_whatever_the_model_was_trained_on(tmp_path, lie):
     assert lies(array.plane_affine) == lie and array.shape == (64, 64, 1)
 
 
-def test_models_of_earlier_versions_were_trained_on_pictures_unless_slices_were_prepared():
-    assert chain(None).lie == PICTURE and chain(None, Framing(1.0, 64)).lie == OF_VOLUMES
+def test_models_of_earlier_versions_take_slices_as_they_lie_and_volumes_as_pictures(tmp_path):
+    assert chain(None, Framing(1.0, 64)).lie == OF_VOLUMES, "their slices were prepared from volumes"
+    np.testing.assert_array_equal(opened(tmp_path, None).images, opened(tmp_path, PICTURE).images)
+    write_slice(tmp_path / "s.nii.gz", volume()[..., 0], LPS)
+    alone = open_item(Item("s", slice_file=tmp_path / "s.nii.gz"), chain(None))
+    np.testing.assert_allclose(alone.images[0, 0], volume()[..., 0], atol=1e-6)
+    assert not alone.notices and lies(alone.plane_affine) == OF_VOLUMES
 
 
 @pytest.mark.parametrize("affine", [LPS, PLANE_AFFINE, np.eye(4)])

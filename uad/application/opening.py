@@ -30,7 +30,8 @@ class Chain:
 
     channels: None where they have no names; levels: which slices were trained on, None to judge all; min_brain,
     least_foreground: a slice that shows less of the patient is not judged, by the share of the volume's plane and of
-    the model's image; lie: to where H and W of its images run, see uad.data.reading.turning.
+    the model's image; lie: to where H and W of its images run, see uad.data.reading.turning, None of models of
+    earlier versions: slices are judged as they lie then, and volumes as pictures.
     """
 
     reading: Reading
@@ -39,7 +40,7 @@ class Chain:
     levels: Levels | None
     min_brain: float
     least_foreground: float
-    lie: str
+    lie: str | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,8 +61,7 @@ def chain_of(reading: Reading, facts: TrainingFacts, spacing: float | None, all_
     least = facts.likeness.least if stripped and not all_slices else 0.0
     levels = None if all_slices else facts.levels
     min_brain = MIN_BRAIN if facts.min_brain is None else facts.min_brain
-    # Models of earlier versions store no lie: what was not prepared from volumes were pictures.
-    lie = facts.lie or (OF_VOLUMES if facts.framing else PICTURE)
+    lie = facts.lie or (OF_VOLUMES if facts.framing else None)
     return Chain(reading, facts.channels, framing, levels, min_brain, least, lie)
 
 
@@ -110,9 +110,9 @@ def open_item(item: Item, chain: Chain, resampling: bool = False) -> Opened:
 
 
 def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
-    turn = Turn(OF_VOLUMES, chain.lie)
+    turn = Turn(OF_VOLUMES, chain.lie or PICTURE)
     if not turn.possible:
-        found, expected = f"axial slices, which run to {OF_VOLUMES}", f"slices as in training, which run to {chain.lie}"
+        found, expected = f"axial slices, which run to {OF_VOLUMES}", f"slices as in training, which run to {turn.end}"
         raise input_error(item.where, found, expected, "use a model of axial slices, or judge slices as files")
     loaded = load_scan(item.scan, resampling)
     brains = brains_of(loaded.images)
@@ -225,12 +225,14 @@ def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
     )
 
 
-def _turn_of_slice(lie: str, wanted: str) -> tuple[Turn, tuple[str, ...]]:
+def _turn_of_slice(lie: str, wanted: str | None) -> tuple[Turn, tuple[str, ...]]:
     """How a slice is turned to lie as the model's do, and what to know of it; one of another plane stays as it is."""
+    as_it_lies = Turn(PICTURE, PICTURE)
+    if wanted in (None, lie):
+        return as_it_lies, ()
     turn = Turn(lie, wanted)
-    if lie == wanted or not turn.possible:
-        other = () if lie == wanted else (f"H and W run to {lie}, in training to {wanted}: judged as it lies",)
-        return Turn(PICTURE, PICTURE), other
+    if not turn.possible:
+        return as_it_lies, (f"H and W run to {lie}, in training to {wanted}: judged as it lies",)
     return turn, (f"turned from {lie} to {wanted} for the model",)
 
 

@@ -99,8 +99,21 @@ def plan_of(args: argparse.Namespace) -> Plan:
         names = [part[0] if len(part) == 1 else f"{number}of{len(parts)}" for number, part in enumerate(parts, 1)]
         folds[seed] = folds_of(*groups, parts, names)
         for fold in folds[seed]:
+            check_images(out / "folds" / f"seed{seed}" / f"{fold.name}.json", fold)
             link_fold(_folder(out, seed, fold), fold, healthy, diseased)
     return Plan(out, tuple(args.seeds), folds, args.stage1_flags, args.stage2_flags, args.detection_flags)
+
+
+def check_images(path: Path, fold: Fold) -> None:
+    """Write which images a fold has; InputError where it was begun with others."""
+    images = {TRAIN: sorted(fold.train), HEALTHY: sorted(fold.healthy), DISEASED: sorted(fold.diseased)}
+    there = read_json(path) if path.is_file() else images
+    for part, names in images.items():
+        if names != there[part]:
+            changed = sorted(set(names) ^ set(there[part]))
+            found = f"{len(changed)} images of {part} came or went since the fold was begun, such as {changed[0]}"
+            raise input_error(f"fold {fold.name}", found, "the same images", "choose another --out")
+    write_json(path, images)
 
 
 def listings_of(args: argparse.Namespace) -> tuple[Listing, Listing]:

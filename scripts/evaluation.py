@@ -36,7 +36,7 @@ from uad.cli.maps import check_maps_flags
 from uad.cli.provenance import command_line
 from uad.cli.several import write_comparison, write_repeats
 from uad.cli.trust import add_trust_flags, check_trust_flags, trust_in
-from uad.data.reading.patients import read_patients
+from uad.data.reading.patients import read_patients, scan_of
 from uad.errors import InputError, input_error
 from uad.evaluation.attributes import Attributes, read_attributes
 from uad.evaluation.benchmarks import BENCHMARKS
@@ -246,6 +246,9 @@ def _score(
     facts = _facts(chosen, study, healthy, calibration)
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
     leading, further, pictures, clinical, published = [], [], [], None, None
+    if study.near is not None:
+        scans = len({scan_of(name) for name in study.names})
+        print(f"Maps are averaged across slices: {len(study.names)} images of {scans} scans, by their names")
     if chosen.protocol in BENCHMARKS:
         published = _published(chosen, study, healthy, mapper)
         summary[chosen.protocol] = published.as_dict()

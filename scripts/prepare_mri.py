@@ -222,6 +222,9 @@ def main(args: argparse.Namespace) -> None:
     for notice in geometry_notices(volumes):
         print(notice)
     print(f"{args.out}: " + ", ".join(f"{name} {counts[name]}" for name in (*SPLITS, *LEFT_OUT) if counts[name]))
+    if any(patient_of_scan(task.scan.name) != task.patient for task in tasks):
+        manifest = args.out / "manifest.csv"
+        print(f"The names of the slices do not tell the patients: pass --patients {manifest} to what uses them")
     print(f"Look at {args.out / 'contact_sheet.png'}; the geometry of every volume is in {args.out / 'volumes.csv'}")
 
 

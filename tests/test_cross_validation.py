@@ -11,7 +11,7 @@ import released_trees as trees
 from commands import ROOT, SMALL_STAGE1, SMALL_STAGE2, module, run
 from short_training import discs
 
-from uad.data.preparing.folds import folds_of, groups_of, link_fold, random_parts
+from uad.data.preparing.folds import Fold, folds_of, groups_of, link_fold, random_parts
 from uad.data.reading.formats import write_slice
 from uad.data.reading.listing import list_folder
 from uad.errors import InputError
@@ -103,6 +103,14 @@ def test_every_fold_is_trained_and_measured_and_the_summary_adds_up(data, tmp_pa
         assert each["mean"] == pytest.approx(statistics.mean(row[name] for row in summary["folds"]))
         assert each["worst"] == min(each["folds"].values()) == each["folds"][each["worst_fold"]]
     assert set(summary["means"]) == {"ap_with_healthy", "best_dice_with_healthy", "image_auroc"}
+
+
+def test_a_fold_is_not_continued_with_other_images(tmp_path):
+    check_images, fold = module(COMMAND).check_images, Fold("A", ("A",), ("b_1", "b_2"), ("a_1",), ("a_2",))
+    for _ in range(2):
+        check_images(tmp_path / "A.json", fold)
+    with pytest.raises(InputError, match="2 images of train came or went since the fold was begun, such as b_1"):
+        check_images(tmp_path / "A.json", fold._replace(train=("b_2", "b_3")))
 
 
 def test_folds_of_a_benchmark_are_of_its_train_part_and_the_diseased_of_test(tmp_path):

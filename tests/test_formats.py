@@ -318,3 +318,17 @@ def test_non_finite_values_are_read_for_the_checks_to_judge(tmp_path):
 def test_names():
     assert slice_stem("x/BraTS20_Training_001_080.nii.gz") == "BraTS20_Training_001_080"
     assert slice_stem("scan.v2.PNG") == "scan.v2"
+
+
+def test_a_plane_without_a_third_direction_gets_its_normal(tmp_path):
+    affine = np.array([[0, -2.0, 0, 5], [-3.0, 0, 0, 7], [0, 0, 0, 1], [0, 0, 0, 1]])
+    header = nib.Nifti1Header()
+    header.set_data_shape((4, 5))
+    header.set_data_dtype(np.float32)
+    for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+        header[name] = affine[row]
+    header["sform_code"] = 1
+    nib.save(nib.Nifti1Image(np.ones((4, 5), np.float32), None, header), tmp_path / "s.nii")
+    read = read_slice(tmp_path / "s.nii", 1).affine
+    np.testing.assert_allclose(read[:, [0, 1, 3]], affine[:, [0, 1, 3]])
+    np.testing.assert_allclose(read[:3, 2], [0, 0, -1])

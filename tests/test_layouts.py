@@ -297,3 +297,27 @@ def test_masks_of_the_brain_beside_segmentations_are_left_alone(tmp_path):
     (root / "seg" / "BraTS2021_00002_seg.nii.gz").unlink()
     with pytest.raises(InputError, match="no seg volume of BraTS2021_00002"):
         find_scans(root, ["t2"])
+
+
+def test_a_mask_of_the_brain_is_no_lesion(tmp_path):
+    touch(tmp_path, *(f"p{n}/p{n}_{what}.nii.gz" for n in (1, 2) for what in ("flair", "brain_mask", "flair_bet-mask")))
+    with pytest.raises(InputError, match=r"(?s)seg"):
+        find_scans(tmp_path, ["flair"])
+    assert [set(scan.files) for scan in find_scans(tmp_path, ["flair"], labelled=False).scans] == [{"flair"}] * 2
+    touch(tmp_path, *(f"p{n}/p{n}_lesion_mask.nii.gz" for n in (1, 2)))
+    assert all("lesion" in str(scan.files["seg"].paths[0]) for scan in find_scans(tmp_path, ["flair"]).scans)
+
+
+def test_two_segmentations_are_no_matter_where_none_is_looked_for(tmp_path):
+    touch(tmp_path, *(f"p1/p1_{what}.nii.gz" for what in ("flair", "seg", "lesion")))
+    assert len(find_scans(tmp_path, ["flair"], labelled=False).scans) == 1
+    with pytest.raises(InputError, match="2 seg volumes"):
+        find_scans(tmp_path, ["flair"])
+    (scan,) = find_scans(tmp_path, ["flair", "seg=lesion"]).scans
+    assert "lesion" in str(scan.files["seg"].paths[0]) and set(scan.files) == {"flair", "seg"}
+
+
+def test_labels_are_no_images_where_names_tell_no_contrast(tmp_path):
+    touch(tmp_path, *(f"{folder}/p{n}.nii.gz" for folder in ("imagesTr", "labelsTr") for n in (1, 2)))
+    scans = find_scans(tmp_path, ["flair"], labelled=False).scans
+    assert [scan.files["flair"].paths[0].parent.name for scan in scans] == ["imagesTr"] * 2

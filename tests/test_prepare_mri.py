@@ -1,6 +1,7 @@
 """Preparation of volumes: slices of a BraTS release, split by patient, rerunning, and answers to bad input."""
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -186,6 +187,32 @@ def test_a_replaced_patient_is_prepared_anew(release, tmp_path):
         assert name not in {patient_of(stem) for stem in stems(out / folder)}
     assert {f"{name}_004", f"{name}_005"} <= stems(out / "val_healthy")
     assert {row["split"] for row in table(out) if row["patient"] == name} == {"val_healthy"}
+
+
+def test_a_replaced_file_is_noticed_beside_one_of_its_name(tmp_path):
+    """As in nnU-Net and the Decathlon, where image and label are called alike."""
+    out, seg = tmp_path / "out", volumes_of(1)["seg"]
+    for number in (1, 2, 3):
+        for folder, values in (("imagesTr", volumes_of(number)["t1"]), ("labelsTr", seg)):
+            (tmp_path / "raw" / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "raw" / folder / f"B_{number:03d}.nii.gz")
+    content = {
+        "modality": {"0": "T1"},
+        "training": [{what: f"./{what}sTr/B_{n:03d}.nii.gz" for what in ("image", "label")} for n in (1, 2, 3)],
+    }
+    (tmp_path / "raw" / "dataset.json").write_text(json.dumps(content))
+    found = find_scans(tmp_path / "raw", None)
+    tasks = [Task(scan, scan.name, True) for scan in found.scans]
+    choice = replace(CHOICE, channels=found.channels)
+
+    def slices() -> dict[str, bytes]:
+        list(prepare(tasks, out, choice, {"seed": 0}, 1))
+        return {path.name: path.read_bytes() for path in (out / "val_healthy").glob("*.nii.gz")}
+
+    before = slices()
+    nib.save(nib.Nifti1Image(volumes_of(7)["t1"], AFFINE), tmp_path / "raw" / "imagesTr" / "B_001.nii.gz")
+    changed = [name for name, content in slices().items() if content != before[name]]
+    assert changed and {name[:5] for name in changed} == {"B_001"}
 
 
 def test_files_of_the_same_name_and_size_are_noticed(release, tmp_path):

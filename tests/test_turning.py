@@ -13,6 +13,7 @@ from uad.application.opening import Chain, chain_of, open_array, open_item
 from uad.data.reading.decoding import PLANE_AFFINE
 from uad.data.reading.entries import Source
 from uad.data.reading.facts import TrainingFacts, facts_of, lying_otherwise
+from uad.data.reading.folder import read_labelled
 from uad.data.reading.formats import write_slice
 from uad.data.reading.layouts import Scan
 from uad.data.reading.opening import open_slices
@@ -116,7 +117,8 @@ def test_a_training_folder_tells_how_its_slices_lie(tmp_path, affine):
     assert facts.lie == lies(affine) and TrainingFacts.stored({"lie": facts.lie}).lie == facts.lie
     assert not lying_otherwise(slices, facts.lie) and not lying_otherwise(slices, None)
     assert lying_otherwise(slices, "AL") == [
-        f"The slices' H and W run to {facts.lie}, those of the training to AL: they are judged as they lie."
+        f"3 of 3 slices looked at have H and W that run to {facts.lie}, those of the training to AL: "
+        "they are judged as they lie."
     ]
 
 
@@ -131,3 +133,19 @@ def test_a_slice_of_another_plane_is_judged_as_it_lies_with_a_notice(tmp_path):
     found = open_item(Item("c", slice_file=tmp_path / "c.nii.gz"), chain(PICTURE))
     assert found.notices == (f"H and W run to LI, in training to {PICTURE}: judged as it lies",)
     np.testing.assert_allclose(found.images[0, 0], volume()[..., 0], atol=1e-6)
+
+
+def test_a_mask_is_turned_to_its_image_by_their_headers(tmp_path):
+    """Two NIfTI files that show the same place; of a picture the rows are the first axis."""
+    image = np.random.default_rng(0).uniform(size=(6, 8)).astype(np.float32)
+    turn = Turn(OF_VOLUMES, "AR")
+    write_slice(tmp_path / "i.nii.gz", image, LPS)
+    mask = turn.there((image > 0.7).astype(np.uint8))
+    write_slice(tmp_path / "m.nii.gz", mask, turn.affine(LPS, mask.shape))
+    found = read_labelled(tmp_path / "i.nii.gz", tmp_path / "m.nii.gz", 1)
+    np.testing.assert_array_equal(found.label, image > 0.7)
+    Image.fromarray(255 * (image > 0.7).astype(np.uint8)).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_labelled(tmp_path / "i.nii.gz", tmp_path / "m.png", 1).label, image > 0.7)
+    write_slice(tmp_path / "m.nii.gz", mask, LPS[:, [0, 2, 1, 3]])
+    with pytest.raises(InputError, match=r"(?s)m\.nii\.gz.*run to LS.*to LP, as those of"):
+        read_labelled(tmp_path / "i.nii.gz", tmp_path / "m.nii.gz", 1)

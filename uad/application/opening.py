@@ -31,7 +31,8 @@ class Chain:
     channels: None where they have no names; levels: which slices were trained on, None to judge all; min_brain,
     least_foreground: a slice that shows less of the patient is not judged, by the share of the volume's plane and of
     the model's image; lie: to where H and W of its images run, see uad.data.reading.turning, None of models of
-    earlier versions: slices are judged as they lie then, and volumes as pictures.
+    earlier versions: slices are judged as they lie then, and volumes as pictures; assumed: nothing says how large a
+    pixel of the training's slices was.
     """
 
     reading: Reading
@@ -41,6 +42,7 @@ class Chain:
     min_brain: float
     least_foreground: float
     lie: str | None
+    assumed: bool
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +64,8 @@ def chain_of(reading: Reading, facts: TrainingFacts, spacing: float | None, all_
     levels = None if all_slices else facts.levels
     min_brain = MIN_BRAIN if facts.min_brain is None else facts.min_brain
     lie = facts.lie or (OF_VOLUMES if facts.framing else None)
-    return Chain(reading, facts.channels, framing, levels, min_brain, least, lie)
+    assumed = facts.framing is None and spacing is None
+    return Chain(reading, facts.channels, framing, levels, min_brain, least, lie, assumed)
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
     of_headers = (said for note in loaded.notes for said in note.notices)
     others = ", ".join(notes[number].shows for number in moved)
     onto = [f"{others} resampled onto the grid of {notes[0].shows}; slices beyond are not judged"] if moved else []
+    if chain.assumed:
+        onto.append("a pixel of the training's slices is taken for 1 mm before they were reduced; else pass --spacing")
     notices = dict.fromkeys([*turned, *onto, *plane.notices(loaded.spacing), *notice, *of_headers])
     return Opened(
         item.name,

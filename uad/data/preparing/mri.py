@@ -167,8 +167,12 @@ def _progress_file(out: Path, scan: Scan) -> Path:
 
 
 def _state(scan: Scan) -> dict[str, list[int]]:
-    """Bytes and times of the scan's files by name, so that the release may be moved."""
-    return {Path(path).name: state for path, state in fingerprint(scan.paths).items()}
+    """Bytes and times of the scan's files by what they show and by name, so that the release may be moved."""
+    return {
+        f"{shows}: {Path(path).name}": state
+        for shows, source in scan.files.items()
+        for path, state in fingerprint(source.paths).items()
+    }
 
 
 def _finished(out: Path, scan: Scan) -> Prepared | None:

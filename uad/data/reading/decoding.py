@@ -151,7 +151,10 @@ def full_scale_of(values: np.ndarray) -> float:
 def _decode_nifti(path: Path) -> Decoded:
     nifti = load_nifti(path)
     values = np.asanyarray(nifti.dataobj)
-    affine = np.asarray(nifti.affine, dtype=np.float64)
+    affine = np.array(nifti.affine, dtype=np.float64)
+    if not affine[:3, 2].any():  # of a single slice some writers place the plane alone
+        normal = np.cross(affine[:3, 0], affine[:3, 1])
+        affine[:3, 2] = normal / max(float(np.linalg.norm(normal)), 1e-12)
     return Decoded(values, affine, full_scale_of(values), colour=False)
 
 

@@ -21,6 +21,11 @@ TIFF_CHANNELS = ("t1", "flair", "t1ce")
 BRAIN_MASKS = "mask"
 
 
+# A mask that shows where the head is and not a lesion: p1_brain_mask, T1_bet-mask, sub-1_desc-brain_mask.
+_BRAIN_MASK = re.compile(r"(^|[-_.])(brain|bet|head|skull|skullstrip)[-_.]?(mask|msk)$", re.IGNORECASE)
+_LABEL_FOLDER = re.compile(r"(labels?|masks?|seg(mentation)?s?|annotations?)(Tr|Ts)?", re.IGNORECASE)
+
+
 class Source(NamedTuple):
     """Where one channel lies. paths: a volume, a DICOM folder, or slices in their order; component: which channel of a
     file that holds several, None of a file that holds one; channels: how many it must hold, None where its channels
@@ -81,7 +86,12 @@ def named_volumes(
     """
     entries, bare = [], []
     brains = _brain_masks(files)
-    volumes = [path for path in files if path.name[0] != "." and volume_stem(path.name) and path.parent not in brains]
+    volumes = [
+        path
+        for path in files
+        if path.name[0] != "." and (stem := volume_stem(path.name)) and path.parent not in brains
+        and not _BRAIN_MASK.search(stem)
+    ]  # fmt: skip
     places = {path.parent for path in files if not volume_stem(path.name)}
     for path in [*volumes, *sorted(place for place in places if holds_dicom(place))]:
         # The folder of `x_flair.nii/y.nii` says what its file shows.
@@ -98,7 +108,8 @@ def named_volumes(
     if wanted and not any(entry.shows in wanted for entry in entries):
         yield from (entry for entry in entries if entry.shows == LABEL)
         for entry in entries:
-            for component, channel in enumerate(wanted if entry.shows is None else ()):
+            unnamed = entry.shows is None and not _LABEL_FOLDER.fullmatch(entry.source.paths[0].parent.name)
+            for component, channel in enumerate(wanted if unnamed else ()):
                 parts = {"component": component, "channels": len(wanted)} if len(wanted) > 1 else {"component": None}
                 source = entry.source._replace(**parts)
                 yield entry._replace(shows=channel, source=source)

@@ -22,8 +22,8 @@ from uad.files import read_json
 
 # So many images, evenly spread, say what a training set looks like.
 LOOKED_AT = 128
-# So many, the first, say how they lie.
-LYING = 8
+# So many, evenly spread, say how they lie.
+LYING = 16
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,17 @@ def contrast_of_training(slices: SliceFolder, reading: Reading) -> Contrast | No
 
 
 def lying_otherwise(slices: SliceFolder, lie: str | None) -> list[str]:
-    """What to know where most of the first slices do not lie as those of the training, see TrainingFacts.lie."""
-    here = mode(lies(read_slice(path, slices.n_channels).affine) for path in slices.paths[:LYING])
-    if lie in (None, here):
+    """What to know where slices, of some that are looked at, do not lie as those of the training, see
+    TrainingFacts.lie.
+    """
+    if lie is None:
         return []
-    return [f"The slices' H and W run to {here}, those of the training to {lie}: they are judged as they lie."]
+    here = [lies(read_slice(path, slices.n_channels).affine) for path in evenly_spread(slices.paths, LYING)]
+    others = [each for each in here if each != lie]
+    if not others:
+        return []
+    said = f"{len(others)} of {len(here)} slices looked at have H and W that run to {mode(others)}"
+    return [f"{said}, those of the training to {lie}: they are judged as they lie."]
 
 
 def _contrast_of(path: Path, raw: RawSlice) -> np.ndarray:

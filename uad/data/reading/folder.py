@@ -33,7 +33,7 @@ def read_labelled(path: Path, mask: Path | None, n_channels: int, empty: bool = 
             "one label an image",
             "remove the mask file or the last channel",
         )
-    label = read_mask(mask)
+    label = read_mask(mask, path, raw.affine)
     if label.shape != raw.image.shape[1:]:
         raise input_error(
             mask,

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from uad.data.reading.decoding import EXTENSIONS, decode, extension_of
+from uad.data.reading.decoding import EXTENSIONS, NIFTI_EXTENSIONS, decode, extension_of
 from uad.data.reading.encoding import nifti_bytes, write_nifti
 from uad.data.reading.labels import binary_label
+from uad.data.reading.turning import Turn, lies
 from uad.errors import ValueProblem, input_error
 
 __all__ = ["EXTENSIONS", "RawSlice", "read_mask", "read_slice", "slice_bytes", "slice_stem", "write_slice"]
@@ -83,18 +84,29 @@ def read_slice(path: Path | str, n_channels: int) -> RawSlice:
     return RawSlice(image, label, decoded.affine, decoded.full_scale, marked)
 
 
-def read_mask(path: Path | str) -> np.ndarray:
-    """Read a lesion mask as (H, W) uint8, 1 = lesion.
+def read_mask(path: Path | str, image: Path | None = None, affine: np.ndarray | None = None) -> np.ndarray:
+    """Read a lesion mask as (H, W) uint8, 1 = lesion; image, affine: of the slice that it belongs to, as which it is
+    turned where the axes of two NIfTI files run to other directions. A picture has no such axes.
 
     The file holds 0 and one positive value (1, 255, a colour on black, ...), or whole-number regions, whose union is
-    the lesion: see binary_label. Raises InputError for anything else, e.g. the grey fringes of a JPEG.
+    the lesion: see binary_label. Raises InputError for anything else, e.g. the grey fringes of a JPEG, and for a mask
+    of another plane.
     """
     decoded = decode(path)
     if decoded.colour and decoded.values.ndim == 3:
         values = _without_alpha(decoded.values, path).max(axis=2)
     else:
         values = _array_channels(decoded.values, 1, path, label_allowed=False)[0]
-    return _label(values, path, "the mask")
+    label = _label(values, path, "the mask")
+    if image is None or any(extension_of(Path(each)) not in NIFTI_EXTENSIONS for each in (path, image)):
+        return label
+    turn = Turn(lies(decoded.affine), lies(affine))
+    if turn.start == turn.end:
+        return label
+    if not turn.possible:
+        expected = f"to {turn.end}, as those of {image}"
+        raise input_error(path, f"H and W that run to {turn.start}", expected, "correct the affine of one of them")
+    return turn.there(label)
 
 
 def write_slice(path: Path | str, array: np.ndarray, affine: np.ndarray) -> None:

@@ -69,7 +69,7 @@ def find_scans(
         found = "a file" if data_dir.exists() else "no such folder"
         raise input_error(data_dir, found, EXPECTED, "correct --data_dir or unpack the release")
     endings = endings_of(channels)
-    wanted = tuple(channel.partition("=")[0] for channel in channels or ())
+    wanted = tuple(name for channel in channels or () if (name := channel.partition("=")[0]) != LABEL)
     files = list(walk(data_dir, without and without.resolve()))
     decathlon = [path for path in files if path.name == "dataset.json" and (path.parent / "imagesTr").is_dir()]
     if decathlon:
@@ -112,7 +112,7 @@ def _complete(
     entries: Sequence[Entry], wanted: Sequence[str], labelled: bool, endings: Mapping[str, str]
 ) -> tuple[list[Scan], tuple[str, ...], list[Problem]]:
     """Scans with what is needed of them, the channels' names, and what is missing or there twice."""
-    scans, problems = _gather(entries, endings)
+    scans, problems = _gather([entry for entry in entries if labelled or entry.shows != LABEL], endings)
     shown = {channel for scan in scans for channel in scan.files}
     names = tuple(wanted) or (BRATS_CHANNELS if any(map(is_brats, scans)) else channel_order(shown))
     needed = (*names, LABEL) if labelled else names

@@ -40,6 +40,7 @@ from binary_autoencoder.flags import (
 from binary_autoencoder.losses import PerceptualLoss, find_vgg16_weights
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
+from uad.checkpoints import told_images
 from uad.cli.command import command_of
 from uad.cli.data import (
     HEALTHY_VALIDATION,
@@ -229,7 +230,7 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
             "data": asdict(reading),
             "facts": asdict(facts_of(slices, reading)),
         },
-        settings=settings_of(chosen, run) | {"images": len(slices)},
+        settings=settings_of(chosen, run) | told_images(slices.names),
         prepare=with_augmentation,
         former=lambda saved: without_removed(saved, REMOVED_SETTINGS),
         sample=sample,

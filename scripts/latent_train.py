@@ -50,6 +50,7 @@ from bernoulli_diffusion.validation import Judging, Validation, validating_detec
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
 from uad.best import best_in_words
+from uad.checkpoints import told_images
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags
@@ -257,7 +258,7 @@ def build(
         phases=[Phase("unet", loss.network, optimizer, loss)],
         dataset=WithDraws(dataset, loss.draws),
         config=config,
-        settings=settings_of(chosen, run, config) | {"images": len(slices)},
+        settings=settings_of(chosen, run, config) | told_images(slices.names),
         prepare=dataset.prepared if isinstance(dataset, LiveViews) else dict,
         former=former_settings,
         sample=sample,

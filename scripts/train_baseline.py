@@ -24,7 +24,7 @@ from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_fl
 from baselines.methods import load_method
 from baselines.parts import part_of, with_parts
 from baselines.stages import StageLoss, evaluator, picture_maker, shuffled_images
-from uad.checkpoints import newest_state, weights_hash
+from uad.checkpoints import newest_state, told_images, weights_hash
 from uad.cli.command import command_of
 from uad.cli.data import (
     HEALTHY_VALIDATION,
@@ -238,7 +238,7 @@ def fit(request: Request, runs: dict[str, Run], world: World, method: ModuleType
     slices = run.images(folder, world, once=True)
     facts = {
         **data_of(request.reading, folder),
-        "settings": settings_of(request, run, config, {}) | {"images": len(slices)},
+        "settings": settings_of(request, run, config, {}) | told_images(folder.names),
         "command": command_line(),
     }
     world.on_main(
@@ -273,7 +273,7 @@ def stage_training(
     options, folders = run.options, request.opening.folders
     folder = folders.open(request.reading)
     slices = run.images(folder, world)
-    settings = settings_of(request, run, config, earlier) | {"images": len(slices)}
+    settings = settings_of(request, run, config, earlier) | told_images(folder.names)
     begun, _ = newest_state(files, world, kind(method.NAME, stage))
     if begun is None:
         images = shuffled_images(options, slices, world)

@@ -9,8 +9,8 @@ import torch
 from commands import DETECT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, module, run, run_apart
 from short_training import discs
 
-from uad.checkpoints import load_checkpoint
-from uad.data.reading.formats import write_slice
+from uad.checkpoints import check_same_configuration, load_checkpoint, told_images
+from uad.data.reading.formats import read_slice, write_slice
 from uad.distributed import World
 from uad.errors import InputError
 from uad.run_lock import exclusive
@@ -105,6 +105,21 @@ def former(state: dict, changes: dict, removed: tuple[str, ...]) -> dict:
     """A checkpoint with the settings of an earlier version."""
     kept = {name: value for name, value in state["settings"].items() if name not in removed}
     return state | {"settings": kept | changes}
+
+
+def test_a_run_is_not_continued_with_as_many_other_images(images, autoencoder, tmp_path):
+    """In either stage; runs of earlier versions, which tell their number alone, go on."""
+    other = tmp_path / "healthy"
+    for i, path in enumerate(sorted(images.glob("*.nii.gz"))):
+        write_slice(other / f"q{i}_000.nii.gz", read_slice(path, 2).image, np.eye(4))
+    words = f"{SMALL_STAGE1} --n_channels 2 --normalise none --log_dir {tmp_path / 'ae'}"
+    run(STAGE1, f"{words} --data_dir {images} --train_steps 1 --lr_anneal_steps 0")
+    run(STAGE2, stage2(images, autoencoder, f"--log_dir {tmp_path / 'd'} --train_steps 1 --lr_anneal_steps 0"))
+    with pytest.raises(InputError, match=r"(?s)names of images.*restore what the run began with"):
+        run(STAGE1, f"{words} --data_dir {other} --train_steps 2 --lr_anneal_steps 0")
+    with pytest.raises(InputError, match="names of images"):
+        run(STAGE2, stage2(other, autoencoder, f"--log_dir {tmp_path / 'd'} --train_steps 2 --lr_anneal_steps 0"))
+    check_same_configuration({"images": 8}, told_images([path.name for path in images.iterdir()]), tmp_path)
 
 
 def test_a_run_of_an_earlier_version_continues(autoencoder, images, tmp_path):

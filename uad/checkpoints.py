@@ -8,6 +8,7 @@ import hashlib
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,8 @@ STATE_KEYS = frozenset(
     {"kind", "format", "step", "config", "settings", "models", "ema", "ema_updates", "optimizers", "scaler",
      "skipped_steps"}
 )  # fmt: skip
+# The setting that tells images of other names, where there are as many.
+NAMES = "names of images"
 CPU_INFO = Path("/proc/cpuinfo")
 PACKAGES = ("torch", "torchvision", "numpy", "nibabel", "scikit-learn", "scipy")
 
@@ -301,6 +304,11 @@ def _newest_usable(files: CheckpointFiles, kind: str) -> tuple[dict | None, list
     return state, complaints
 
 
+def told_images(names: Sequence[str]) -> dict:
+    """What a run's settings say of its training images: how many there are, and a hash of their names."""
+    return {"images": len(names), NAMES: hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]}
+
+
 def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:
     """An InputError listing every setting in which a run's folder and the command differ."""
     problems = [
@@ -311,7 +319,8 @@ def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:
             f"{_remedy(key, saved.get(key))}, or choose another --log_dir",
         )
         for key in sorted(saved.keys() | given.keys())
-        if saved.get(key) != given.get(key)
+        # Runs of earlier versions did not tell the names.
+        if saved.get(key) != given.get(key) and not (key == NAMES and key not in saved)
     ]
     if problems:
         raise InputError(problems)

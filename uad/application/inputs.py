@@ -36,7 +36,7 @@ class Item(NamedTuple):
     def shown(self) -> dict[str, list]:
         """Where each channel of a scan lies: file, and its number there."""
         files = self.scan.files.items() if self.scan else ()
-        return {shows: [*map(str, source.paths), source.component] for shows, source in files}
+        return {shows: [*(str(path.resolve()) for path in source.paths), source.component] for shows, source in files}
 
     @property
     def where(self) -> str:

@@ -222,6 +222,8 @@ def main(args: argparse.Namespace) -> None:
     for notice in geometry_notices(volumes):
         print(notice)
     print(f"{args.out}: " + ", ".join(f"{name} {counts[name]}" for name in (*SPLITS, *LEFT_OUT) if counts[name]))
+    if labelled and counts["val_diseased"] and not (counts["train_healthy"] or counts["val_healthy"]):
+        print("No slice is without lesion: look whether the segmentations are of lesions, and not of the brain")
     if any(patient_of_scan(task.scan.name) != task.patient for task in tasks):
         manifest = args.out / "manifest.csv"
         print(f"The names of the slices do not tell the patients: pass --patients {manifest} to what uses them")

@@ -189,6 +189,14 @@ def test_a_replaced_patient_is_prepared_anew(release, tmp_path):
     assert {row["split"] for row in table(out) if row["patient"] == name} == {"val_healthy"}
 
 
+def test_patients_that_are_corrected_reach_the_tables_of_finished_scans(release, tmp_path):
+    found, out = find_scans(release, None), tmp_path / "out"
+    for patient in ("a", "b"):
+        tasks = [Task(scan, patient, False) for scan in found.scans]
+        list(prepare(tasks, out, CHOICE, {"seed": 0}))
+        assert {row["patient"] for row in table(out)} == {patient}
+
+
 def test_a_replaced_file_is_noticed_beside_one_of_its_name(tmp_path):
     """As in nnU-Net and the Decathlon, where image and label are called alike."""
     out, seg = tmp_path / "out", volumes_of(1)["seg"]

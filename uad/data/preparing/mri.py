@@ -175,16 +175,17 @@ def _state(scan: Scan) -> dict[str, list[int]]:
     }
 
 
-def _finished(out: Path, scan: Scan) -> Prepared | None:
-    """What a scan gave that is complete and whose files are still the same, else None."""
-    path = _progress_file(out, scan)
+def _finished(out: Path, task: Task) -> Prepared | None:
+    """What a scan gave that is complete and whose files are still the same, else None; its patient may be another."""
+    scan, path = task.scan, _progress_file(out, task.scan)
     there = read_json(path) if path.is_file() else {}
     if there.get("files") != _state(scan) or "volumes" not in there:
         return None
     written = [(row[0], row[3]) for row in there["rows"] if row[3] in SPLITS]
     written += [(stem, LABELS) for stem, split in written if split == "val_diseased"]
     complete = all((out / folder / f"{stem}.nii.gz").is_file() for stem, folder in written)
-    return Prepared(scan.name, there["rows"], there["volumes"], []) if complete else None
+    rows, volumes = ([[row[0], task.patient, *row[2:]] for row in there[kind]] for kind in ("rows", "volumes"))
+    return Prepared(scan.name, rows, volumes, []) if complete else None
 
 
 def _attempt(task: Task, out: Path, choice: Choice) -> Prepared:
@@ -209,7 +210,7 @@ def prepare(tasks: Sequence[Task], out: Path, choice: Choice, split: Mapping, wo
     _claim(out, tasks, choice, {**split, "volume_slices": _common_slices(tasks)})
     done, waiting = [], []
     for task in tasks:
-        finished = _finished(out, task.scan)
+        finished = _finished(out, task)
         if finished is None:
             waiting.append(task)
         else:

@@ -143,13 +143,13 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         remedy = "look at the volume; --all_slices judges slices that show less than those of the training"
         raise input_error(item.where, "no slice that shows enough of the patient", expected, remedy)
     grid = loaded.notes[0].grid
-    turned = [f"turned from {grid.orientation} to {CANONICAL} for the model"] if grid.orientation != CANONICAL else []
-    of_headers = (said for note in loaded.notes for said in note.notices)
-    others = ", ".join(notes[number].shows for number in moved)
-    onto = [f"{others} resampled onto the grid of {notes[0].shows}; slices beyond are not judged"] if moved else []
+    notices = [f"turned from {grid.orientation} to {CANONICAL} for the model"] if grid.orientation != CANONICAL else []
+    if moved:
+        others = ", ".join(notes[number].shows for number in moved)
+        notices.append(f"{others} resampled onto the grid of {notes[0].shows}; slices beyond are not judged")
     if chain.assumed:
-        onto.append("a pixel of the training's slices is taken for 1 mm before they were reduced; else pass --spacing")
-    notices = dict.fromkeys([*turned, *onto, *plane.notices(loaded.spacing), *notice, *of_headers])
+        notices.append(f"the training does not say how large its images are: {PLANE} mm a side are taken, or --spacing")
+    notices += [*plane.notices(loaded.spacing), *notice, *(said for note in loaded.notes for said in note.notices)]
     return Opened(
         item.name,
         np.stack(images),
@@ -162,7 +162,7 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         float(np.prod(grid.spacing)) / 1000,
         lambda squares: plane.back(turn.back(squares)),
         lambda volume: from_canonical(volume, grid.affine),
-        tuple(notices),
+        tuple(dict.fromkeys(notices)),
     )
 
 

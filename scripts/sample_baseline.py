@@ -96,8 +96,9 @@ def main(args: argparse.Namespace) -> None:
         check_given(request.stated, asdict(reading), trained.path)
         if not ready(request.opening, reading, world):
             return
-        if request.healthy_dir:
-            ready(request.opening.of_slices(request.healthy_dir), reading, world, healthy=True)
+        healthy = request.opening.of_slices(request.healthy_dir) if request.healthy_dir else None
+        if healthy:
+            ready(healthy, reading, world, healthy=True)
         folders = request.opening.folders
         out_dir = request.output.folder(Path("results") / f"{run_name(trained)}_{folders.name}")
         amp = precision_of(runtime.amp, world, trained.modules.values(), begun=amp_of_results(out_dir))
@@ -109,15 +110,14 @@ def main(args: argparse.Namespace) -> None:
         detector = method.Detector(trained.config, modules, options, amp, request.score)
         check_healthy_dir(request, detector)
         slices = folders.open(reading)
-        info = run_info(request, trained, reading, detector, options, amp, world) | request.output.facts(
-            out_dir, slices
-        )
+        info = run_info(request, trained, reading, detector, options, amp, world)
+        info |= request.output.facts(out_dir, slices)
         if only_shown(request.opening, info | {"out_dir": str(out_dir)}, world):
             return
-        if request.healthy_dir:
+        if healthy:
             result_writer(out_dir, info, world)
-            healthy = request.opening.of_slices(request.healthy_dir).folders.open(reading)
-            calibrate_on_healthy(detector, healthy, out_dir / "healthy.json", world, share, runtime.workers)
+            images = healthy.folders.open(reading)
+            calibrate_on_healthy(detector, images, out_dir / "healthy.json", world, share, runtime.workers)
             options = options | read_json(out_dir / "healthy.json")
             detector = method.Detector(trained.config, modules, options, amp, request.score)
         detect(detector, slices, out_dir, info, request.compare_sides, share, runtime, world)

@@ -21,8 +21,20 @@ from uad.errors import InputError
         ("OAS30001_MR_d0129_080", "OAS30001"),
         ("UPENN-GBM-00001_11_080", "UPENN-GBM-00001"),
         ("TCGA_CS_4941_19960909_012", "TCGA_CS_4941"),
+        ("UCSF-PDGM-0045_FU003d_080", "UCSF-PDGM-0045"),
+        ("ADNI_002_S_0295_MR_MPRAGE_Br_2006_I13722_080", "002_S_0295"),
+        ("training01_02_080", "training01"),
+        ("P1_ses1_080", "P1"),
+        ("case12_Visit-02_017", "case12"),
+        ("Patient-001_week-044-1_080", "Patient-001"),
+        ("patient-7-visit-2", "patient-7"),
+        ("study_visit1_004", "study_visit1"),  # no patient has this name, however many visits there were
         ("NORMAL-4872585-1", "4872585"),
         ("NORMAL_1000", "NORMAL_1000"),  # an image number is no slice of a patient NORMAL
+        ("T2_0012", "T2_0012"),  # nor one of a contrast or a fold
+        ("fold1_T1w_0123", "fold1_T1w_0123"),
+        ("site3_case7_012", "site3_case7"),
+        ("T1001_012", "T1001"),
         ("scan", "scan"),
     ],
 )
@@ -57,4 +69,4 @@ def test_every_wrong_line_of_a_table_is_named(tmp_path):
 
 
 def test_a_scan_of_no_known_release_is_its_own_patient():
-    assert patient_of_scan("patient-7-visit-2") == "patient-7-visit-2"
+    assert patient_of_scan("patient-7-second") == "patient-7-second"

@@ -17,15 +17,24 @@ _SCANS = (
     r"(OAS\d+_\d+)_MR\d+.*|(OAS\d{5,})_.*",  # OASIS 1 and 2: OAS1_0001_MR1; 3: OAS30001_MR_d0129
     r"(TCGA_[A-Z0-9]{2}_[A-Za-z0-9]{4})_.*",  # kaggle_3m: TCGA_CS_4941_19960909
     r"(UPENN-GBM-\d+)_\d+",  # UPENN-GBM-00001_11
+    r"(UCSF-PDGM-\d+)_FU\w+",  # UCSF-PDGM-0045_FU003d
+    r"(?:ADNI_)?(\d{3}_S_\d{4,5})_.*",  # ADNI_002_S_0295_MR_...
+    r"((?:training|test)\d{2})_\d{2}(?:_.*)?",  # ISBI 2015, multiple sclerosis: training01_02
     r"(brain_scan_.+)_slice",  # MAD-AD and REFLECT: brain_scan_12_slice_40
+    # What people write themselves, and LUMIERE: P1_ses-2, patient-7-visit-2, Patient-001_week-044-1
+    r"(?i:(.*\d.*?)[-_](?:session|ses|visit|week|month|timepoint|tp|followup|fu)[-_]?\d+(?:[-_].*)?)",
 )
 _SCAN_PATTERNS = tuple(re.compile(pattern) for pattern in _SCANS)
 _OCT_SLICE = re.compile(r"[A-Za-z]+-(\d+)-\d+")
 _SLICE = re.compile(r"(.*\d.*)_\d+")
+# Words whose digit numbers no scan: T2_0012, fold1_0123, site3_v2_007.
+_NO_SCAN = re.compile(r"t[12][a-z]{0,5}|(?:fold|part|batch|split|set|group|class|grade|site|scanner|v|version)\d+")
 
 
 def patient_of_scan(scan: str) -> str:
-    """The patient of a scan by its name: that of a release known here, else the scan's own name."""
+    """The patient of a scan by its name: that of a release known here, what stands before a numbered session or visit,
+    else the scan's own name.
+    """
     for pattern in _SCAN_PATTERNS:
         match = pattern.fullmatch(scan)
         if match:
@@ -34,13 +43,18 @@ def patient_of_scan(scan: str) -> str:
 
 
 def scan_of(name: str) -> str:
-    """The scan that a slice belongs to, from its name without extension: `<scan>_<digits>` with a digit in <scan>.
+    """The scan that a slice belongs to, from its name without extension: `<scan>_<digits>` with a digit in <scan> that
+    is not that of a contrast or of a part of a data set.
 
-    Any other name is taken for a scan with a single slice: `img_012` or `NORMAL_1000` count images, not slices of a
-    scan "img" or "NORMAL".
+    Any other name is taken for a scan with a single slice: `img_012`, `NORMAL_1000`, `T2_0012` or `fold1_0123` count
+    images, not slices of a scan "img", "NORMAL", "T2" or "fold1".
     """
     match = _SLICE.fullmatch(name)
-    return match.group(1) if match else name
+    if not match:
+        return name
+    words = re.split(r"[-_. ]+", match.group(1).lower())
+    numbered = any(re.search(r"\d", word) and not _NO_SCAN.fullmatch(word) for word in words)
+    return match.group(1) if numbered else name
 
 
 def patient_of(name: str, patients: Mapping[str, str] | None = None) -> str:

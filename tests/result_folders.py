@@ -34,9 +34,20 @@ def cells(label: np.ndarray) -> np.ndarray:
 
 
 def write_folder(
-    folder, patients=4, slices=2, lesion=True, masks=True, autoencoder=True, first=0, evidence=False, **run
+    folder,
+    patients=4,
+    slices=2,
+    lesion=True,
+    masks=True,
+    autoencoder=True,
+    first=0,
+    evidence=False,
+    numbers=None,
+    **run,
 ):
-    """A result folder of `patients` * `slices` images; without lesions the patients have other names."""
+    """A result folder of `patients` * `slices` images; without lesions the patients have other names; numbers: in the
+    record of each.
+    """
     generator = np.random.default_rng(1 + lesion)
     info = run_info(**run)
     writer = ResultWriter(folder, info)
@@ -55,5 +66,6 @@ def write_folder(
                 label if masks else None,
                 ({"autoencoder": image} if autoencoder else {})
                 | ({"flip_probability": cells(label)} if evidence else {}),
+                numbers or {},
             )
     return folder

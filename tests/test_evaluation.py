@@ -285,6 +285,20 @@ def test_masks_from_another_folder(tmp_path, folders):
         open_study(tmp_path / "run", "saved", tmp_path / "none")
 
 
+@pytest.mark.parametrize("of_nifti", [True, False])
+def test_a_mask_of_another_folder_is_turned_as_its_image_lies_where_that_is_known(tmp_path, of_nifti):
+    """Only results of NIfTI images say how far apart slices are; to a picture's a mask belongs by index."""
+    write_folder(tmp_path / "run", masks=False, numbers={"slice_distance": 5.0} if of_nifti else None)
+    label = np.zeros((SIZE, SIZE), np.uint8)
+    label[2:6, 10:20] = 1
+    turned = AFFINE @ np.array([[0, 1, 0, 0], [-1, 0, 0, SIZE - 1], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    for name in ResultFolder(tmp_path / "run").names:
+        write_slice(tmp_path / "masks" / f"{name}.nii.gz", np.rot90(label), turned)
+    study = open_study(tmp_path / "run", "saved", tmp_path / "masks")
+    found = study.load(study.names[0]).label
+    np.testing.assert_array_equal(found, label if of_nifti else np.rot90(label))
+
+
 def test_a_stored_folder_is_scored_anew_with_its_evidence(tmp_path):
     study = open_study(write_folder(tmp_path / "with", evidence=True), "evidence")
     assert [row.score for row in study.rows[:2]] == ["evidence", "smooth"]

@@ -267,6 +267,10 @@ class ResultFolder:
             further[extra] = self._read(extra, name)[0]
         return Result(name, record["patient"], affine, *images.values(), anomaly_map, label, further, record)
 
+    def map_path(self, name: str) -> Path:
+        """Where the anomaly map of an image lies."""
+        return self._path("anomaly_map", name)
+
     def _channels(self, kind: str, name: str) -> np.ndarray:
         """An array as (C, H, W); one channel is stored without its axis."""
         array = self._read(kind, name)[0]

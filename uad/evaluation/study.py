@@ -91,11 +91,15 @@ class Study:
     def load(self, name: str) -> Result:
         """One image; its mask comes from the result folder or, where that has none, from `masks`.
 
-        A mask of another size is resampled to the map's grid by nearest neighbour.
+        A NIfTI mask of a NIfTI image is turned as that lies; one of another size is resampled to the map's grid by
+        nearest neighbour.
         """
         result = self.folder.load(name, self.extras)
         if result.label is None and name in self.masks:
-            result = result._replace(label=_nearest(read_mask(self.masks[name]), result.anomaly_map.shape))
+            # Only of NIfTI images it is known how they lie, and only theirs state a distance.
+            lying = result.record.get(DISTANCE_KEY) is not None
+            mask = read_mask(self.masks[name], self.folder.map_path(name) if lying else None, result.affine)
+            result = result._replace(label=_nearest(mask, result.anomaly_map.shape))
         return result
 
     def each(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from uad.data.reading.checks import check_disjoint, check_folder, data_hash
-from uad.data.reading.formats import write_slice
+from uad.data.reading.formats import read_mask, write_slice
 from uad.errors import InputError
 
 
@@ -57,6 +57,13 @@ def test_a_sound_folder_is_summarised(brains):
     assert -7 <= summary.minimum < -6
     assert 32 < summary.maximum <= 33
     assert "5 images of 3 patients" in str(summary)
+
+
+def test_masks_that_say_0_for_the_lesion_are_noticed(brains):
+    assert "look whether" not in str(check_folder(brains, 2, 16, "joint"))
+    for path in labels(brains).iterdir():
+        write_slice(path, 1 - read_mask(path), np.eye(4))
+    assert "4 of 4 lesions take more than half" in str(check_folder(brains, 2, 16, "joint"))
 
 
 def test_a_missing_folder_shows_the_expected_tree(tmp_path):

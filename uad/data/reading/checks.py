@@ -33,6 +33,7 @@ class _Report(NamedTuple):
     lesion: bool = False
     flat_channel: bool = False
     marked: bool = False
+    mostly_lesion: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,7 @@ def _check_file(path: Path, mask: Path | None, empty: bool, expected: _Expected)
         raw.label is not None and bool(raw.label.any()),
         _has_flat_channel(raw.image),
         raw.marked,
+        raw.label is not None and float(raw.label.mean()) > 0.5,
     )
 
 
@@ -293,6 +295,7 @@ def _summary(
         images=len(reports),
         labelled=sum(report.labelled for report in reports),
         with_lesion=sum(report.lesion for report in reports),
+        mostly_lesion=sum(report.mostly_lesion for report in reports),
         flat_channel=sum(report.flat_channel for report in reports),
         resized=sum(report.size != square for report in reports),
         distorted=sum(report.size[0] != report.size[1] for report in reports),

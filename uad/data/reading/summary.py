@@ -12,10 +12,11 @@ class FolderSummary:
     """What a folder holds.
 
     sizes: images per (H, W); minimum, maximum: of the raw intensities; resized: images of another size than
-    img_size x img_size; distorted: those that are not square; labelled, with_lesion: images with a mask,
-    and with a lesion in it; flat_channel: images in which a modality is constant, as edge slices may be; marked: colour
-    files taken as grey; masks_beside: whether the masks lie beside their images; foreign, subfolders: names of files
-    and folders that are left alone; notices: what else to say of a release.
+    img_size x img_size; distorted: those that are not square; labelled, with_lesion, mostly_lesion: images with a mask,
+    with a lesion in it, and with one on more than half of the image; flat_channel: images in which a modality is
+    constant, as edge slices may be; marked: colour files taken as grey; masks_beside: whether the masks lie beside
+    their images; foreign, subfolders: names of files and folders that are left alone; notices: what else to say of a
+    release.
     """
 
     folder: Place
@@ -23,6 +24,7 @@ class FolderSummary:
     images: int = 0
     labelled: int = 0
     with_lesion: int = 0
+    mostly_lesion: int = 0
     resized: int = 0
     distorted: int = 0
     flat_channel: int = 0
@@ -52,6 +54,11 @@ class FolderSummary:
         yield from self.notices
         if self.masks_beside:
             yield "masks are the files beside the images that are named like them, e.g. x_mask.png for x.png"
+        if 2 * self.mostly_lesion > self.with_lesion:
+            yield (
+                f"{self.mostly_lesion} of {self.with_lesion} lesions take more than half of their image: look whether "
+                "the masks say 0 where they mean the lesion"
+            )
         if self.marked:
             yield f"{_counted(self.marked, 'colour file')} taken as grey: less than 1 % of their pixels are in colour"
         if self.foreign:

@@ -232,7 +232,13 @@ def renaming_notice(args: argparse.Namespace) -> str | None:
 def add_model_source_flags(parser: argparse.ArgumentParser) -> None:
     """Which model detection uses."""
     group = parser.add_argument_group("the trained diffusion model")
-    add(group, "--model_path", help="stage-2 checkpoint", shown="the newest one of this autoencoder")
+    add(
+        group,
+        "--model_path",
+        nargs="+",
+        help="stage-2 checkpoint, or several whose flip probabilities are averaged",
+        shown="the newest one of this autoencoder",
+    )
     add(group, "--log_dir", help="folder of the stage-2 run", shown="<ae_load_dir>/bernoulli_diffusion")
     add_model_flags(parser, compared=True)
 
@@ -240,7 +246,7 @@ def add_model_source_flags(parser: argparse.ArgumentParser) -> None:
 def model_source(args: argparse.Namespace) -> ModelSource:
     """What the flags of `add_model_source_flags` say."""
     folder = Path(args.log_dir) if args.log_dir else default_log_dir(args.ae_load_dir or "")
-    return ModelSource(args.model_path, folder, stated_model(args))
+    return ModelSource(args.model_path or (), folder, stated_model(args))
 
 
 def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> None:
@@ -290,8 +296,16 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
     add_contrast_flag(group, shown="of models that store it True, of others False")
 
 
-def add_settings_flag(parser: Flags) -> None:
-    """--settings, for a parser with the flags of `add_detection_flags`."""
+def add_settings_flag(parser: Flags, models: bool = False) -> None:
+    """--settings, for a parser with the flags of `add_detection_flags`; models: and those of `add_model_source_flags`,
+    of which the file may say which checkpoints.
+    """
+
+    def defaults(path: str) -> dict:
+        settings = read_settings(path)
+        named = {"model_path": list(settings.model_path)} if models and settings.model_path else {}
+        return settings.flags | named
+
     add(
         parser,
         "--settings",
@@ -299,7 +313,7 @@ def add_settings_flag(parser: Flags) -> None:
         "denoising; a flag that is given goes before",
         shown="none",
     )
-    parser.read_defaults("settings", lambda path: read_settings(path).flags)
+    parser.read_defaults("settings", defaults)
 
 
 def chosen_settings(args: argparse.Namespace) -> ChosenSettings | None:

@@ -104,7 +104,7 @@ class DenoisedOnce:
 
 
 class GridDetector:
-    """Maps of held images by a detector's networks, for any L, P, K, shifts and score.
+    """Maps of held images by a detector's networks, for any L, P, K, shifts and score, and by other flip networks.
 
     base: the detector, whose other settings hold for all; device, batch_size, seed: as in detection over a folder,
     whose maps these are.
@@ -117,15 +117,20 @@ class GridDetector:
         self.device, self.batch_size, self.seed = device, batch_size, seed
         self._codes = KeptCodes(base.encode, base.code_bits)
 
-    def maps(self, detections: Sequence[Detection], advance: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    def maps(
+        self,
+        detections: Sequence[Detection],
+        advance: Callable[[int], None] = lambda done: None,
+        network: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> np.ndarray:
         """Anomaly maps (D, N, S, S) float32, 4 S^2 bytes each, of settings with one L.
 
         detections: differ from the base's settings in L, P, K, shifts and score only; advance: is told how many maps
-        are done.
+        are done; network: in place of the base's flip network.
         """
         held, level = self.held, detections[0].noise_level
         codes = self._codes
-        network = Remembered(self.base.network, lambda z_t, t: int(t[0]) == level)
+        network = Remembered(network or self.base.network, lambda z_t, t: int(t[0]) == level)
         decode = Remembered(self.base.decode, lambda code: torch.equal(code, codes.own))
         groups: dict[Detection, list[int]] = {}
         for number, detection in enumerate(detections):

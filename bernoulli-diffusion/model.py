@@ -1,12 +1,15 @@
 """Building and loading the diffusion model: its network together with its process."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from torch import nn
+
 from bernoulli_diffusion.architecture import Architecture, Model, Process, model_for
+from bernoulli_diffusion.ensemble import Ensemble
 from bernoulli_diffusion.process import BernoulliDiffusion
-from bernoulli_diffusion.unet import FlipUNet
 from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
 from uad.configuration import check_given
 from uad.errors import InputError, input_error
@@ -16,13 +19,13 @@ KIND = "bernoulli_diffusion"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which checkpoint of stage 2, and what is stated beside it.
+    """Which checkpoints of stage 2, and what is stated beside them.
 
-    path: the file, None for the newest in `folder` of the autoencoder; given: arguments of Architecture and Process
-    that must be the checkpoint's.
+    paths: the files, none for the newest in `folder` of the autoencoder; given: arguments of Architecture and Process
+    that must be the checkpoints'.
     """
 
-    path: str | None
+    paths: Sequence[str]
     folder: Path
     given: Mapping = field(default_factory=dict)
 
@@ -32,14 +35,15 @@ class TrainedDiffusion:
     """A flip-probability network in evaluation mode, its process, and where it came from.
 
     shape: what network and process are; config: also code_bits, autoencoder and data settings, where they are known;
-    command: that trained it, where it is known.
+    command: that trained it, where it is known. Of several models that are joined, see joined, step and command are
+    those of all.
     """
 
-    network: FlipUNet
+    network: nn.Module
     process: BernoulliDiffusion
     shape: Model
     path: Path
-    step: int
+    step: int | tuple[int, ...]
     config: dict
     weights_hash: str
     command: str | None
@@ -101,16 +105,62 @@ def newest_model_of(autoencoder_hash: str, folder: Path) -> Path:
     )
 
 
-def load_model(source: ModelSource, code_shape: tuple[int, int, int], autoencoder_hash: str) -> TrainedDiffusion:
-    """The model for the autoencoder with these weights.
+def load_models(
+    source: ModelSource, code_shape: tuple[int, int, int], autoencoder_hash: str
+) -> tuple[TrainedDiffusion, ...]:
+    """The models for the autoencoder with these weights, each by itself.
 
-    Raises InputError where they do not fit, and where what is stated contradicts the checkpoint.
+    Raises InputError where they do not fit, and where what is stated contradicts a checkpoint.
     """
-    path = source.path or newest_model_of(autoencoder_hash, source.folder)
-    model = load_diffusion(path, lambda: model_for(code_shape, source.given))
-    check_given(source.given, asdict(model.shape.architecture) | asdict(model.shape.process), path)
-    check_codes_match(model, code_shape, autoencoder_hash)
-    return model
+    models = []
+    for path in source.paths or [newest_model_of(autoencoder_hash, source.folder)]:
+        model = load_diffusion(path, lambda: model_for(code_shape, source.given))
+        check_given(source.given, asdict(model.shape.architecture) | asdict(model.shape.process), path)
+        check_codes_match(model, code_shape, autoencoder_hash)
+        models.append(model)
+    return tuple(models)
+
+
+def load_model(source: ModelSource, code_shape: tuple[int, int, int], autoencoder_hash: str) -> TrainedDiffusion:
+    """The model, or all of them as one, see load_models and joined."""
+    return joined(load_models(source, code_shape, autoencoder_hash))
+
+
+def joined(models: Sequence[TrainedDiffusion]) -> TrainedDiffusion:
+    """The models, of one autoencoder, as one; a single one stays what it is.
+
+    Of what they were trained on holds what holds for each: the fewest noise levels, and lesions only where all saw
+    some. InputError for one that is named twice, for other noise and for other code bits.
+    """
+    first, *others = models
+    if not others:
+        return first
+    for place, model in enumerate(models):
+        for fact, here, there in (
+            ("noise", model.shape.process, first.shape.process),
+            ("code_bits", model.config["code_bits"], first.config["code_bits"]),
+        ):
+            if here != there:
+                remedy = "average models that were trained alike"
+                raise input_error(model.path, f"{fact}: {here}", f"{there}, as in {first.path}", remedy)
+        same = [other.path for other in models[:place] if other.weights_hash == model.weights_hash]
+        if same:
+            raise input_error("--model_path", f"{model.path}, the same as {same[0]}", "other weights", "name it once")
+    told = [model.config for model in models]
+    config = first.config | {"lesion_share": min(config.get("lesion_share") or 0.0 for config in told)}
+    if levels := [config["trained_levels"] for config in told if "trained_levels" in config]:
+        config["trained_levels"] = min(levels)
+    if chosen := [config["chosen"] for config in told if config.get("chosen", {}).get("real_labels")]:
+        config["chosen"] = chosen[0]
+    commands = [model.command for model in models if model.command]
+    return replace(
+        first,
+        network=Ensemble([model.network for model in models]).eval(),
+        step=tuple(model.step for model in models),
+        config=config,
+        weights_hash=hashlib.sha256("".join(model.weights_hash for model in models).encode()).hexdigest()[:16],
+        command="\n".join(commands) or None,
+    )
 
 
 def check_codes_match(model: TrainedDiffusion, code_shape: tuple[int, int, int], autoencoder_hash: str | None) -> None:

@@ -1,6 +1,6 @@
 """Settings of detection that a sweep chose: what they are, for which networks, and on which images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,14 @@ VALUES = {field.name: partial(_fits, field.name) for field in fields(Detection)}
 class ChosenSettings:
     """What a settings file says.
 
-    flags: those of detection, by name; autoencoder, model: hashes of the weights that they were chosen for; hashes: of
+    flags: those of detection, by name; model_path: the checkpoints of stage 2 where the sweep had several to choose
+    from; autoencoder, model: hashes of the weights that they were chosen for; hashes: of
     the folders of images that they were chosen on, see uad.data.reading.checks.data_hash.
     """
 
     path: Path
     flags: dict
+    model_path: tuple[str, ...]
     autoencoder: str
     model: str
     hashes: tuple[str, ...]
@@ -67,12 +69,22 @@ class ChosenSettings:
         return facts
 
 
-def settings_content(flags: Mapping, autoencoder: str, model: str, chosen_on: Mapping, explanation: Mapping) -> dict:
-    """What a settings file holds; chosen_on: with `data_hash` and, of healthy images, `healthy_hash`."""
+def settings_content(
+    flags: Mapping,
+    autoencoder: str,
+    model: str,
+    chosen_on: Mapping,
+    explanation: Mapping,
+    model_path: Sequence[str] = (),
+) -> dict:
+    """What a settings file holds, see ChosenSettings; chosen_on: with `data_hash` and, of healthy images,
+    `healthy_hash`.
+    """
     return {
         "kind": KIND,
         "format": FORMAT,
         "flags": dict(flags),
+        "model_path": list(model_path),
         "autoencoder": autoencoder,
         "model": model,
         "chosen_on": dict(chosen_on),
@@ -95,9 +107,12 @@ def read_settings(path: Path | str) -> ChosenSettings:
     flags = BEFORE | flags
     unknown = [f"{name} in flags" for name in sorted(flags.keys() ^ VALUES.keys())]
     wrong = [f"{name} = {flags[name]!r}" for name, fits in VALUES.items() if name in flags and not fits(flags[name])]
+    model_path = content.get("model_path", [])
+    if not isinstance(model_path, list) or not all(isinstance(each, str) for each in model_path):
+        wrong.append(f"model_path = {model_path!r}")
     lacking = [name for name in ("autoencoder", "model") if not isinstance(content.get(name), str)]
     if unknown or wrong or lacking:
         found = "; ".join([*(f"missing or unknown: {name}" for name in [*unknown, *lacking]), *wrong])
         raise input_error(path, found, EXPECTED, "sweep anew, or pass the flags themselves")
     hashes = tuple(chosen_on[key] for key in ("data_hash", "healthy_hash") if chosen_on.get(key))
-    return ChosenSettings(path, flags, content["autoencoder"], content["model"], hashes)
+    return ChosenSettings(path, flags, tuple(model_path), content["autoencoder"], content["model"], hashes)

@@ -5,22 +5,23 @@
     python scripts/latent_sample_anomaly.py --settings sweep/settings.json --data_dir data/brats/test ...
 
 Each combination is what scripts/latent_sample_anomaly.py finds with the same flags, scored as scripts/evaluation.py
-does; K, --shifts and --score take several values, too. Images are read and encoded once and nothing of them is saved:
-an image of C x S x S takes 4 S^2 (C + n) bytes of memory, n being the combinations of one L, and its code a fraction of
-that. Combinations with K above L are skipped. The setting that --preset has by default is run, too, but with the first
-of --shifts and of --score where the preset's is not among them: the choice prefers it unless another is higher beyond
-chance.
+does; K, --shifts and --score take several values, too. Of several checkpoints in --model_path, all of one autoencoder,
+the flip probabilities of the first --members are averaged. Images are read and encoded once and nothing of them is
+saved: an image of C x S x S takes 4 S^2 (C + n) bytes of memory, n being the combinations of one L, and its code a
+fraction of that. Combinations with K above L are skipped. The setting that --preset has by default is run, too, but
+with the first of --shifts, of --score and of --members where the preset's, a single model, is not among them: the
+choice prefers it unless another is higher beyond chance.
 
-Written to --out_dir: records/ (one a combination, at once with the others of its L), sweep.csv, sweep.md, summary.json,
-heat_maps.png and .pdf, and settings.json, the chosen setting, which --settings of detection takes. The same command
-continues; other values of L, P, K, shifts and score may follow in the same folder. What is chosen on images fits these
-images: report numbers of others.
+Written to --out_dir: records/ (one a combination, at once with the others of its L and its models), sweep.csv,
+sweep.md, summary.json, heat_maps.png and .pdf, and settings.json, the chosen setting, which --settings of detection
+takes. The same command continues; other values of L, P, K, shifts, score and members may follow in the same folder.
+What is chosen on images fits these images: report numbers of others.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,9 +30,9 @@ from tqdm import tqdm
 
 from bernoulli_diffusion.flags import add_detection_flags, add_model_source_flags, model_source
 from bernoulli_diffusion.grid import GridDetector
-from bernoulli_diffusion.grid_flags import GRID_PRESETS, Grid, grid_of
+from bernoulli_diffusion.grid_flags import GRID_PRESETS, Grid, add_members_flag, grid_of
 from bernoulli_diffusion.method import METHOD, Detection, MaskedBernoulliDiffusion, detector, notices
-from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, load_model
+from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, joined, load_models
 from bernoulli_diffusion.settings import settings_content
 from binary_autoencoder.checkpoint import AutoencoderSource, TrainedAutoencoder, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
@@ -90,7 +91,7 @@ class Request:
 
 
 def get_args_parser() -> Flags:
-    """The flags of detection, with lists for L, P, K, shifts and score, and those of scoring."""
+    """The flags of detection, with lists for L, P, K, shifts, score and models, and those of scoring."""
     parser = Flags(__doc__, preset=GRID_PRESETS)
     add(parser, "--out_dir", help="output folder; started again, it continues", shown="required")
     add(parser, "--healthy_dir", help="folder of healthy slices, all of whose pixels are negatives", shown="none")
@@ -107,6 +108,7 @@ def get_args_parser() -> Flags:
     add_detection_flags(parser, grid=True)
     add_runtime_flags(parser)
     add_model_source_flags(parser)
+    add_members_flag(parser)
     add_autoencoder_flags(parser)
     return parser
 
@@ -139,35 +141,36 @@ def main(args: argparse.Namespace) -> None:
         if world.size > 1:
             raise input_error("torchrun", f"{world.size} processes", "a single one", "start it with plain python")
         autoencoder = load_autoencoder(request.autoencoder)
-        for each in request.grid.detections:
+        default, detection = request.grid.default
+        every = request.grid.detections | {default: detection}
+        for each in every.values():
             check_polarity(each.polarity, each.score, autoencoder.reading.n_channels)
         if not folders_ready(request, autoencoder, world):
             return
-        model = load_model(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
-        default, *grid = (
-            each.completed(model, autoencoder.facts.contrast)
-            for each in (request.grid.default, *request.grid.detections)
-        )
-        wanted = {setting_of(each): each for each in grid}
-        every = wanted | {setting_of(default): default}
+        models = load_models(request.model, autoencoder.network.code_shape, autoencoder.weights_hash)
+        model = joined(models)
+        every = {setting: each.completed(model, autoencoder.facts.contrast) for setting, each in every.items()}
         for line in lines_on(request.grid, every.values(), model):
             print(line)
-        networks, path = (autoencoder.network, model.network), request.out / RUN
+        networks, path = (autoencoder.network, models[0].network), request.out / RUN
         amp = precision_of(request.runtime.amp, world, networks, begun=amp_of_results(request.out, RUN))
-        reading = autoencoder.judging(default.match_contrast)
-        facts = facts_of(request, default, reading, autoencoder, model, amp, world)
+        reading = autoencoder.judging(every[default].match_contrast)
+        facts = facts_of(request, every[default], reading, autoencoder, model, amp, world)
         if only_shown(request.opening, facts | {"settings": [str(each) for each in every]}, world):
             return
         check_begun(request.out, path, facts)
         found = {setting: read_outcome(request.out, setting) for setting in every}
-        if missing := [every[setting] for setting, outcome in found.items() if outcome is None]:
+        if missing := {setting: every[setting] for setting, outcome in found.items() if outcome is None}:
             held = read_all(request, reading)
             if not path.is_file():
                 write_json(path, facts)
-            method = detector(autoencoder.network, model, missing[0], world.device, amp)
-            found |= {outcome.setting: outcome for outcome in run(request, method, missing, held, world)}
+            detectors = {
+                count: detector(autoencoder.network, joined(models[:count]), every[default], world.device, amp)
+                for count in {setting.members for setting in missing}
+            }
+            found |= {outcome.setting: outcome for outcome in run(request, detectors, missing, held, world)}
         check_defined(request.choose_by, found.values())
-        write(request, facts, every, found, wanted)
+        write(request, facts, every, found, models)
 
 
 def lines_on(grid: Grid, detections: Iterable[Detection], model: TrainedDiffusion) -> list[str]:
@@ -190,11 +193,6 @@ def folders_ready(request: Request, autoencoder: TrainedAutoencoder, world: Worl
     return go_on
 
 
-def setting_of(detection: Detection) -> Setting:
-    """L, P, K, shifts and score."""
-    return Setting(*(getattr(detection, name) for name in Setting._fields))
-
-
 def facts_of(
     request: Request,
     default: Detection,
@@ -207,7 +205,7 @@ def facts_of(
     """What holds for all combinations of a folder, and where they come from."""
     common = asdict(default)
     for name in Setting._fields:
-        del common[name]
+        common.pop(name, None)
     healthy = {"healthy_dir": None, "healthy_hash": None}
     if request.healthy:
         folders = request.healthy.folders
@@ -238,28 +236,33 @@ def read_all(request: Request, reading: Reading) -> list[HeldImages]:
 
 def run(
     request: Request,
-    method: MaskedBernoulliDiffusion,
-    missing: Sequence[Detection],
+    detectors: Mapping[int, MaskedBernoulliDiffusion],
+    missing: Mapping[Setting, Detection],
     held: Sequence[HeldImages],
     world: World,
 ) -> list[Outcome]:
-    """Run and score the combinations, those of one L together, and write a record of each."""
-    groups: dict[int, list[Detection]] = {}
-    for detection in missing:
-        groups.setdefault(detection.noise_level, []).append(detection)
+    """Run and score the combinations, those of one L and the same models together, and write a record of each.
+
+    detectors: by how many models they average.
+    """
+    groups: dict[tuple[int, int], list[Setting]] = {}
+    for setting in missing:
+        groups.setdefault((setting.noise_level, setting.members), []).append(setting)
     count, most = sum(len(each.names) for each in held), max(map(len, groups.values()))
     pictures, maps = sum(each.images.nbytes for each in held), most * count * held[0].images[0, 0].nbytes
     print(f"{count} images take {pictures / 2**20:.0f} MiB, and maps up to {maps / 2**20:.0f} MiB")
     how = world.device, request.batch_size, request.runtime.seed
-    detectors = [GridDetector(method, each, *how) for each in held]
+    base = next(iter(detectors.values()))
+    grids = [GridDetector(base, each, *how) for each in held]
     outcomes = []
     with tqdm(total=count * len(missing), unit="map", desc="detecting") as bar:
-        for group in groups.values():
+        for (_, members), group in groups.items():
             start = time.perf_counter()
-            found = [each.maps(group, bar.update) for each in detectors]
+            detections = [missing[setting] for setting in group]
+            found = [each.maps(detections, bar.update, detectors[members].network) for each in grids]
             seconds = (time.perf_counter() - start) / len(group)
-            for number, detection in enumerate(group):
-                outcome = scored(request, setting_of(detection), held, [maps[number] for maps in found], seconds)
+            for number, setting in enumerate(group):
+                outcome = scored(request, setting, held, [maps[number] for maps in found], seconds)
                 write_outcome(request.out, outcome)
                 outcomes.append(outcome)
                 value = outcome.estimates[request.choose_by]
@@ -309,17 +312,17 @@ def write(
     facts: dict,
     every: dict[Setting, Detection],
     found: dict[Setting, Outcome],
-    wanted: Sequence[Setting],
+    models: Sequence[TrainedDiffusion],
 ) -> None:
     """Choose, and write tables, figures, the summary and the settings file."""
     out, outcomes = request.out, list(found.values())
-    choice = choose(outcomes, found[setting_of(request.grid.default)], request.choose_by)
+    choice = choose(outcomes, found[request.grid.default[0]], request.choose_by)
     hashes = {key: facts[key] for key in ("data_dir", "data_hash", "healthy_dir", "healthy_hash", "num_samples")}
     caution = caution_of(facts)
     text = f"{choice.text()}\n\n{caution}\n"
     write_table(out / "sweep.csv", sweep_rows(outcomes, choice))
     write_text(out / "sweep.md", f"{sweep_table(outcomes, choice).markdown()}\n{text}")
-    figure = heat_maps([found[setting] for setting in wanted], choice)
+    figure = heat_maps([found[setting] for setting in request.grid.detections], choice)
     save(figure, out / "heat_maps.png")
     explanation = {**choice.as_dict(), "images": caution, "command": command_line(), "versions": versions()}
     settings = [
@@ -332,9 +335,10 @@ def write(
     ]
     skipped = [dict(zip(("noise_level", "denoise_steps"), pair, strict=True)) for pair in request.grid.skipped]
     write_json(out / "summary.json", {**facts, "settings": settings, "skipped": skipped, "choice": choice.as_dict()})
-    chosen = asdict(every[choice.chosen.setting])
-    weights = (facts[network]["weights_hash"] for network in ("autoencoder", "model"))
-    write_json(out / "settings.json", settings_content(chosen, *weights, hashes, explanation))
+    chosen, used = every[choice.chosen.setting], models[: choice.chosen.setting.members]
+    weights = facts["autoencoder"]["weights_hash"], joined(used).weights_hash
+    paths = [str(model.path) for model in used] if len(models) > 1 else []
+    write_json(out / "settings.json", settings_content(asdict(chosen), *weights, hashes, explanation, paths))
     print(f"{sweep_table(outcomes, choice).markdown()}\n{text}")
     print(f"Everything is in {out}; detection takes the choice as --settings {out / 'settings.json'}")
 

@@ -61,7 +61,7 @@ def trained(data, tmp_path_factory) -> Path:
 def pair_of(trained: Path) -> tuple[TrainedAutoencoder, TrainedDiffusion]:
     """The networks of a run."""
     autoencoder = load_autoencoder(AutoencoderSource(str(trained)))
-    source = ModelSource(None, default_log_dir(trained))
+    source = ModelSource((), default_log_dir(trained))
     return autoencoder, load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
 
 

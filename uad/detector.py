@@ -79,7 +79,7 @@ def load_pair(model: str | Path) -> TrainedPair:
     """The pair in a folder, or that of a shipped model's name; InputError where it is missing or damaged."""
     folder = model_folder(model)
     autoencoder = load_autoencoder(AutoencoderSource(str(folder)))
-    source = ModelSource(None, default_log_dir(folder))
+    source = ModelSource((), default_log_dir(folder))
     return TrainedPair(
         folder, autoencoder, load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
     )

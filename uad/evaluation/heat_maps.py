@@ -16,8 +16,8 @@ SPAN = 0.05
 
 def heat_maps(outcomes: Sequence[Outcome], choice: Choice) -> Figure:
     """A panel for every metric that is defined, with its numbers in the cells, on a colour scale of its own; a line of
-    panels for every combination of shifts, score and, where a pair (L, P) was run with several of it, K. A combination
-    that was not run is an empty cell.
+    panels for every combination of shifts, score, models and, where a pair (L, P) was run with several of it, K. A
+    combination that was not run is an empty cell.
 
     The chosen setting has a frame, the default a dotted one, where they are among the outcomes.
     """
@@ -45,12 +45,12 @@ def heat_maps(outcomes: Sequence[Outcome], choice: Choice) -> Figure:
 
 
 def _lines(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """The outcomes by line of panels, whose title says what differs between the lines: shifts, score and, unless every
-    (L, P) has one K with each of these, K.
+    """The outcomes by line of panels, whose title says what differs between the lines: shifts, score, models and,
+    unless every (L, P) has one K with each of these, K.
     """
     settings = [outcome.setting for outcome in outcomes]
     one_k = len({setting._replace(denoise_steps=None) for setting in settings}) == len(settings)
-    others = ("shifts", "score") if one_k else ("denoise_steps", "shifts", "score")
+    others = ("shifts", "score", "members") if one_k else ("denoise_steps", "shifts", "score", "members")
     names = [name for name in others if len({getattr(setting, name) for setting in settings}) > 1]
     lines: dict[str, list[Outcome]] = {}
     for outcome in sorted(outcomes, key=lambda outcome: [getattr(outcome.setting, name) for name in names]):

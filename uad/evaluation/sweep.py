@@ -22,25 +22,39 @@ METRICS = {
     "image_auroc": HEADLINE["image_auroc"],
 }
 # How the fields of a setting are written.
-SYMBOLS = {"noise_level": "L", "prob_threshold": "P", "denoise_steps": "K", "shifts": "shifts", "score": "score"}
+SYMBOLS = {
+    "noise_level": "L",
+    "prob_threshold": "P",
+    "denoise_steps": "K",
+    "shifts": "shifts",
+    "score": "score",
+    "members": "models",
+}
 
 
 class Setting(NamedTuple):
-    """What differs between the settings of a sweep: L, P and K of the masked denoising, shifts and score."""
+    """What differs between the settings of a sweep: L, P and K of the masked denoising, shifts and score, and how many
+    models are averaged, the first ones of those that are named.
+    """
 
     noise_level: int
     prob_threshold: float
     denoise_steps: int
     shifts: int
     score: str
+    members: int = 1
 
     def __str__(self) -> str:
-        return ", ".join(f"{SYMBOLS[name]} = {value}" for name, value in self._asdict().items())
+        told = self._asdict()
+        if self.members == 1:
+            del told["members"]
+        return ", ".join(f"{SYMBOLS[name]} = {value}" for name, value in told.items())
 
     def path(self, folder: Path) -> Path:
         """Where the record of the setting lies in the folder of a sweep."""
-        level, threshold, steps, shifts, score = self
-        return folder / "records" / f"L{level}_P{threshold!r}_K{steps}_shifts{shifts}_{score}.json"
+        level, threshold, steps, shifts, score, members = self
+        models = f"_models{members}" if members > 1 else ""
+        return folder / "records" / f"L{level}_P{threshold!r}_K{steps}_shifts{shifts}_{score}{models}.json"
 
 
 def check_begun(out: Path, run: Path, facts: Mapping) -> None:
@@ -71,7 +85,8 @@ class Outcome:
     """A setting's numbers.
 
     estimates: metric -> Estimate; samples: metric -> (n_resamples,), the same resamples of patients for every setting;
-    seconds: what detection and evaluation took, the former with all settings of its L together, over their number.
+    seconds: what detection and evaluation took, the former with all settings of its L and its models together, over
+    their number.
     """
 
     setting: Setting

@@ -121,20 +121,25 @@ def listings_of(args: argparse.Namespace) -> tuple[Listing, Listing]:
     if args.data_dir is None:
         require(args, "healthy_dir", "diseased_dir")
         check_part_given(args.layout, args.contrast, args.data_dir, "--data_dir")
-        return tuple(list_folder(Path(folder).resolve()) for folder in (args.healthy_dir, args.diseased_dir))
+        return _sound(*(list_folder(Path(folder).resolve()) for folder in (args.healthy_dir, args.diseased_dir)))
     if args.healthy_dir or args.diseased_dir:
         found = f"{args.data_dir}, with --healthy_dir or --diseased_dir"
         raise input_error("--data_dir", found, "one of the two ways", "leave --data_dir out, or the two others")
     root = str(Path(args.data_dir).resolve())
-    train, test = (list_images(Released(root, part, args.layout, args.contrast)) for part in (TRAINING, TEST))
-    if problems := [*train.problems, *test.problems]:
-        raise InputError(problems)
+    train, test = _sound(*(list_images(Released(root, part, args.layout, args.contrast)) for part in (TRAINING, TEST)))
     names = [name for name in test.slices if test.diseased.get(name)]
     if not names:
         found = "no image that the release calls diseased in its part test"
         raise input_error(root, found, "diseased images", "name folders: --healthy_dir and --diseased_dir")
     masks = {name: test.masks[name] for name in names if name in test.masks}
     return train, test._replace(slices={name: test.slices[name] for name in names}, masks=masks)
+
+
+def _sound(*listings: Listing) -> tuple[Listing, ...]:
+    """The listings; InputError with all that is wrong in them."""
+    if problems := [problem for listing in listings for problem in listing.problems]:
+        raise InputError(problems)
+    return listings
 
 
 def _pattern(text: str | None) -> re.Pattern | None:

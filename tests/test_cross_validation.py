@@ -77,6 +77,25 @@ def test_links_are_made_once_and_follow_a_change(data):
         assert tuple(list_folder(data / "fold" / "train").slices) == fold.train
 
 
+def test_masks_of_healthy_slices_come_along_and_what_is_wrong_is_refused(data):
+    """So that a training refuses a lesion among them, as it does without folds."""
+    script, words = (
+        module(COMMAND),
+        f"--healthy_dir {data / 'healthy'} --diseased_dir {data / 'diseased'} --group ^[AB]",
+    )
+    args = script.get_args_parser().parse_args([*words.split(), "--out", str(data / "cv")])
+    for path in (data / "healthy").iterdir():
+        write_slice(data / "healthy_labels" / path.name, np.zeros((32, 32), np.uint8), np.eye(4))
+    (path,) = (data / "diseased").glob("C*")
+    path.rename(data / f"diseased/B{path.name[1:]}")
+    with pytest.raises(InputError, match=f"diseased_labels.*{path.name[:2]}"):
+        script.plan_of(args)
+    (data / "diseased_labels" / path.name).rename(data / f"diseased_labels/B{path.name[1:]}")
+    script.plan_of(args)
+    found = list_folder(data / "cv" / "folds" / "seed0" / "A" / "train")
+    assert len(found.masks) == len(found.slices) == 3
+
+
 def test_every_fold_is_trained_and_measured_and_the_summary_adds_up(data, tmp_path, monkeypatch):
     loaded = module(COMMAND)
     done = []

@@ -91,11 +91,13 @@ def random_parts(groups: Iterable[str], count: int, seed: int) -> list[list[str]
 
 
 def link_fold(folder: Path, fold: Fold, healthy: Listing, diseased: Listing) -> None:
-    """Make the folders train, healthy and diseased (with diseased_labels) of a fold in `folder`, of symbolic links."""
+    """Make the folders train, healthy and diseased of a fold in `folder`, and those of their masks where there are any,
+    of symbolic links.
+    """
     for kind, listing in ((TRAIN, healthy), (HEALTHY, healthy), (DISEASED, diseased)):
         names = getattr(fold, kind)
         _link(folder / kind, {name: listing.slices[name] for name in names})
-        if kind == DISEASED and listing.masks:
+        if listing.masks:
             _link(labels_folder(folder / kind), {name: listing.masks[name] for name in names if name in listing.masks})
 
 

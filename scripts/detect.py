@@ -300,16 +300,25 @@ def judge_items(
             bar.refresh()
             judged = detector.judged(items, opened, bar.update)
             unlike = detector.unlike(opened)
-            for notice in unlike:
-                tqdm.write(f"{group[0].name}{' and others' if len(group) > 1 else ''}: {notice}")
+            tell(items, unlike)
             if not run.is_file():
                 more = {"channels": list(chain.names), "model_folder": str(request.model), "command": command_line()}
                 write_json(run, info | more)
-            for item, each, of_it in zip(items, opened, judged, strict=True):
-                answer = detector.answer(item, each, of_it, unlike)
+            for item, each, of_it, notices in zip(items, opened, judged, unlike, strict=True):
+                answer = detector.answer(item, each, of_it, notices)
                 channel = chain.reading.display_channel
                 write_opened(request.out, item, each, of_it, answer, request.rate, request.median, channel)
     return problems
+
+
+def tell(items: Sequence[Item], notices: Sequence[Sequence[str]]) -> None:
+    """Say each kind of notice once, as it is said of the first of its inputs; the rest stands in the table."""
+    told: dict[str, list[str]] = {}
+    for item, of_it in zip(items, notices, strict=True):
+        for notice in of_it:
+            told.setdefault(notice.partition(":")[0], []).append(f"{item.name}: {notice}")
+    for first, *others in told.values():
+        tqdm.write(f"{first}{f' (and {len(others)} more inputs)' if others else ''}")
 
 
 command = command_of(get_args_parser, main)

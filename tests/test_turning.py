@@ -105,7 +105,8 @@ def test_models_of_earlier_versions_take_slices_as_they_lie_and_volumes_as_pictu
     write_slice(tmp_path / "s.nii.gz", volume()[..., 0], LPS)
     alone = open_item(Item("s", slice_file=tmp_path / "s.nii.gz"), chain(None))
     np.testing.assert_allclose(alone.images[0, 0], volume()[..., 0], atol=1e-6)
-    assert not alone.notices and lies(alone.plane_affine) == OF_VOLUMES
+    assert alone.notices == ("H and W run to LP; the model does not say to where in training: judged as it lies",)
+    assert lies(alone.plane_affine) == OF_VOLUMES
 
 
 @pytest.mark.parametrize("affine", [LPS, PLANE_AFFINE, np.eye(4)])

@@ -26,7 +26,7 @@ from uad.application.models import model_folder
 from uad.application.opening import Chain, Opened, chain_of, open_array, open_item, slice_name
 from uad.configuration import check_values
 from uad.data.reading.decoding import cannot_open
-from uad.data.reading.likeness import differences, likeness_of
+from uad.data.reading.likeness import differences, differences_of_each, differences_of_many, likeness_of
 from uad.data.reading.settings import Reading
 from uad.distributed import choose_device
 from uad.errors import InputError, input_error
@@ -34,6 +34,8 @@ from uad.neighbours import SIGMA
 from uad.precision import keep_float32_exact, precision_seconds, resolve_amp
 from uad.scores import ImageScore, check_polarity
 from uad.suited import suited_to
+
+UNKNOWN_TRAINING = "the model stores nothing of its training images: whether these are like them was not looked at"
 
 
 @dataclass(frozen=True)
@@ -163,13 +165,19 @@ class Detector:
         """What is normal for an input of its kind, None where nothing was calibrated."""
         return self.calibrations.of(item.scan is not None)
 
-    def unlike(self, opened: Sequence[Opened]) -> list[str]:
-        """What tells the images from those of the training."""
-        known = self.pair.autoencoder.facts.likeness
+    def unlike(self, opened: Sequence[Opened]) -> list[list[str]]:
+        """What tells each input from the training images: a scan by its slices, a single slice by itself and by what
+        those beside it show together.
+        """
+        known, channels = self.pair.autoencoder.facts.likeness, self.chain.names
         if known is None:
-            return ["the model stores nothing of its training images: whether these are like them was not looked at"]
-        pairs = [pair for each in opened for pair in zip(each.images, each.foregrounds, strict=True)]
-        return differences(known, likeness_of(pairs), self.chain.names)
+            return [[UNKNOWN_TRAINING] for _ in opened]
+        pairs = [list(zip(each.images, each.foregrounds, strict=True)) for each in opened]
+        if len(opened) == 1:
+            return [differences(known, likeness_of(pairs[0]), channels)]
+        every = likeness_of(pair for of_it in pairs for pair in of_it)
+        shared = [f"{said} ({len(opened)} images together)" for said in differences_of_many(known, every, channels)]
+        return [[*differences_of_each(known, likeness_of(of_it), channels), *shared] for of_it in pairs]
 
     def _of_files(self, paths: Sequence[Path], channels: Mapping[str, Path]) -> Answer:
         first = next(iter([*paths, *channels.values()]))
@@ -181,7 +189,7 @@ class Detector:
             named = ", ".join(item.name for item in items[:5]) + (", ..." if len(items) > 5 else "")
             raise input_error(first, f"{len(items)} inputs: {named}", "one", "call the detector once for each")
         opened = self.open(items[0])
-        return self.answer(items[0], opened, *self.judged(items, [opened]), self.unlike([opened]))
+        return self.answer(items[0], opened, *self.judged(items, [opened]), *self.unlike([opened]))
 
     def _of_arrays(self, array: np.ndarray, names: Sequence[str] | None, distance: float | None) -> Answer:
         several = array.ndim == 4
@@ -207,12 +215,11 @@ class Detector:
             whole = judged[0]._replace(maps=maps).across_slices([""] * len(places), places, self.neighbours)
             judged = [each._replace(maps=one[None]) for each, one in zip(judged, whole.maps, strict=True)]
         calibration = self.calibrations.of(distance is not None)
-        unlike = self.unlike(opened)
         answers = [
             answer_of(each, of_it, calibration, self.rate, self.median, unlike)
-            for each, of_it in zip(opened, judged, strict=True)
+            for each, of_it, unlike in zip(opened, judged, self.unlike(opened), strict=True)
         ]
-        return together(answers) if several else answers[0]
+        return together(answers, names) if several else answers[0]
 
 
 def load_detector(

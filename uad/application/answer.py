@@ -66,9 +66,16 @@ def answer_of(
     )
 
 
-def together(answers: Sequence[Answer]) -> Answer:
-    """Those of images of one size and one model as one: arrays with an axis of N in front, all notices once."""
+def together(answers: Sequence[Answer], names: Sequence[str]) -> Answer:
+    """Those of images of one size and one model as one: arrays with an axis of N in front; a notice of some of the
+    images only begins with the name of its image.
+    """
     values = {field.name: [getattr(answer, field.name) for answer in answers] for field in fields(Answer)}
-    notices = tuple(dict.fromkeys(notice for answer in answers for notice in answer.notices))
-    stacked = {name: None if each[0] is None else np.stack(each) for name, each in values.items() if name != "notices"}
-    return Answer(**stacked | {"threshold": answers[0].threshold, "notices": notices})
+    shared = set.intersection(*map(set, values.pop("notices")))
+    notices = dict.fromkeys(
+        notice if notice in shared else f"{name}: {notice}"
+        for name, answer in zip(names, answers, strict=True)
+        for notice in answer.notices
+    )
+    stacked = {name: None if each[0] is None else np.stack(each) for name, each in values.items()}
+    return Answer(**stacked | {"threshold": answers[0].threshold, "notices": tuple(notices)})

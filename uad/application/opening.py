@@ -205,6 +205,9 @@ def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
     if raw.image.min() == raw.image.max():
         raise input_error(where, "the same value in every pixel", "an image", "leave it out")
     turn, notices = _turn_of_slice(lies(raw.affine), chain.lie)
+    empty = [channel for channel, one in zip(chain.names, raw.image, strict=True) if one.min() == one.max()]
+    if empty:
+        notices = (*notices, f"the same value in every pixel of {', '.join(empty)}: judged by the other channels")
     turned = turn.there(raw.image)
     height, width = turned.shape[1:]
     image, foreground = _seen(turned, chain.reading, where, raw.full_scale)
@@ -233,8 +236,10 @@ def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
 def _turn_of_slice(lie: str, wanted: str | None) -> tuple[Turn, tuple[str, ...]]:
     """How a slice is turned to lie as the model's do, and what to know of it; one of another plane stays as it is."""
     as_it_lies = Turn(PICTURE, PICTURE)
-    if wanted in (None, lie):
+    if lie == (wanted or PICTURE):
         return as_it_lies, ()
+    if wanted is None:
+        return as_it_lies, (f"H and W run to {lie}; the model does not say to where in training: judged as it lies",)
     turn = Turn(lie, wanted)
     if not turn.possible:
         return as_it_lies, (f"H and W run to {lie}, in training to {wanted}: judged as it lies",)

@@ -28,6 +28,8 @@ DEVIATIONS, LEAST_DEVIATION = 4.0, 0.1
 # Of two patients of one study the middle of the body differs by less than this share of the image's side.
 FAR = 0.1
 MANY, FEW = 0.8, 0.2
+# What so few of the training images had is unusual in a single one.
+RARE = 0.02
 # What is said of slices that fit better transposed or not, with these axes running backwards. Heads and eyes are too
 # symmetric to tell left from right.
 _TURNS = {
@@ -76,11 +78,22 @@ def likeness_of(images: Iterable[tuple[np.ndarray, np.ndarray]]) -> Likeness:
 
 
 def differences(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[str]:
-    """In words, how other images differ from the known ones; empty where nothing stands out."""
-    lie = []
-    if other.images >= ENOUGH:
-        lie = [*_order(known, other, channels), *_position(known, other), *_place(known, other)]
-    return [*lie, *_skull(known, other), *_scale(known, other, channels)]
+    """In words, how other images, of one patient or of one kind, differ from the known ones; empty where nothing stands
+    out.
+    """
+    return [*differences_of_many(known, other, channels), *differences_of_each(known, other, channels)]
+
+
+def differences_of_many(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[str]:
+    """What only many images tell, if these are enough: the order of the channels, and how and where the body lies."""
+    if other.images < ENOUGH:
+        return []
+    return [*_order(known, other, channels), *_position(known, other), *_place(known, other)]
+
+
+def differences_of_each(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[str]:
+    """What a single image tells: whether there is a background, and intensities."""
+    return [*_skull(known, other), *_scale(known, other, channels)]
 
 
 def _order(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[str]:
@@ -133,9 +146,10 @@ def _turned(pattern: np.ndarray, swap: bool, flip: tuple[int, ...]) -> np.ndarra
 
 
 def _skull(known: Likeness, other: Likeness) -> list[str]:
-    if known.stripped >= MANY and other.stripped <= FEW:
+    few = FEW if other.images >= ENOUGH else RARE
+    if known.stripped >= 1 - few and other.stripped <= FEW:
         return ["the background is not 0: the training images had their skulls and background removed"]
-    if known.stripped <= FEW and other.stripped >= MANY:
+    if known.stripped <= few and other.stripped >= MANY:
         return ["the background is 0: the training images had theirs, as with skulls"]
     return []
 

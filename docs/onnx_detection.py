@@ -113,4 +113,8 @@ if __name__ == "__main__":
             f"{source}: {pictures.dtype} {pictures.shape}, not (N, C, S, S) in [0, 1], normalised as config.json says"
         )
     drawn = [uniform_field(settings, f"{source.stem}_{number:03d}") for number in range(len(pictures))]
-    np.save(target, anomaly_maps(export, pictures.astype(np.float32), np.stack(drawn)))
+    try:
+        maps = anomaly_maps(export, pictures.astype(np.float32), np.stack(drawn))
+    except ValueError as error:
+        sys.exit(str(error))
+    np.save(target, maps)

@@ -13,8 +13,8 @@ Written to --out, on the grid and affine of the input: anomaly_map/, reconstruct
 marks the share --false_positives of healthy pixels) as NIfTI, montage/ as PNG, records/ and summary.csv with score,
 percentile among healthy patients, volume in ml and place of the maximum; report.html, a page that shows every input
 with its map (report_cases/). Slices that do not show the patient, or that the training left out, are zeros.
-Thresholds and percentiles come from --healthy, a folder of healthy slices; they are kept in DIR/calibration and found
-there again. The same command continues what was interrupted.
+Thresholds and percentiles come from --healthy, a folder of healthy slices; they are kept in --out, and in
+DIR/calibration where there are none, to be found again. The same command continues what was interrupted.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from bernoulli_diffusion.flags import (
 from bernoulli_diffusion.method import DETECTION_PRESETS, METHOD, Detection
 from bernoulli_diffusion.method import detector as method_of
 from bernoulli_diffusion.settings import ChosenSettings
-from uad.application.calibration import RATES, calibrate, stored_calibrations
+from uad.application.calibration import RATES, calibrate, calibration_paths, keep, stored_calibrations
 from uad.application.inputs import Item, find_items, in_groups, slices_hash
 from uad.application.judging import Judge, Judged
 from uad.application.opening import Chain, chain_of
@@ -50,6 +50,7 @@ from uad.configuration import check_configuration, check_values
 from uad.data.reading.checks import check_folder, data_hash
 from uad.data.reading.opening import open_slices
 from uad.data.reading.scans import header_problems
+from uad.data.reading.settings import Reading
 from uad.detector import Detector, load_pair
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, Problem, input_error
@@ -57,6 +58,8 @@ from uad.files import write_json
 from uad.neighbours import SIGMA
 
 RUN = "run.json"
+# A percentile among fewer has steps of 5 % and more.
+FEW_PATIENTS = 20
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def get_args_parser() -> Flags:
         type=Path,
         help="folder of healthy slices of other patients than those of the training, from which thresholds and "
         "percentiles come",
-        shown="those measured before with these settings",
+        shown="those measured before with these settings, in --out or with the model",
     )
     add(
         parser,
@@ -193,9 +196,11 @@ def main(args: argparse.Namespace) -> None:
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(request.out))
         method = method_of(pair.autoencoder.network, pair.model, detection, world.device, amp)
         judge = pair.judge(method, world.device, request.batch_size, runtime.seed, detection)
-        kept = pair.calibration_paths(settings, request.neighbours)
-        world.on_main(lambda: calibrated(request, chain, kept, judge))
-        calibrations = stored_calibrations(kept)
+        own, of_model = (
+            calibration_paths(folder, settings, request.neighbours) for folder in (request.out, pair.folder)
+        )
+        world.on_main(lambda: calibrated(request, chain, own, of_model, judge))
+        calibrations = stored_calibrations(own)
         info = info_of(request, chain, settings | {"amp": amp})
         check_configuration(request.out / RUN, info)
         detector = Detector(
@@ -224,30 +229,50 @@ def _check_headers(items: Sequence[Item], resampling: bool) -> None:
         raise InputError(problems)
 
 
-def calibrated(request: Request, chain: Chain, paths: Mapping[float, Path], judge: Judge) -> None:
-    """Have calibrations at the paths, unless there is nothing to measure on: measured on --healthy, or before."""
-    known = stored_calibrations(paths).slices
-    if request.healthy is None:
-        if known:
-            print(f"Thresholds and percentiles are those of {known.healthy} ({known.images} slices), from {paths[0.0]}")
+def calibrated(
+    request: Request, chain: Chain, own: Mapping[float, Path], of_model: Mapping[float, Path], judge: Judge
+) -> None:
+    """Have calibrations in --out, at `own`, unless there is nothing to measure on: those of --healthy, else of a former
+    command in --out, else those beside the model. The first that are measured become the model's, which stay.
+    """
+    wanted = data_hash(request.healthy) if request.healthy else None
+    stored = [(paths, stored_calibrations(paths).slices) for paths in (own, of_model)]
+    known = [paths for paths, found in stored if found and wanted in (None, found.data_hash)]
+    if not known and not request.healthy:
         return
-    content = data_hash(request.healthy)
-    if known and known.data_hash == content:
-        return
-    reading = chain.reading
-    workers = max(1, request.runtime.workers)
-    print(
-        check_folder(
-            request.healthy, reading.n_channels, reading.img_size, reading.normalise, workers=workers, healthy=True
-        )
-    )
-    slices = open_slices(request.healthy, reading)
+    if known:
+        keep(known[0], own)
+    else:
+        measure(request.healthy, wanted, chain.reading, max(1, request.runtime.workers), own, judge)
+    found = stored_calibrations(own).slices
+    print(f"Thresholds and percentiles are those of {found}")
+    if len(found.scores) < FEW_PATIENTS:
+        print(f"{len(found.scores)} healthy patients say little of what is usual: name a folder of more by --healthy.")
+    if not known and stored[1][1]:
+        print(f"They hold in {request.out} only: the model has those of {stored[1][1]}, see {of_model[0.0].parent}")
+    elif not known:
+        keep_beside_model(own, of_model)
+
+
+def measure(
+    healthy: Path, content: str, reading: Reading, workers: int, paths: Mapping[float, Path], judge: Judge
+) -> None:
+    """Judge healthy slices and keep what is normal at the paths; content: the hash of the folder."""
+    print(check_folder(healthy, reading.n_channels, reading.img_size, reading.normalise, workers=workers, healthy=True))
 
     def judged(images: np.ndarray, names: list[str], affines: list[np.ndarray]) -> Judged:
         with tqdm(total=len(images), desc="calibrating", unit="slice") as bar:
             return judge(images, names, affines, bar.update)
 
-    calibrate(slices, content, judged, paths)
+    calibrate(open_slices(healthy, reading), content, judged, paths)
+
+
+def keep_beside_model(own: Mapping[float, Path], of_model: Mapping[float, Path]) -> None:
+    """Have later commands find the calibrations; a model in a folder that is read only has none."""
+    try:
+        keep(own, of_model)
+    except InputError as error:
+        print(f"They are not kept with the model: {error.problems[0].where}, {error.problems[0].found}")
 
 
 def info_of(request: Request, chain: Chain, settings: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -225,6 +226,53 @@ def test_without_healthy_slices_there_is_no_mask(runs, tmp_path, capsys):
     (row,) = summary(tmp_path / "out")
     assert row["percentile"] == row["threshold"] == row["anomalous_ml"] == "" and float(row["score"]) > 0
     assert not (tmp_path / "out" / "mask").exists()
+
+
+def test_other_healthy_slices_hold_for_their_results_and_the_models_own_stay(runs, tmp_path, capsys):
+    """So that no command changes what another one finds, with the same model or in an older folder of results."""
+    some = tmp_path / "some"
+    shutil.copytree(runs / "data" / "val_healthy", some)
+    for path in sorted(some.iterdir())[1:]:
+        path.unlink()
+    kept = {path.name: path.read_text() for path in (runs / "model" / "calibration").iterdir()}
+    answer(runs, runs / "raw", tmp_path / "own", f"--healthy {some}")
+    said = capsys.readouterr().out
+    assert (
+        "1 slices of 1 patients" in said and "1 healthy patients say little" in said and "the model has those" in said
+    )
+    assert {path.name: path.read_text() for path in (runs / "model" / "calibration").iterdir()} == kept
+    (own,) = (float(row["threshold"]) for row in summary(tmp_path / "own"))
+    (of_model,) = (float(row["threshold"]) for row in summary(runs / "answer"))
+    assert own != of_model
+    answer(runs, runs / "raw", tmp_path / "own")
+    answer(runs, runs / "raw", tmp_path / "later")
+    assert [float(summary(tmp_path / each)[0]["threshold"]) for each in ("own", "later")] == [own, of_model]
+    answer(runs, runs / "raw", tmp_path / "own", f"--healthy {runs / 'data' / 'val_healthy'}")
+    assert float(summary(tmp_path / "own")[0]["threshold"]) == of_model
+
+
+def test_a_model_that_cannot_be_written_to_is_calibrated_in_the_results(runs, tmp_path, capsys):
+    shutil.copytree(runs / "model", tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "calibration")
+    (tmp_path / "model" / "calibration").write_text("no folder")
+    words = f"{runs / 'raw'} --healthy {runs / 'data' / 'val_healthy'} --out {tmp_path / 'out'}"
+    run(ANSWER, f"{words} --model {tmp_path / 'model'} --device cpu --workers 0 --amp off")
+    said = capsys.readouterr().out
+    assert "not kept with the model" in said and f"{tmp_path / 'model' / 'calibration'} is a file" in said
+    assert summary(tmp_path / "out")[0]["threshold"]
+
+
+def test_what_lacks_is_made_again_and_what_is_no_record_is_named(runs, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(runs / "answer", out)
+    lost = [out / "montage" / "p90.png", *(out / "report_cases").glob("*.js")]
+    for path in lost:
+        path.unlink()
+    answer(runs, runs / "raw", out)
+    assert len(lost) == 2 and all(path.is_file() for path in lost)
+    (out / "records" / "other.json").write_text("{}")
+    with pytest.raises(InputError, match=r"(?s)other.json.*no name, score"):
+        answer(runs, runs / "raw", out)
 
 
 def test_all_that_is_wrong_with_the_inputs_is_named_at_once(runs, tmp_path):

@@ -129,6 +129,7 @@ def test_a_lesion_raises_map_and_score(detector):
         ("", "an empty text"),
         ("x" * 5000, "long"),
         ({"channel_0": 3}, "name of a file"),
+        (np.ma.masked_all((1, 64, 64)), "no network knows"),
         ({"flair": "nothing_there.nii"}, "channel_0"),
     ],
 )
@@ -164,6 +165,11 @@ def test_several_scans_at_once_and_names_that_do_not_fit_are_refused(detector, f
 def test_a_distance_that_means_nothing_is_refused(detector, scans, distance):
     with pytest.raises(InputError, match="above 0"):
         detector(scans, distance=distance)
+
+
+def test_a_whole_reach_over_neighbours_finds_its_calibration():
+    kept = load_detector(MODEL, device="cpu", neighbours=int(SIGMA)).calibrations
+    assert float(int(SIGMA)) == SIGMA and kept == load_detector(MODEL, device="cpu").calibrations and kept.slices
 
 
 def test_numbers_and_texts_of_numpy_count_as_such(detector, scans):

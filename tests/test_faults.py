@@ -126,6 +126,10 @@ def test_file_and_folder_are_flushed_around_the_renaming(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda number: events.append(Path(f"/proc/self/fd/{number}").readlink().name))
     monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("rename"), replace(self, to)))
     write_text(tmp_path / "new" / "a.txt", "x")
+    with pytest.raises(InputError, match="cannot be written: no folder can be made here"):
+        write_text("/proc/new/a.txt", "x")
+    with pytest.raises(InputError, match=f"{tmp_path / 'new' / 'a.txt'} is a file"):
+        write_text(tmp_path / "new" / "a.txt" / "b.txt", "x")
     parent, content, rename, folder = events
     assert parent == tmp_path.name and content.startswith(TEMPORARY) and (rename, folder) == ("rename", "new")
 

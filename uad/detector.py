@@ -316,6 +316,9 @@ def _device_of(device: str | torch.device) -> torch.device:
 def _array_of(image) -> np.ndarray:
     """What was passed as an array of (C, H, W) or (N, C, H, W); InputError for other kinds and numbers of axes."""
     expected = "(C, H, W), (N, C, H, W), or the name of a file"
+    if isinstance(image, np.ma.MaskedArray):
+        found = "a masked array, whose mask no network knows"
+        raise input_error("image", found, expected, "give what lies outside a value of its own, as .filled(0) does")
     try:
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu()

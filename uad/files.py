@@ -119,9 +119,10 @@ def refusals_named(path: Path | str) -> Iterator[None]:
         refusal = _refusal_behind(error)
         if refusal is None:
             raise
+        file = next((f": {level} is a file" for level in Path(path).parents if level.is_file()), "")
         raise input_error(
             path,
-            f"cannot be written: {refusal.strerror}",
+            f"cannot be written: {refusal.strerror}{file}",
             "a writable folder on a disk with free space",
             "mend that and run the same command again; what was written before is whole and stays",
         ) from error
@@ -138,7 +139,10 @@ def _refusal_behind(error: BaseException | None) -> OSError | None:
 def _make_folder(folder: Path) -> None:
     """Create a folder and its parents, durably: each is flushed into the folder that holds it."""
     missing = [level for level in (folder, *folder.parents) if not level.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # in /proc and the like, which hold no other folders than their own
+        raise PermissionError(errno.EPERM, "no folder can be made here", str(folder)) from error
     for level in missing:
         _flush_folder(level.parent)
 

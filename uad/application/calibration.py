@@ -1,4 +1,4 @@
-"""What is normal: thresholds and scores of healthy images, kept beside the model for every setting of detection."""
+"""What is normal: thresholds and scores of healthy images, kept for every setting of detection."""
 
 import hashlib
 import json
@@ -37,6 +37,9 @@ class Calibration:
     thresholds: dict[str, float]
     scores: list[float]
 
+    def __str__(self) -> str:
+        return f"{self.images} slices of {len(self.scores)} patients in {self.healthy}"
+
     def threshold(self, rate: float) -> float:
         """The value from which a pixel is marked; rate: one of RATES."""
         return self.thresholds[f"{rate:g}"]
@@ -46,14 +49,14 @@ class Calibration:
         return 100 * float(np.searchsorted(self.scores, score)) / len(self.scores)
 
 
-def calibration_paths(model: Path, settings: Mapping, neighbours: float) -> dict[float, Path]:
-    """Where the calibrations of a model with these settings lie: of slices of scans, by the reach over neighbours, and
-    of slices by themselves, by 0.
+def calibration_paths(folder: Path, settings: Mapping, neighbours: float) -> dict[float, Path]:
+    """Where calibrations with these settings lie in the folder of a model or of results: of slices of scans, by the
+    reach over neighbours, and of slices by themselves, by 0.
     """
     paths = {}
-    for sigma in (neighbours, 0.0):
+    for sigma in (float(neighbours), 0.0):  # 3 and 3.0 are one reach, but two texts
         text = json.dumps({**settings, "neighbours": sigma}, sort_keys=True)
-        paths[sigma] = model / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        paths[sigma] = folder / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     return paths
 
 
@@ -85,6 +88,14 @@ def stored_calibrations(paths: Mapping[float, Path]) -> Calibrations:
     """What earlier commands measured, see calibration_paths; none where one of the two lacks."""
     found = [stored_calibration(path) for path in paths.values()]
     return Calibrations(found[0], found[-1]) if all(found) else Calibrations(None, None)
+
+
+def keep(source: Mapping[float, Path], target: Mapping[float, Path]) -> None:
+    """Have the calibrations at the source at the target, too; InputError where they cannot be written."""
+    for sigma, path in source.items():
+        content = read_json(path)
+        if not target[sigma].is_file() or read_json(target[sigma]) != content:
+            write_json(target[sigma], content)
 
 
 def calibrate(

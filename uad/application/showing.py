@@ -20,8 +20,13 @@ def case_name(name: str) -> str:
 
 def write_case(out: Path, opened: Opened, answer: Answer) -> None:
     """Write what the page shows of one input, with the answer as it is saved."""
-    name = case_name(opened.name)
-    write_text(out / CASES / name, case_script(name, pack_scan(_seen(opened, answer))))
+    path = case_path(out, opened.name)
+    write_text(path, case_script(path.name, pack_scan(_seen(opened, answer))))
+
+
+def case_path(out: Path, name: str) -> Path:
+    """Where lies what the page shows of an input."""
+    return out / CASES / case_name(name)
 
 
 def _seen(opened: Opened, answer: Answer) -> Seen:

@@ -19,7 +19,7 @@ from uad.application.inputs import Item
 from uad.application.judging import Judged
 from uad.application.montage import write_montage
 from uad.application.opening import Opened
-from uad.application.showing import write_case
+from uad.application.showing import case_path, write_case
 from uad.data.reading.formats import write_slice
 from uad.data.reading.volumes import write_volume
 from uad.errors import input_error
@@ -51,7 +51,13 @@ def is_written(out: Path, item: Item, threshold: float | None) -> bool:
         remedy = "choose another --out, or rename the input"
         raise input_error(item.where, f"{out} holds results called {item.name} of {known}", "a new name", remedy)
     same = record["files"] == files and record.get("channels") == item.shown and record["threshold"] == threshold
-    return same and all(each.is_file() for each in _maps(out, item.name, record["false_positive_rate"]).values())
+    written = [*_maps(out, item.name, record["false_positive_rate"]).values(), montage_path(out, item.name)]
+    return same and all(each.is_file() for each in [*written, case_path(out, item.name)])
+
+
+def montage_path(out: Path, name: str) -> Path:
+    """Where the look at an input lies."""
+    return out / "montage" / f"{name}.png"
 
 
 def _maps(out: Path, name: str, rate: float | None) -> dict[str, Path]:
@@ -71,7 +77,7 @@ def write_opened(
     for kind, path in _maps(out, opened.name, None if marked is None else rate).items():
         values = getattr(answer, kind)
         _write(path, values.astype(np.uint8) if kind == "mask" else values, opened)
-    write_montage(out / "montage" / f"{opened.name}.png", opened, judged, answer.threshold, channel)
+    write_montage(montage_path(out, opened.name), opened, judged, answer.threshold, channel)
     write_case(out, opened, answer)
     place = np.unravel_index(int(answer.anomaly_map.argmax()), answer.anomaly_map.shape)
     write_json(
@@ -106,9 +112,20 @@ def _write(path: Path, values: np.ndarray, opened: Opened) -> None:
 
 
 def read_records(out: Path) -> list[dict]:
-    """The records of all inputs that are complete, of former commands too, the highest percentile and score first."""
-    records = [read_json(path) for path in sorted((out / "records").glob("[!.]*.json"))]
+    """The records of all inputs that are complete, of former commands too, the highest percentile and score first.
+
+    InputError for what is no record.
+    """
+    records = [_read_record(path) for path in sorted((out / "records").glob("[!.]*.json"))]
     return sorted(records, key=lambda record: (-(record["percentile"] or 0), -record["score"], record["name"]))
+
+
+def _read_record(path: Path) -> dict:
+    record = read_json(path)
+    if missing := [column for column in COLUMNS if column not in record]:
+        found = f"no {', '.join(missing)}"
+        raise input_error(path, found, "a whole record", "delete it and run the same command again: it fills the gap")
+    return record
 
 
 def summary_rows(records: Sequence[Mapping]) -> list[list]:

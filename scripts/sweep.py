@@ -14,15 +14,16 @@ choice prefers it unless another is higher beyond chance.
 
 Written to --out_dir: records/ (one a combination, at once with the others of its L and its models), sweep.csv,
 sweep.md, summary.json, heat_maps.png and .pdf, and settings.json, the chosen setting, which --settings of detection
-takes. The same command continues; other values of L, P, K, shifts, score and members may follow in the same folder.
-What is chosen on images fits these images: report numbers of others.
+takes. The same command continues; other values of L, P, K, shifts, score and members may follow in the same folder,
+and everything that was run there takes part in the choice. What is chosen on images fits these images: report numbers
+of others.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ from uad.evaluation.sweep import (
     check_begun,
     choose,
     outcome_of,
-    read_outcome,
+    read_outcomes,
     sweep_rows,
     sweep_table,
     write_outcome,
@@ -159,8 +160,11 @@ def main(args: argparse.Namespace) -> None:
         if only_shown(request.opening, facts | {"settings": [str(each) for each in every]}, world):
             return
         check_begun(request.out, path, facts)
-        found = {setting: read_outcome(request.out, setting) for setting in every}
-        if missing := {setting: every[setting] for setting, outcome in found.items() if outcome is None}:
+        found = read_outcomes(request.out)
+        missing = {setting: each for setting, each in every.items() if setting not in found}
+        # Whatever was run in the folder takes part in the choice.
+        every |= {setting: run_with(setting, every[default]) for setting in found}
+        if missing:
             held = read_all(request, reading)
             if not path.is_file():
                 write_json(path, facts)
@@ -171,6 +175,13 @@ def main(args: argparse.Namespace) -> None:
             found |= {outcome.setting: outcome for outcome in run(request, detectors, missing, held, world)}
         check_defined(request.choose_by, found.values())
         write(request, facts, every, found, models)
+
+
+def run_with(setting: Setting, like: Detection) -> Detection:
+    """The detection of a setting, with everything else as in another one."""
+    chosen = setting._asdict()
+    del chosen["members"]
+    return replace(like, **chosen)
 
 
 def lines_on(grid: Grid, detections: Iterable[Detection], model: TrainedDiffusion) -> list[str]:
@@ -315,14 +326,14 @@ def write(
     models: Sequence[TrainedDiffusion],
 ) -> None:
     """Choose, and write tables, figures, the summary and the settings file."""
-    out, outcomes = request.out, list(found.values())
+    out, outcomes = request.out, sorted(found.values(), key=lambda outcome: outcome.setting)
     choice = choose(outcomes, found[request.grid.default[0]], request.choose_by)
     hashes = {key: facts[key] for key in ("data_dir", "data_hash", "healthy_dir", "healthy_hash", "num_samples")}
     caution = caution_of(facts)
     text = f"{choice.text()}\n\n{caution}\n"
     write_table(out / "sweep.csv", sweep_rows(outcomes, choice))
     write_text(out / "sweep.md", f"{sweep_table(outcomes, choice).markdown()}\n{text}")
-    figure = heat_maps([found[setting] for setting in request.grid.detections], choice)
+    figure = heat_maps(outcomes, choice)
     save(figure, out / "heat_maps.png")
     explanation = {**choice.as_dict(), "images": caution, "command": command_line(), "versions": versions()}
     settings = [

@@ -201,6 +201,22 @@ def test_a_rerun_continues_and_adds_but_refuses_other_settings(data, trained, sw
         run(SWEEP, words(data, trained, swept, f"{GRID} --bootstrap 10"))
 
 
+def test_what_was_run_before_takes_part_in_the_choice(data, trained, swept, tmp_path):
+    """A later command with other values adds to the folder, whose best setting stays the best."""
+    out = tmp_path / "out"
+    shutil.copytree(swept, out)
+    run(SWEEP, words(data, trained, out, "--noise_level 5 --prob_threshold 0.5 --denoise_steps 1"))
+    before, after = (read_json(folder / "summary.json") for folder in (swept, out))
+    settings = [{name: each[name] for name in Setting._fields} for each in after["settings"]]
+    known = [{name: each[name] for name in Setting._fields} for each in before["settings"]]
+    assert [each["noise_level"] for each in settings] == sorted(each["noise_level"] for each in settings)
+    added = [each for each in settings if each not in known]
+    assert [each["noise_level"] for each in added] == [5] and len(settings) == len(known) + 1
+    values = [each["metrics"]["ap_with_healthy"]["value"] for each in after["settings"]]
+    assert values[settings.index(after["choice"]["best"])] == max(values)
+    assert len((out / "sweep.csv").read_text().splitlines()) == len(settings) + 1
+
+
 def test_a_folder_whose_records_do_not_state_shifts_and_score_is_refused(data, trained, swept, tmp_path):
     """As an earlier version wrote them: all of one number of copies and one score."""
     out = tmp_path / "out"

@@ -115,14 +115,17 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     write_json(outcome.setting.path(folder), content)
 
 
-def read_outcome(folder: Path, setting: Setting) -> Outcome | None:
-    """The record of a setting, None where there is none; InputError for a damaged one."""
-    path = setting.path(folder)
-    if not path.is_file():
-        return None
+def read_outcomes(folder: Path) -> dict[Setting, Outcome]:
+    """All records in the folder of a sweep, those of former commands too; InputError for a damaged one."""
+    found = [_read_outcome(path) for path in sorted(folder.glob("records/[!.]*.json"))]
+    return {outcome.setting: outcome for outcome in found}
+
+
+def _read_outcome(path: Path) -> Outcome:
     content = read_json(path)
     try:
-        if Setting(**content["setting"]) != setting:
+        setting = Setting(**content["setting"])
+        if setting.path(path.parents[1]) != path:
             raise ValueError(f"of {content['setting']}")
         estimates = {name: Estimate(**content["metrics"][name]) for name in METRICS}
         samples = {name: np.array(content["samples"][name], dtype=np.float64) for name in METRICS}
@@ -130,7 +133,7 @@ def read_outcome(folder: Path, setting: Setting) -> Outcome | None:
     except (KeyError, TypeError, ValueError) as error:
         found = f"no whole record ({type(error).__name__}: {error})"
         remedy = "delete it and run the same command again: it fills the gap"
-        raise input_error(path, found, f"the record of {setting}", remedy) from error
+        raise input_error(path, found, "the record of a setting", remedy) from error
     return Outcome(setting, estimates, samples, seconds)
 
 

@@ -48,7 +48,7 @@ from uad.cli.provenance import command_line
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_configuration, check_values
 from uad.data.reading.checks import check_folder, data_hash
-from uad.data.reading.opening import open_slices
+from uad.data.reading.opening import open_slices, patients_of
 from uad.data.reading.scans import header_problems
 from uad.data.reading.settings import Reading
 from uad.detector import Detector, load_pair
@@ -258,7 +258,9 @@ def measure(
     healthy: Path, content: str, reading: Reading, workers: int, paths: Mapping[float, Path], judge: Judge
 ) -> None:
     """Judge healthy slices and keep what is normal at the paths; content: the hash of the folder."""
-    print(check_folder(healthy, reading.n_channels, reading.img_size, reading.normalise, workers=workers, healthy=True))
+    how = (reading.n_channels, reading.img_size, reading.normalise)
+    patients = patients_of(healthy, None)
+    print(check_folder(healthy, *how, workers=workers, healthy=True, patients=patients))
 
     def judged(images: np.ndarray, names: list[str], affines: list[np.ndarray]) -> Judged:
         with tqdm(total=len(images), desc="calibrating", unit="slice") as bar:

@@ -18,7 +18,8 @@ interrupted.
 """
 
 import argparse
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,9 +33,12 @@ from uad.data.preparing.splitting import SCANS, list_scans, listed_parts, split_
 from uad.data.reading.layouts import Found, Scan, find_scans, is_brats
 from uad.data.reading.patients import patient_of_scan, read_patients, read_split
 from uad.data.reading.planes import PLANE, Framing
+from uad.data.reading.prepared import MANIFEST
 from uad.data.reading.scans import scan_grid
 from uad.errors import InputError, input_error
 
+# A patient has at most so many scans in one data set.
+MOST_SCANS = 20
 # Slices that are left out of the 155 of BraTS at the bottom and top, as the authors do.
 BRATS_SLICES, BRATS_SKIPS = 155, (80, 26)
 
@@ -148,7 +152,7 @@ def axial_slices(scan: Scan) -> int | None:
 def tasks_of(args: argparse.Namespace, found: Found) -> list[Task]:
     """The scans with their patients and parts; InputError for a table of patients that lists none of the scans."""
     table = read_patients(args.patients) if args.patients else {}
-    scans = {scan.name: scan.patient or patient_of_scan(scan.name) for scan in found.scans}
+    scans = {scan.name: scan.patient or scan.name for scan in found.scans}
     listed = table.keys() & scans.keys()
     if table and scans and not listed:
         expected = f"the names of scans, such as {next(iter(scans))}"
@@ -166,6 +170,25 @@ def tasks_of(args: argparse.Namespace, found: Found) -> list[Task]:
         validation = split_patients(names, args.val_patients, args.seed)
     kept = [scan for scan in found.scans if scan.name in patients]
     return [Task(scan, patients[scan.name], patients[scan.name] in validation) for scan in kept]
+
+
+def shared_folders(tasks: Sequence[Task]) -> str | None:
+    """What to know where folders that may be patients hold scans of several patients by their names, on both sides of
+    the split; None where there are none. A folder of many scans, such as HGG, is none of a patient.
+    """
+    places = [task.scan.where.absolute() for task in tasks]
+    common = os.path.commonpath(places) if places else ""
+    inside = defaultdict(list)
+    for task, place in zip(tasks, places, strict=True):
+        inside[place.relative_to(common).parts[:1]].append(task)
+    few = {folder[0]: of_it for folder, of_it in inside.items() if folder and len(of_it) <= MOST_SCANS}
+    torn = [name for name, of_it in few.items() if len({task.validation for task in of_it}) > 1]
+    if len(few) < len(inside) or not torn:
+        return None
+    return (
+        f"{len(torn)} folders such as {torn[0]} hold scans for training and for validation: where a folder is one "
+        "patient, say so by --patients FILE"
+    )
 
 
 def parts_of(tables: Sequence[str], patients: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -209,6 +232,8 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.data_dir}: {len(tasks)} scans of {people} patients, channels {' '.join(found.channels)}")
     if choice.skip_low or choice.skip_high:
         print(f"The lowest {choice.skip_low} and the highest {choice.skip_high} slices are left out")
+    if notice := shared_folders(tasks):
+        print(notice)
     if found.foreign:
         print(f"{found.foreign} other files are left alone")
     validation = sorted({task.patient for task in tasks if task.validation})
@@ -225,8 +250,8 @@ def main(args: argparse.Namespace) -> None:
     if labelled and counts["val_diseased"] and not (counts["train_healthy"] or counts["val_healthy"]):
         print("No slice is without lesion: look whether the segmentations are of lesions, and not of the brain")
     if any(patient_of_scan(task.scan.name) != task.patient for task in tasks):
-        manifest = args.out / "manifest.csv"
-        print(f"The names of the slices do not tell the patients: pass --patients {manifest} to what uses them")
+        manifest = args.out / MANIFEST
+        print(f"The names of the slices do not tell the patients, {manifest} does: leave it beside their folders")
     print(f"Look at {args.out / 'contact_sheet.png'}; the geometry of every volume is in {args.out / 'volumes.csv'}")
 
 

@@ -284,6 +284,26 @@ def test_names_are_split_before_the_contrast(stem, scan, shows):
     assert named(stem, endings_of(None)) == (scan, shows)
 
 
+@pytest.mark.parametrize(
+    ("file", "patient"),
+    [
+        ("ADNI/002_S_0412/MPRAGE/2006-04-18_08_20_30.0/I4521/ADNI_002_S_0412_MR_x_I4521_t1.nii.gz", "002_S_0412"),
+        ("ADNI/002_S_0412/MPRAGE/2006-04-18_08_20_30.0/I4521/scan_t1.nii.gz", "002_S_0412"),
+        ("PatientID_0003/Timepoint_1/PatientID_0003_Timepoint_1_brain_t1.nii.gz", "PatientID_0003"),
+        ("PatientID_0003/Timepoint_1/brain_t1.nii.gz", "PatientID_0003"),
+        ("sub-01/ses-02/anat/sub-01_ses-02_T1w.nii.gz", "sub-01"),
+        ("p7/20190412/images/x_t1.nii.gz", "p7"),
+        ("training01/preprocessed/training01_02_t1_pp.nii", "training01"),
+        ("HGG/Brats18_2013_10_1/Brats18_2013_10_1_t1.nii.gz", None),
+        ("export/20190412/p7/p7_t1.nii.gz", None),  # the date of an export is none of a patient
+    ],
+)
+def test_the_patient_is_told_by_the_name_or_by_the_folders(tmp_path, file, patient):
+    touch(tmp_path, file)
+    (scan,) = find_scans(tmp_path, ["t1=t1_pp" if "_pp" in file else "t1"], labelled=False).scans
+    assert scan.patient == patient
+
+
 def test_masks_of_the_brain_beside_segmentations_are_left_alone(tmp_path):
     root = tmp_path / "Test" / "Brats21"
     for shows in ("t2", "seg", "mask"):

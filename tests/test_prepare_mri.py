@@ -16,10 +16,12 @@ from commands import module
 from uad.data.preparing.mri import Choice, Task, prepare
 from uad.data.preparing.splitting import split_patients, stated_split
 from uad.data.reading.formats import read_mask, read_slice, slice_stem
-from uad.data.reading.layouts import find_scans
+from uad.data.reading.layouts import Scan, find_scans
 from uad.data.reading.naming import BRATS_CHANNELS as CHANNELS
+from uad.data.reading.opening import Folders, check_folders, open_slices
 from uad.data.reading.patients import patient_of, patient_of_scan
 from uad.data.reading.planes import Framing, plane_of
+from uad.data.reading.settings import Reading
 from uad.errors import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -364,3 +366,43 @@ def test_lists_of_scans_say_which_are_prepared_and_their_part(tmp_path, capsys):
             parts(*names)
     with pytest.raises(InputError, match="scans of the patient A for training and for validation"):
         parts("IXI_train_fold0.csv", "IXI_val_fold0.csv", of=dict.fromkeys(scans, "A"))
+
+
+def test_patients_by_folders_are_kept_apart_here_and_in_what_reads_the_slices(tmp_path, capsys):
+    """The names of the slices tell other patients than the folders; manifest.csv, beside them, tells the right ones."""
+    for patient in "ABCDEF":
+        for visit in (1, 2):
+            folder = write_patient(tmp_path, f"{patient.lower()}{visit}", visit)  # a1, a2: two patients by their names
+            (tmp_path / "raw" / f"P_{patient}").mkdir(parents=True, exist_ok=True)
+            folder.rename(tmp_path / "raw" / f"P_{patient}" / f"Timepoint_{visit}")
+    script, out = module("scripts/prepare_mri.py"), tmp_path / "out"
+    words = ["--data_dir", str(tmp_path / "raw"), "--out", str(out), "--img_size", "128", "--val_patients", "2"]
+    script.main(script.get_args_parser().parse_args(words))
+    said = capsys.readouterr().out
+    assert "12 scans of 6 patients" in said and "leave it beside their folders" in said and "hold scans" not in said
+    reading = Reading("brats", 4, 128, "joint")
+    train, val = (open_slices(out / part, reading) for part in ("train_healthy", "val_healthy"))
+    assert set(train.patients) | set(val.patients) == {f"P_{patient}" for patient in "ABCDEF"}
+    assert not set(train.patients) & set(val.patients) and len(set(val.patients)) == 2
+    how = {"batch_size": None, "healthy": True, "workers": 0}
+    said = check_folders(Folders(str(out / "train_healthy"), val_dir=str(out / "val_healthy")), reading, **how)
+    assert "of 4 patients" in said[0] and "of 2 patients" in said[1]
+    (out / "val_healthy" / "a9_001.nii.gz").write_bytes(Path(train.paths[0]).read_bytes())
+    with (out / "manifest.csv").open("a") as file:
+        file.write(f"a9_001,{train.patients[0]},1,val_healthy,0,1,here\n")
+    with pytest.raises(InputError, match=train.patients[0]):
+        check_folders(Folders(str(out / "train_healthy"), val_dir=str(out / "val_healthy")), reading, **how)
+
+
+def test_folders_that_may_be_patients_are_pointed_out(tmp_path):
+    script = module("scripts/prepare_mri.py")
+
+    def notice(places: list[str], validation: str) -> str | None:
+        scans = [Scan(place.replace("/", ""), tmp_path / place, {}) for place in places]
+        return script.shared_folders([Task(scan, scan.name, scan.name in validation.split()) for scan in scans])
+
+    assert notice(["A/x", "A/y", "B/x", "B/y"], "Ax Bx").startswith("2 folders such as A hold scans")
+    assert notice(["all/A/x", "all/A/y", "all/B/x"], "allAx").startswith("1 folders such as A hold scans")
+    assert notice(["A/x", "A/y", "B/x", "B/y"], "Ax Ay") is None
+    assert notice(["A/x", "A/y", "z"], "Ax") is not None and notice(["x", "y", "z"], "x") is None
+    assert notice([f"HGG/{n}" for n in range(40)] + ["LGG/1", "LGG/2"], "HGG1 LGG1") is None

@@ -140,7 +140,7 @@ def add_folder_flags(parser: argparse.ArgumentParser, validation: str | None = N
         group,
         "--patients",
         help="CSV file of `name, patient` for scans or slices whose names do not tell the patient",
-        shown="names tell",
+        shown="manifest.csv beside a folder that prepare_mri.py made, else names tell",
     )
     add(group, "--num_samples", type=int, default=0, help="use only so many images, evenly spread; 0: all")
     add_switch(group, "--check_data", "check the folders, report, and stop")

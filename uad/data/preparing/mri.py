@@ -22,7 +22,8 @@ from uad.data.preparing.contact_sheet import write_contact_sheet
 from uad.data.reading.formats import write_slice
 from uad.data.reading.geometry import CANONICAL, Grid, by
 from uad.data.reading.layouts import Scan, fingerprint
-from uad.data.reading.planes import PREPARATION, Framing, Plane, brains_of, plane_of
+from uad.data.reading.planes import Framing, Plane, brains_of, plane_of
+from uad.data.reading.prepared import MANIFEST, PREPARATION
 from uad.data.reading.scans import LoadedScan, header_problems, load_scan, scan_grid
 from uad.errors import InputError, Problem, ValueProblem, input_error
 from uad.files import read_json, write_csv, write_json
@@ -223,7 +224,7 @@ def prepare(tasks: Sequence[Task], out: Path, choice: Choice, split: Mapping, wo
     if problems:
         raise InputError(sorted(problems, key=lambda problem: problem.where))
     rows = sorted(row for prepared in done for row in prepared.rows)
-    write_csv(out / "manifest.csv", COLUMNS, rows)
+    write_csv(out / MANIFEST, COLUMNS, rows)
     write_csv(out / "volumes.csv", VOLUME_COLUMNS, sorted(row for each in done for row in each.volumes))
     shown = [(out / row[3] / f"{row[0]}.nii.gz", row[1], row[5]) for row in rows if row[3] in SPLITS]
     if shown:

@@ -14,7 +14,8 @@ from uad.data.reading.formats import RawSlice, read_slice
 from uad.data.reading.likeness import Likeness, likeness_of
 from uad.data.reading.listing import evenly_spread
 from uad.data.reading.normalise import CONTRASTED, contrast_of, foreground_of, normalise
-from uad.data.reading.planes import PREPARATION, Framing
+from uad.data.reading.planes import Framing
+from uad.data.reading.prepared import preparation_of
 from uad.data.reading.settings import Reading
 from uad.data.reading.turning import lies
 from uad.errors import ValueProblem
@@ -77,8 +78,7 @@ def facts_of(slices: SliceFolder, reading: Reading) -> TrainingFacts:
 
     of_images = {"likeness": likeness_of(seen())}
     of_images |= {"contrast": mean_contrast(contrasts) if contrasts else None, "lie": mode(lying)}
-    places = (slices.folder.absolute().parent, slices.folder.resolve().parent)
-    found = next((place / PREPARATION for place in places if (place / PREPARATION).is_file()), None)
+    found = preparation_of(slices.folder)
     if found is None:
         names = reading.channel_names if reading.names_channels else None
         return TrainingFacts(channels=names, **of_images)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uad.data.reading.entries import Entry, Source, decathlon_entries, named_volumes, tiff_stacks, walk
-from uad.data.reading.naming import BRATS_CHANNELS, LABEL, channel_order, endings_of, names_a_part
+from uad.data.reading.naming import BRATS_CHANNELS, LABEL, PART_FOLDERS, channel_order, endings_of, names_a_part
+from uad.data.reading.patients import patient_of_folders, patient_of_scan
 from uad.data.reading.volumes import volume_stem
 from uad.errors import InputError, Problem, input_error
 
@@ -25,7 +26,9 @@ PATIENT_FOLDER = re.compile(r"BraTS(20_Training_\d+|2021_\d+|-[A-Za-z]+(-RT)?-\d
 
 
 class Scan(NamedTuple):
-    """One examination of one patient. files: channel, or LABEL, -> source; patient: by the folders, if they say it."""
+    """One examination of one patient. files: channel, or LABEL, -> source; patient: by the name of a release or a
+    session, or by the folders, None where neither says it.
+    """
 
     name: str
     where: Path
@@ -77,6 +80,7 @@ def find_scans(
     else:
         entries = [*tiff_stacks(files), *named_volumes(files, endings, wanted, data_dir)]
     scans, names, problems = _complete(entries, wanted, labelled, endings)
+    scans = [_of_patient(scan, data_dir) for scan in scans]
     problems += [_leads_nowhere(path) for path in files if volume_stem(path.name) and not path.exists()]
     places = [scan.where for scan in scans]
     for folder in _patient_folders(data_dir):
@@ -119,6 +123,15 @@ def _complete(
     problems += [problem for scan in scans for problem in _missing(scan, needed)]
     kept = [scan._replace(files={name: scan.files[name] for name in needed if name in scan.files}) for scan in scans]
     return sorted(kept), names, problems
+
+
+def _of_patient(scan: Scan, root: Path) -> Scan:
+    """The scan with the patient that its name or, where that is no release's, its folders tell."""
+    if (by_name := patient_of_scan(scan.name)) != scan.name:
+        return scan._replace(patient=by_name)
+    below = scan.where.relative_to(root).parts if scan.where.is_relative_to(root) else ()
+    folders = [folder for folder in below if folder.lower() not in PART_FOLDERS]
+    return scan._replace(patient=patient_of_folders(folders) or scan.patient)
 
 
 def _leads_nowhere(path: Path) -> Problem:

@@ -24,7 +24,7 @@ _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[A-Za-z]+-[A-Za-z0-9.+]+)*)_([A-Za-z
 
 
 # Folders that hold a part of every scan, beside those that are named by a contrast.
-_PART_FOLDERS = {"images", "image", "labels", "masks", "anat", "derivatives", "segmentations", "annotations"}
+PART_FOLDERS = {"images", "image", "labels", "masks", "anat", "derivatives", "segmentations", "annotations"}
 
 
 class Named(NamedTuple):
@@ -87,4 +87,4 @@ def named(stem: str, endings: Mapping[str, str]) -> Named:
 def names_a_part(folder: str, endings: Mapping[str, str]) -> bool:
     """Whether a folder is named by what its files show, so that scans may lie spread over it and others."""
     words = re.split(r"[-_. ]", folder.lower())
-    return any(word in endings or word in _PART_FOLDERS or word in ("imagestr", "labelstr") for word in words)
+    return any(word in endings or word in PART_FOLDERS or word in ("imagestr", "labelstr") for word in words)

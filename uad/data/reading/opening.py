@@ -10,6 +10,7 @@ from uad.data.reading.checks import check_disjoint, check_folder, check_split
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import slice_stem
 from uad.data.reading.patients import read_patients, read_split, scan_of
+from uad.data.reading.prepared import manifest_of
 from uad.data.reading.released import Place, Released, list_images
 from uad.data.reading.settings import Reading
 from uad.distributed import World
@@ -83,9 +84,18 @@ def open_slices(
     folder: Place, reading: Reading, num_samples: int = 0, patients: Path | str | None = None
 ) -> SliceFolder:
     """A folder as a data set, read with the settings given; num_samples, patients: see Folders."""
-    table = read_patients(patients) if patients else None
+    table = patients_of(folder, patients)
     how = (reading.n_channels, reading.img_size, reading.normalise)
     return SliceFolder(folder, *how, num_samples or None, table, reading.matched_to)
+
+
+def patients_of(folder: Place, table: Path | str | None) -> dict[str, str] | None:
+    """What says whose slices these are where not their names: the table, else what a preparation left beside the
+    folder; None where there is neither. InputError as read_patients.
+    """
+    if table is None and not isinstance(folder, Released):
+        table = manifest_of(Path(folder))
+    return read_patients(table) if table else None
 
 
 def check_folders(folders: Folders, reading: Reading, batch_size: int | None, healthy: bool, workers: int) -> list[str]:
@@ -98,9 +108,11 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
         raise InputError(missing_flag("data_dir"))
     problems: list[Problem] = []
     summaries: list[str] = []
-    patients = split = None
-    with _collecting(problems):
-        patients = read_patients(folders.patients) if folders.patients else None
+    patients: dict[str, str] = {}
+    split = None
+    for folder in filter(None, (folders.images, folders.val_dir, folders.test_dir)):
+        with _collecting(problems):
+            patients |= patients_of(folder, folders.patients) or {}
     with _collecting(problems):
         split = read_split(folders.split) if folders.split else None
     how = {"n_channels": reading.n_channels, "img_size": reading.img_size, "normalise": reading.normalise}
@@ -120,7 +132,7 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
         for folder, training in ((folders.images, True), *((other, False) for other in others)):
             with _collecting(problems):
                 check_split(folder, split, training, patients)
-    if patients is not None:
+    if folders.patients:
         with _collecting(problems):
             _check_names(folders.patients, patients, (folders.images, *others))
     if problems:

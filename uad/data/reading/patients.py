@@ -2,13 +2,14 @@
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from uad.errors import InputError, Problem, input_error
 
 TRAIN = "train"
 PARTS = (TRAIN, "val")
+_SESSION = "(?:session|ses|visit|week|month|timepoint|tp|followup|fu)"
 # Scans of releases in which a patient has several: what stands in the group is the patient.
 _SCANS = (
     r"(BraTS-[A-Za-z]+(?:-RT)?-\d+)-\d+",  # BraTS 2023 and later: BraTS-GLI-00013-001, BraTS-MEN-RT-0001-1
@@ -22,9 +23,11 @@ _SCANS = (
     r"((?:training|test)\d{2})_\d{2}(?:_.*)?",  # ISBI 2015, multiple sclerosis: training01_02
     r"(brain_scan_.+)_slice",  # MAD-AD and REFLECT: brain_scan_12_slice_40
     # What people write themselves, and LUMIERE: P1_ses-2, patient-7-visit-2, Patient-001_week-044-1
-    r"(?i:(.*\d.*?)[-_](?:session|ses|visit|week|month|timepoint|tp|followup|fu)[-_]?\d+(?:[-_].*)?)",
+    rf"(?i:(.*\d.*?)[-_]{_SESSION}[-_]?\d+(?:[-_].*)?)",
 )
 _SCAN_PATTERNS = tuple(re.compile(pattern) for pattern in _SCANS)
+_ADNI_PATIENT = re.compile(r"\d{3}_S_\d{4,5}")
+_SESSION_FOLDER = re.compile(rf"(?i:{_SESSION}[-_ ]?\d+.*|baseline|(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*)")
 _OCT_SLICE = re.compile(r"[A-Za-z]+-(\d+)-\d+")
 _SLICE = re.compile(r"(.*\d.*)_\d+")
 # Words whose digit numbers no scan: T2_0012, fold1_0123, site3_v2_007.
@@ -40,6 +43,17 @@ def patient_of_scan(scan: str) -> str:
         if match:
             return next(group for group in match.groups() if group)
     return scan
+
+
+def patient_of_folders(folders: Sequence[str]) -> str | None:
+    """The patient by the folders that lead to a scan, outermost first: one named by ADNI's number of a patient, else
+    the one before the last where that is a session or a date (MU-Glioma-Post: PatientID_0003/Timepoint_1); None where
+    it is neither.
+    """
+    numbered = [folder for folder in folders if _ADNI_PATIENT.fullmatch(folder)]
+    if numbered:
+        return numbered[0]
+    return folders[-2] if len(folders) > 1 and _SESSION_FOLDER.fullmatch(folders[-1]) else None
 
 
 def scan_of(name: str) -> str:

@@ -14,8 +14,6 @@ from uad.data.reading.normalise import foreground_of
 from uad.data.reading.tissue import BRIGHT_PERCENTILE, SHARE_OF_THRESHOLD, body_mask, otsu
 from uad.errors import ValueProblem
 
-# The configuration that the preparation of volumes leaves beside the folders of slices.
-PREPARATION = "prepare_mri.json"
 # Pixels of the plane before any reduction, as in the authors' line of work: BraTS's 240 with 8 more on each side.
 PLANE = 256
 # A spacing that differs by less than this share is taken for the stated one: rounding of headers.

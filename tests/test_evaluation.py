@@ -285,6 +285,16 @@ def test_masks_from_another_folder(tmp_path, folders):
         open_study(tmp_path / "run", "saved", tmp_path / "none")
 
 
+def test_given_masks_hold_in_place_of_those_in_the_results(tmp_path, folders):
+    """Those of another reader, who has not marked every image."""
+    names = ResultFolder(folders[0]).names
+    for name in names[1:]:
+        write_slice(tmp_path / "masks" / f"{name}.nii.gz", np.eye(SIZE, dtype=np.uint8), AFFINE)
+    study = open_study(folders[0], "saved", tmp_path / "masks")
+    assert study.load(names[0]).label is None
+    np.testing.assert_array_equal(study.load(names[1]).label, np.eye(SIZE))
+
+
 @pytest.mark.parametrize("of_nifti", [True, False])
 def test_a_mask_of_another_folder_is_turned_as_its_image_lies_where_that_is_known(tmp_path, of_nifti):
     """Only results of NIfTI images say how far apart slices are; to a picture's a mask belongs by index."""

@@ -37,7 +37,7 @@ class Scoring:
 
 def add_evaluation_flags(parser: Flags) -> None:
     """Masks, neighbours, bootstrap and processes."""
-    add(parser, "--labels", help="folder of masks, for results that hold none", shown="none")
+    add(parser, "--labels", help="folder of masks that hold in place of those in the results", shown="none")
     add_clinical_flags(parser)
     add(parser, "--seed", type=int, default=0, help="of the bootstrap")
     add(

@@ -38,7 +38,8 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A result folder, what to score in it, and masks kept elsewhere (name -> file).
+    """A result folder, what to score in it, and masks kept elsewhere (name -> file) that hold in place of its own, None
+    where its own do.
 
     folder: a ResultFolder, or what has its interface, see uad.evaluation.foreign_maps and held_maps; near: slice -> the
     slices of its scan with their weights, where maps are averaged across slices, see with_neighbours.
@@ -46,7 +47,7 @@ class Study:
 
     folder: ResultFolder
     rows: tuple[Contender, ...]
-    masks: Mapping[str, Path] = field(default_factory=dict)
+    masks: Mapping[str, Path] | None = None
     near: Mapping[str, tuple[Neighbour, ...]] | None = None
     # Never handed on to a copy, which has other rows or other neighbours under the same names.
     _recent: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -89,18 +90,20 @@ class Study:
         return self._recent[name]
 
     def load(self, name: str) -> Result:
-        """One image; its mask comes from the result folder or, where that has none, from `masks`.
+        """One image, with its mask of `masks`, if there is one, where these hold.
 
         A NIfTI mask of a NIfTI image is turned as that lies; one of another size is resampled to the map's grid by
         nearest neighbour.
         """
         result = self.folder.load(name, self.extras)
-        if result.label is None and name in self.masks:
-            # Only of NIfTI images it is known how they lie, and only theirs state a distance.
-            lying = result.record.get(DISTANCE_KEY) is not None
-            mask = read_mask(self.masks[name], self.folder.map_path(name) if lying else None, result.affine)
-            result = result._replace(label=_nearest(mask, result.anomaly_map.shape))
-        return result
+        if self.masks is None:
+            return result
+        if name not in self.masks:
+            return result._replace(label=None)
+        # Only of NIfTI images it is known how they lie, and only theirs state a distance.
+        lying = result.record.get(DISTANCE_KEY) is not None
+        mask = read_mask(self.masks[name], self.folder.map_path(name) if lying else None, result.affine)
+        return result._replace(label=_nearest(mask, result.anomaly_map.shape))
 
     def each(
         self,
@@ -133,14 +136,14 @@ def open_study(
     labels: Path | str | None = None,
     polarity: tuple[int, ...] | None = None,
 ) -> Study:
-    """A study of the result folder `folder`; labels: folder of masks named as the images; score, polarity: see
-    contenders. Raises InputError.
+    """A study of the result folder `folder`; labels: folder of masks named as the images, in place of its own; score,
+    polarity: see contenders. Raises InputError.
     """
     results = ResultFolder(folder)
     records = [results.record(name) for name in results.names]
     everywhere = tuple(extra for extra in (AUTOENCODER, EVIDENCE_EXTRA) if _stored(extra, results, records))
     rows = contenders(results.run, everywhere, score, polarity, results.has_inputs)
-    return Study(results, rows, _find_masks(Path(labels), results.names) if labels else {})
+    return Study(results, rows, _find_masks(Path(labels), results.names) if labels else None)
 
 
 def method_alone(study: Study, name: str | None = None) -> Study:

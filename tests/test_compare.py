@@ -80,10 +80,10 @@ def test_one_table_and_one_figure_of_all_methods(folders, tmp_path):
 
 
 def test_a_method_compared_with_itself_differs_by_exactly_nothing(folders, tmp_path):
-    again = write_method(tmp_path / "again", "strong", 1.0)
+    again = write_method(tmp_path / "again$_$1", "strong", 1.0)
     run(COMPARE, f"--results {folders['strong']} {again} --out {tmp_path / 'out'} --bootstrap 20")
     first, second = csv.DictReader((tmp_path / "out" / "comparison.csv").open())
-    assert (first["method"], second["method"]) == ("strong (strong)", "strong (again)")
+    assert (first["method"], second["method"]) == ("strong (strong)", "strong (again$_$1)")
     assert first["ap"] == second["ap"]
     for key in ("difference_ap", "difference_ap_low", "difference_ap_high", "difference_auroc_high"):
         assert float(second[key]) == 0

@@ -123,11 +123,12 @@ def test_a_scan_is_cut_to_what_is_not_empty_and_keeps_its_places():
     assert content["bins"][0] <= content["mark"] <= content["bins"][1]
 
 
-HOSTILE = "<img onerror=alert(1) src=x>&'\""
+HOSTILE = "<img onerror=alert(1) src=x>&'\"$_$"
 
 
 def folder_with_a_hostile_name(folder, patients: int, lesion: bool):
-    """A result folder of a method whose name, as that of one of its images, is an element of HTML."""
+    """A result folder of a method whose name, as that of one of its images, is an element of HTML
+    and, for a figure, no formula."""
     write_folder(folder, patients, 2, lesion=lesion, autoencoder=False, method=HOSTILE)
     image, reconstruction, label = slice_with_lesion(np.random.default_rng(3), lesion)
     scores, name = np.abs(image - reconstruction)[0], f"{HOSTILE}{'hd'[lesion]}"

@@ -9,6 +9,7 @@ from uad.application.judging import Judged
 from uad.application.opening import Opened
 from uad.evaluation.display import for_display
 from uad.files import written_whole
+from uad.lettering import as_written
 
 COLUMNS = 8
 ROWS = ("input", "reconstruction", "anomaly map")
@@ -53,6 +54,7 @@ def write_montage(path: Path, opened: Opened, judged: Judged, threshold: float |
     for axis, row in zip(grid[:, 0], ROWS, strict=True):
         axis.set_ylabel(row, color="white", fontsize=7)
     marked = "" if threshold is None else f"; outlined:{wrap}at least {threshold:.3g}"
-    figure.suptitle(f"{opened.name}:{wrap}the map's colours end at {top:.3g}{marked}", color="white", fontsize=8)
+    name = as_written(opened.name)
+    figure.suptitle(f"{name}:{wrap}the map's colours end at {top:.3g}{marked}", color="white", fontsize=8)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=110)

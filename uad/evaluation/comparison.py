@@ -15,6 +15,7 @@ from uad.evaluation.figures import COLOURS
 from uad.evaluation.panels import Case
 from uad.evaluation.study import Study
 from uad.evaluation.tables import REPORTED, Scope, Table, headline_table
+from uad.lettering import as_written
 
 # Keys of run.json that say how images were read.
 READING = ("n_channels", "img_size", "normalise", "match_contrast")
@@ -197,7 +198,7 @@ def comparison_figure(studies: Mapping[str, Study], clinical: Mapping[str, Clini
         highest = float(np.quantile(maps, 0.998)) or 1.0
         for axes, result, scores in zip(column, results, maps, strict=True):
             axes.imshow(for_display(scores, result.affine), cmap="inferno", vmin=0, vmax=highest)
-        column[0].set_title(_wrapped(name), fontsize=7)
+        column[0].set_title(as_written(_wrapped(name)), fontsize=7)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -221,7 +222,7 @@ def _draw_inputs(columns: np.ndarray, study: Study, cases: Sequence[Case]) -> No
             axes.imshow(image, cmap="gray", vmin=0, vmax=1)
         if result.label is not None and result.label.any():
             marked.contour(for_display(result.label, result.affine), levels=[0.5], colors="#00B4A0", linewidths=1)
-        plain.set_ylabel(case.caption, fontsize=6)
+        plain.set_ylabel(as_written(case.caption), fontsize=6)
     columns[0, 0].set_title("input", fontsize=7)
     columns[0, 1].set_title("truth", fontsize=7)
 
@@ -238,7 +239,7 @@ def _forest(axes: Axes, rows: Mapping[str, Row]) -> None:
             axes.plot([found.low, found.high], [place, place], color=colour, lw=2)
         axes.plot(found.value, place, "o", color=colour, ms=5, label=name)
         axes.annotate(f"{found.value:.3f}", (found.value, place), (0, 4), textcoords="offset points", fontsize=7)
-    axes.set_yticks(range(len(rows)), list(rows), fontsize=7)
+    axes.set_yticks(range(len(rows)), [as_written(name) for name in rows], fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.8)
     axes.set_xlim(left=0)
     axes.set_xlabel("average precision (95 % interval over patients)", fontsize=8)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from uad.evaluation.clinical import Clinical, Row
 from uad.files import written_whole
+from uad.lettering import as_written
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 MAX_POINTS = 2000
@@ -67,7 +68,7 @@ def scores_figure(clinical: Clinical) -> Figure:
         empty = [i.rows[name].image_score for i in clinical.images if i.diseased is False]
         healthy = empty + [i.rows[name].image_score for i in clinical.healthy]
         _strips(axes, [("healthy", healthy, COLOURS[0]), ("diseased", diseased, COLOURS[1])])
-        axes.set_title(name, fontsize=9)
+        axes.set_title(as_written(name), fontsize=9)
         axes.set_xlabel(f"image AUROC {clinical.rows[name].estimates['image_auroc']}", fontsize=7)
     figure.axes[0].set_ylabel("image score")
     return figure
@@ -114,7 +115,7 @@ def _with_curves(
             lw=2.2 if number == 0 else 1.2,
             ls="-" if number < len(COLOURS) else "--",
             zorder=3 if number == 0 else 2,
-            label=f"{name}: {label} {value:.3f}",
+            label=f"{as_written(name)}: {label} {value:.3f}",
         )
     axes.legend(fontsize=7, framealpha=0.85, edgecolor="none")
     return figure

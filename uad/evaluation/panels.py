@@ -12,6 +12,7 @@ from uad.evaluation.clinical import Clinical
 from uad.evaluation.contenders import AUTOENCODER
 from uad.evaluation.display import for_display
 from uad.evaluation.study import Study
+from uad.lettering import as_written
 from uad.results import Result
 
 
@@ -55,9 +56,9 @@ def panels_figure(study: Study, cases: Sequence[Case], threshold: tuple[float, s
         turned = {kind: None if p is None else for_display(p, result.affine) for kind, p in pictures.items()}
         for axis, kind in zip(axes, titles, strict=True):
             _draw(axis, kind, turned, limits)
-        axes[0].set_ylabel(case.caption, fontsize=7)
+        axes[0].set_ylabel(as_written(case.caption), fontsize=7)
     for axis, title in zip(grid[0], titles.values(), strict=True):
-        axis.set_title(title, fontsize=8)
+        axis.set_title(as_written(title), fontsize=8)
     shown = grid[0][list(titles).index("map")].images[0]
     bar = figure.colorbar(shown, ax=grid[:, -1], shrink=0.8, pad=0.02)
     bar.set_label("anomaly score", fontsize=8)

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from uad.best import AP, IMAGE_AUROC
 from uad.evaluation import metrics
 from uad.evaluation.figures import COLOURS
+from uad.lettering import as_written
 from uad.scores import ImageScore
 
 # What the numbers are called in a figure.
@@ -50,7 +51,7 @@ def progress_figure(points: Mapping[str, Sequence[tuple[int, float]]], best: int
     if best is not None:
         axes.axvline(best, color="0.6", lw=0.8, ls=":", label=f"best AP: step {best:,}")
     axes.set(xlabel="step", ylabel="AP, image AUROC", ylim=(0, 1.01))
-    axes.set_title(judged_on, fontsize=8)
+    axes.set_title(as_written(judged_on), fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(color="0.92", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)

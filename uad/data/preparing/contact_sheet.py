@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from uad.data.reading.formats import read_mask, read_slice
 from uad.data.reading.listing import evenly_spread
 from uad.files import written_whole
+from uad.lettering import as_written
 
 MOST_PATIENTS = 12
 BRIGHTEST = 99.5
@@ -42,8 +43,10 @@ def write_contact_sheet(
             axis.set_axis_off()
             axis.text(0.02, 0.5, "R", color="yellow", fontsize=7, va="center", transform=axis.transAxes)
             axis.text(0.5, 0.98, "A", color="yellow", fontsize=7, ha="center", va="top", transform=axis.transAxes)
-            axis.set_title(f"{name}, {file.parent.name}" if axis is row[0] else name, fontsize=6, pad=2)
-        row[0].text(0.01, 0.01, file.name.removesuffix(".nii.gz"), color="cyan", fontsize=5, transform=row[0].transAxes)
+            title = f"{name}, {file.parent.name}" if axis is row[0] else name
+            axis.set_title(as_written(title), fontsize=6, pad=2)
+        stem = as_written(file.name.removesuffix(".nii.gz"))
+        row[0].text(0.01, 0.01, stem, color="cyan", fontsize=5, transform=row[0].transAxes)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120)
 

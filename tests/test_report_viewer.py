@@ -127,12 +127,18 @@ def test_cases_beside_the_page_are_loaded_and_missing_ones_named(written, tmp_pa
       const dice = document.querySelector('.dice').textContent;
       index.cases.at(-1).file = '9999.js';
       choose(index.cases.length - 1);
-      await wait(() => document.querySelector('.message').textContent);
-      return { dice, message: document.querySelector('.message').textContent };
+      const text = (name) => document.querySelector(name).textContent;
+      await wait(() => text('.message'));
+      const left = [document.querySelector('.panels').children.length, text('.dice'), text('.tn')];
+      const message = text('.message');
+      choose(beside);
+      await wait(() => !text('.message'));
+      return { dice, message, left, again: text('.dice') };
     """
     seen = look_at(written / "evaluation" / "report.html", steps, tmp_path)
-    assert 0 < float(seen["found"]["dice"]) <= 1
+    assert 0 < float(seen["found"]["dice"]) <= 1 and seen["found"]["again"] == seen["found"]["dice"]
     assert seen["found"]["message"].startswith("report_cases/9999.js is missing")
+    assert seen["found"]["left"] == [0, "", ""], "of the case before nothing stays under the name of this one"
 
 
 def test_an_address_sets_the_state(written, tmp_path):

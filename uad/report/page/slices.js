@@ -133,8 +133,18 @@ class SliceViewer {
       document.documentElement.dataset.shown = described.name;
       this.list.near().forEach((near) => loadCase(near).catch(() => {}));
     } catch (error) {
+      if (number !== this.list.current) return;
+      this.empty();
       this.message.textContent = error.message;
     }
+  }
+
+  /** Show nothing, as long as a case cannot be shown: what was there is of another one. */
+  empty() {
+    this.content = null;
+    this.panels.replaceChildren();
+    this.controls.forEach((control) => control.of(null));
+    this.film.take(null);
   }
 
   /** Draw every panel of the case. */

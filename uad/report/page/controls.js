@@ -39,6 +39,12 @@ function switched(label, choices, chosen, onChange) {
   return make('div', { class: 'switch', role: 'group', 'aria-label': label }, ...buttons);
 }
 
+/** The number that the page's address asks for under a key, null where there is none. */
+function askedNumber(asked, key) {
+  const text = asked.get(key);
+  return text && Number.isFinite(Number(text)) ? Number(text) : null;
+}
+
 /** How many pixels in and outside of the truth reach each bin; without truth all are outside. */
 class Counts {
   constructor(bins, truth) {

@@ -7,6 +7,7 @@ const COUNTS = [
   ['fn', 'FN', 'lesion pixels that are not marked'], ['tn', 'TN', 'other pixels that are not marked'],
 ];
 
+const VIEWS = [['side', 'Side by side'], ['over', 'Overlay']];
 const whole = (count) => count.toLocaleString('en');
 const TEXTS = {
   dice: ({ dice }, known) => {
@@ -40,15 +41,14 @@ class SliceViewer {
     this.take(new URLSearchParams(location.hash.slice(1)));
   }
 
-  /** The state that an address asks for: case, threshold, channel, view, colours. */
+  /** The state that an address asks for: case, threshold, channel, view, colours; what is unknown changes nothing. */
   take(asked) {
-    for (const key of ['view', 'colours']) if (asked.has(key)) this.state[key] = asked.get(key);
-    if (asked.has('channel')) this.state.channel = Number(asked.get('channel'));
+    const known = { view: VIEWS.map(([value]) => value), colours: Object.keys(index.colour_maps) };
+    for (const key of ['view', 'colours']) if (known[key].includes(asked.get(key))) this.state[key] = asked.get(key);
+    if (Object.keys(index.channels).includes(asked.get('channel'))) this.state.channel = Number(asked.get('channel'));
     this.options();
-    if (asked.has('threshold')) {
-      const method = index.methods[0];
-      this.controls[0].place(binOf(Number(asked.get('threshold')), method.scale));
-    }
+    const threshold = askedNumber(asked, 'threshold');
+    if (threshold !== null) this.controls[0].place(binOf(threshold, index.methods[0].scale));
     this.list.choose(asked.get('case'));
   }
 
@@ -66,7 +66,7 @@ class SliceViewer {
     const maps = Object.keys(index.colour_maps).map((name) => [name, name]);
     const channels = index.channels.map((name, i) => [String(i), name]);
     const row = make('div', { class: 'options' },
-      switched('How the map is shown', [['side', 'Side by side'], ['over', 'Overlay']], this.state.view, set('view')),
+      switched('How the map is shown', VIEWS, this.state.view, set('view')),
       channels.length > 1
         ? choice('Channel', channels, String(this.state.channel), (value) => { this.state.channel = Number(value); this.draw(); })
         : '',

@@ -153,6 +153,35 @@ def test_an_address_sets_the_state(written, tmp_path):
     assert seen["errors"] == "" and seen["found"] == ["Anomaly map over the input", "dark", 480, 480]
 
 
+@pytest.mark.parametrize("asked", ["channel=7", "channel=-1", "colours=foo", "view=foo", "threshold=foo", "case=foo"])
+def test_what_an_address_asks_for_in_vain_changes_nothing(written, tmp_path, asked):
+    steps = """
+      return [document.documentElement.dataset.shown, document.querySelector('.message').textContent,
+        document.querySelector('.marks input').value, document.querySelector('.dice').textContent,
+        ...[...document.querySelectorAll('.panels figcaption')].map((each) => each.textContent)];
+    """
+    page = written / "evaluation" / "report.html"
+    plain, seen = (look_at(page, steps, tmp_path, address=address) for address in ("", f"#{asked}"))
+    assert seen["errors"] == "" and seen["found"] == plain["found"] and seen["found"][0]
+
+
+def test_without_a_threshold_that_means_something_none_is_set_until_the_slider_moves(tmp_path):
+    folder = write_folder(tmp_path / "diseased", masks=False, autoencoder=False)
+    run(EVALUATE, f"--results {folder} --protocol clinical --bootstrap 5 --neighbours 0")
+    steps = """
+      const control = viewer.controls[0];
+      const marked = () => viewer.outlines(0)[0].inside.some(Boolean);
+      const seen = () => [control.typed.value, document.querySelector('.fp').textContent, marked()];
+      const before = seen();
+      control.slider.value = control.slider.min;
+      control.slider.dispatchEvent(new Event('input'));
+      const [typed, count, any] = seen();
+      return { before, after: [typed !== '', count !== '', any] };
+    """
+    seen = look_at(folder / "evaluation" / "report.html", steps, tmp_path)
+    assert seen["errors"] == "" and seen["found"] == {"before": ["", "", False], "after": [True, True, True]}
+
+
 @pytest.mark.parametrize("protocol", ["bmad", "paper_ours"])
 def test_other_protocols_show_the_same_maps_and_whose_thresholds_are_marked(written, tmp_path, protocol):
     out = tmp_path / "out"

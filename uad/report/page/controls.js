@@ -66,7 +66,10 @@ class Counts {
   }
 }
 
-/** The slider of a method's threshold, what its places mean, and the counts of the case that is shown. */
+/**
+ * The slider of a method's threshold, what its places mean, and the counts of the case that is shown. Where no threshold
+ * has a meaning there is none until one is chosen: nothing is marked or counted.
+ */
 class ThresholdControl {
   /**
    * method: of the index; onChange: called after every move; shownCounts: name, label and meaning of each count;
@@ -83,7 +86,7 @@ class ThresholdControl {
       type: 'range', id, min: first, max: last, step: 1, class: 'threshold', input: () => this.move(Number(this.slider.value)),
     });
     this.typed = make('input', {
-      type: 'number', step: 'any', 'aria-label': `Threshold of ${method.name}, as a score`,
+      type: 'number', step: 'any', placeholder: 'no threshold', 'aria-label': `Threshold of ${method.name}, as a score`,
       change: () => { if (this.typed.value !== '') this.move(binOf(Number(this.typed.value), method.scale)); },
     });
     this.marks = method.marks.map((mark) => make('button', {
@@ -98,9 +101,11 @@ class ThresholdControl {
       make('div', { class: 'marks' }, this.typed, ...this.marks),
       make('dl', { class: 'counts' }, ...shownCounts.map(([key, label, meaning]) => make('div', {},
         make('dt', { title: meaning }, label), make('dd', {}, this.outputs[key])))));
-    this.bin = 0;
+    this.bin = Infinity; // of no threshold: nothing reaches it
+    this.slider.value = last;
+    this.slider.setAttribute('aria-valuetext', 'no threshold');
     const mark = method.marks.find((each) => each.meaning.startsWith('1 %')) || method.marks.at(-1);
-    this.place(mark ? mark.bin : Math.round(first + 0.7 * (last - first)));
+    if (mark) this.place(mark.bin);
   }
 
   /** Dice of all images together over the slider, with a line at every mark; for the eye only. */
@@ -127,17 +132,22 @@ class ThresholdControl {
     return svg;
   }
 
-  /** Put the threshold at a bin, without telling anyone. */
-  place(bin) {
+  /** Put the threshold at a bin, without telling anyone; value: the score that is shown for it, else the bin's. */
+  place(bin, value) {
     const [first, last] = this.method.bins;
     this.bin = Math.min(last, Math.max(first, bin));
     this.slider.value = this.bin;
-    const value = short(valueOf(this.bin, this.method.scale));
-    const mark = this.method.marks.find((each) => each.bin === this.bin);
-    this.typed.value = mark ? mark.value : value;
-    this.slider.setAttribute('aria-valuetext', mark ? `${mark.value}, ${mark.meaning}` : value);
+    const { mark } = this;
+    const shown = mark ? mark.value : value || short(valueOf(this.bin, this.method.scale));
+    this.typed.value = shown;
+    this.slider.setAttribute('aria-valuetext', mark ? `${shown}, ${mark.meaning}` : shown);
     this.marks.forEach((button, i) => button.setAttribute('aria-pressed', String(this.method.marks[i].bin === this.bin)));
     this.show();
+  }
+
+  /** The meaning of the threshold, undefined where it has none. */
+  get mark() {
+    return this.method.marks.find((each) => each.bin === this.bin);
   }
 
   move(bin) {
@@ -152,7 +162,7 @@ class ThresholdControl {
   }
 
   show() {
-    const found = this.counts ? this.counts.at(this.bin) : null;
+    const found = this.counts && this.bin < Infinity ? this.counts.at(this.bin) : null;
     for (const [key, output] of Object.entries(this.outputs)) {
       output.textContent = found ? this.texts[key](found, this.counts.known) : '';
     }

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from result_folders import write_folder
 from test_compare import COMPARE, write_method
 from test_film import any_film
 
+from uad.evaluation.tables import Table
 from uad.films import write_film
+from uad.report.markup import table_html
 from uad.results import ResultFolder
 
 pytestmark = needs_browser
@@ -86,6 +89,24 @@ def test_the_page_opens_and_fits(written, tmp_path, width):
     seen = look_at(written / "evaluation" / "report.html", "return faults.length", tmp_path, width)
     assert seen["errors"] == "" and seen["found"] == 0
     assert seen["inside"] == width and seen["width"] <= width
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_long_table_is_scrolled_through_in_a_box_of_its_own(written, tmp_path, width):
+    page = Path(shutil.copy(written / "evaluation" / "report.html", tmp_path))
+    table = Table("Inputs", ["", "score", "voxel"], [[f"p{number}", "0.1234", "1 2 3"] for number in range(1025)], "")
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace("</main>", f"{table_html(table)}</main>"), encoding="utf-8")
+    steps = """
+      const box = document.querySelector('.long');
+      const others = [...document.querySelectorAll('.box')].filter((each) => each !== box);
+      const scrolled = others.some((each) => each.scrollHeight > each.clientHeight);
+      return [box.clientHeight, box.scrollHeight, box.tabIndex, scrolled];
+    """
+    seen = look_at(page, steps, tmp_path, width)
+    assert seen["errors"] == "" and seen["width"] <= width
+    shown, whole, place, scrolled = seen["found"]
+    assert shown <= 900 < 20000 < whole and place == 0 and not scrolled
 
 
 def test_the_slider_shows_the_dice_that_python_computes(written, tmp_path):

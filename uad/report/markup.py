@@ -8,14 +8,20 @@ from pathlib import Path
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.tables import Table
 
+# Tables of more rows are scrolled through in a box of their own.
+LONG = 30
+
 
 def table_html(table: Table) -> str:
     """A table with its title and note. Every cell repeats its column's name, which narrow screens show beside it."""
     head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in table.header)
     body = "".join(_line(table.header, row) for row in table.rows)
     note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
+    title = escape(table.title)
+    # The keyboard scrolls what can have the focus.
+    long = f" long' tabindex='0' role='region' aria-label='{title}" if len(table.rows) > LONG else ""
     return (
-        f"<section class='table'><h3>{escape(table.title)}</h3><div class='box'><table><thead><tr>{head}</tr></thead>"
+        f"<section class='table'><h3>{title}</h3><div class='box{long}'><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>{note}</section>"
     )
 

@@ -17,7 +17,8 @@ def main() -> None:
         answer = detector(image[None])  # (C, H, W), any intensities
         marked = answer.mask & lesion
         print(
-            f"score {answer.score:.3f}, higher than {answer.percentile:.0f} % of healthy patients; "
+            f"score {answer.score:.3f}, higher than {answer.percentile:.0f} % of {answer.healthy_patients} healthy "
+            "patients; "
             f"{answer.mask.mean():.1%} of the image marked, {marked.sum()} of {lesion.sum()} pixels of the lesion"
         )
 

@@ -64,6 +64,7 @@ def test_arrays_get_the_answers_of_the_command(detector, scans, answers):
         record = json.loads((answers / "records" / f"{name}.json").read_text())
         assert found.score[number] == record["score"] and found.percentile[number] == record["percentile"]
         assert found.threshold == record["threshold"]
+        assert found.healthy_patients == record["healthy_patients"] >= 1
         said = [notice if notice in found.notices else f"{name}: {notice}" for notice in record["notices"]]
         assert said == [notice for notice in found.notices if notice in said]
         for kind, values in (("anomaly_map", found.anomaly_map), ("reconstruction", found.reconstruction[:, 0])):

@@ -18,9 +18,9 @@ class Answer:
     anomaly_map: (H, W) or (X, Y, Z) float32, not negative, one scale for all inputs; reconstruction: (C, H, W) or
     (X, Y, Z, C) float32 in [0, 1], normalised as the model sees images; score: how anomalous the input is, that of a
     volume's highest slice; mask: bool, where the map reaches `threshold`; percentile: the share of healthy patients, in
-    per cent, with a lower score; slice_of_maximum: of the map, counted from the feet up; notices: what was done to the
-    input and in what it is unlike the training images. mask, threshold and percentile are None where the model has no
-    calibration.
+    per cent, with a lower score; healthy_patients: how many these are; slice_of_maximum: of the map, counted from the
+    feet up; notices: what was done to the input and in what it is unlike the training images. mask, threshold,
+    percentile and healthy_patients are None where the model has no calibration.
     """
 
     anomaly_map: np.ndarray
@@ -29,6 +29,7 @@ class Answer:
     mask: np.ndarray | None
     threshold: float | None
     percentile: float | np.ndarray | None
+    healthy_patients: int | None
     slice_of_maximum: int | np.ndarray
     notices: tuple[str, ...]
 
@@ -61,6 +62,7 @@ def answer_of(
         mask=None if threshold is None else stored >= np.float32(threshold),
         threshold=threshold,
         percentile=calibration.percentile(score) if calibration else None,
+        healthy_patients=len(calibration.scores) if calibration else None,
         slice_of_maximum=int(np.unravel_index(int(volume.argmax()), volume.shape)[2]),
         notices=(*opened.notices, *notices),
     )
@@ -78,4 +80,5 @@ def together(answers: Sequence[Answer], names: Sequence[str]) -> Answer:
         for notice in answer.notices
     )
     stacked = {name: None if each[0] is None else np.stack(each) for name, each in values.items()}
-    return Answer(**stacked | {"threshold": answers[0].threshold, "notices": tuple(notices)})
+    common = {"threshold": answers[0].threshold, "healthy_patients": answers[0].healthy_patients}
+    return Answer(**stacked | common | {"notices": tuple(notices)})

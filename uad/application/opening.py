@@ -172,7 +172,7 @@ def _trained_levels(chain: Chain, count: int) -> tuple[int, int, list[str]]:
     if levels is None or not levels.low + levels.high:
         return 0, count, []
     if levels.slices == count:
-        kept = f"slices {levels.low} to {count - levels.high - 1} were judged, those of the training's"
+        kept = f"slices {levels.low} to {count - levels.high - 1} from the feet up were judged, those of the training's"
         return levels.low, count - levels.high, [kept]
     left_out = f"the lowest {levels.low} and the highest {levels.high} of {levels.slices or 'its'} slices"
     return 0, count, [f"the training left out {left_out}: maps of such slices mean little"]

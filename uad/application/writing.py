@@ -26,8 +26,8 @@ from uad.errors import input_error
 from uad.files import read_json, write_csv, write_json
 
 COLUMNS = (
-    "name", "score", "percentile", "anomalous_ml", "anomalous_voxels", "threshold", "false_positive_rate",
-    "slice_of_maximum", "voxel_of_maximum", "slices", "judged_slices", "median", "notices",
+    "name", "score", "percentile", "healthy_patients", "anomalous_ml", "anomalous_voxels", "threshold",
+    "false_positive_rate", "slice_of_maximum", "voxel_of_maximum", "slices", "judged_slices", "median", "notices",
 )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def write_opened(
             "channels": item.shown,
             "score": answer.score,
             "percentile": answer.percentile,
+            "healthy_patients": answer.healthy_patients,
             "anomalous_ml": None if marked is None or opened.voxel_ml is None else marked * opened.voxel_ml,
             "anomalous_voxels": marked,
             "threshold": answer.threshold,
@@ -112,12 +113,16 @@ def _write(path: Path, values: np.ndarray, opened: Opened) -> None:
 
 
 def read_records(out: Path) -> list[dict]:
-    """The records of all inputs that are complete, of former commands too, the highest percentile and score first.
-
-    InputError for what is no record.
+    """The records of all inputs that are complete, of former commands too, the highest percentile and score first,
+    those without a percentile last. InputError for what is no record.
     """
     records = [_read_record(path) for path in sorted((out / "records").glob("[!.]*.json"))]
-    return sorted(records, key=lambda record: (-(record["percentile"] or 0), -record["score"], record["name"]))
+    return sorted(records, key=_rank)
+
+
+def _rank(record: Mapping) -> tuple:
+    percentile = -1.0 if record["percentile"] is None else record["percentile"]
+    return -percentile, -record["score"], record["name"]
 
 
 def _read_record(path: Path) -> dict:
@@ -133,6 +138,7 @@ def summary_rows(records: Sequence[Mapping]) -> list[list]:
     rows = []
     for record in records:
         shown = record | {
+            "healthy_patients": record.get("healthy_patients"),  # records of earlier versions lack it
             "judged_slices": len(record["judged_slices"]),
             "voxel_of_maximum": " ".join(map(str, record["voxel_of_maximum"])),
             "notices": "; ".join(record["notices"]),

@@ -128,6 +128,7 @@ def test_the_record_says_what_was_found(runs):
     with Image.open(runs / "answer" / "montage" / "p90.png") as picture:
         assert min(picture.size) > 300
     page = (runs / "answer" / "report.html").read_text()
+    assert int(row["healthy_patients"]) == 3
     for shown in (row["score"], row["anomalous_ml"], row["anomalous_voxels"]):
         assert f">{float(shown):.4g}<" in page or f">{shown}<" in page
 
@@ -139,7 +140,7 @@ def test_the_page_of_scans_counts_what_the_record_does(runs, tmp_path):
       const text = (name) => document.querySelector('.' + name).textContent.replaceAll(',', '');
       const before = [Number(text('marked')), text('ml'), document.querySelectorAll('.planes canvas').length];
       const slider = document.querySelector('.planes input');
-      slider.value = 3;
+      slider.value = 2; // the lowest slice of the brain is the scan's second
       slider.dispatchEvent(new Event('input'));
       const moved = document.querySelector('.planes figcaption').textContent;
       const threshold = document.querySelector('input.threshold');
@@ -152,6 +153,37 @@ def test_the_page_of_scans_counts_what_the_record_does(runs, tmp_path):
     assert seen["errors"] == "" and seen["width"] <= 400
     marked, ml = int(row["anomalous_voxels"]), f"{float(row['anomalous_ml']):.4g}"
     assert seen["found"] == [marked, ml, 3, "Axial, slice 3", 0]
+
+
+@needs_browser
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "AIR"])
+def test_the_page_counts_slices_along_the_axes_of_the_file(runs, tmp_path, codes):
+    """It opens at the table's voxel of the maximum, and its lowest axial slice is the brain's."""
+    write_patient(tmp_path / codes, "p90", 90, lesion=True, codes=codes)
+    answer(runs, tmp_path / codes, tmp_path / "out")
+    steps = """
+      const shown = document.querySelectorAll('.planes figcaption, #viewer > .note');
+      const said = () => [...shown].map((each) => each.textContent);
+      const before = said();
+      const slider = document.querySelector('.planes input');
+      slider.value = 0;
+      slider.dispatchEvent(new Event('input'));
+      return [before, said()[0], slider.getAttribute('aria-valuetext')];
+    """
+    (row,) = summary(tmp_path / "out")
+    seen = look_at(tmp_path / "out" / "report.html", steps, tmp_path)
+    (*planes, note), lowest, spoken = seen["found"]
+    assert seen["errors"] == "" and note.startswith(f"Voxel {row['voxel_of_maximum']}. Numbers are indices")
+    voxel = dict(zip(codes, row["voxel_of_maximum"].split(), strict=True))
+    through = {"Axial": "SI", "Coronal": "AP", "Sagittal": "LR"}
+    assert planes == [f"{plane}, slice {voxel[(set(ends) & set(codes)).pop()]}" for plane, ends in through.items()]
+    end = str(BRAIN[0] if "S" in codes else SHAPE[2] - 1 - BRAIN[0])
+    assert (lowest, spoken) == (f"Axial, slice {end}", end)
+
+
+def test_a_name_with_dollar_signs_is_judged(runs, tmp_path):
+    answer(runs, write_patient(tmp_path / "in", "p$_$1", 5), tmp_path / "out")
+    assert (tmp_path / "out" / "montage" / "p$_$1.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PSL", "AIR"])

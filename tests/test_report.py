@@ -117,8 +117,10 @@ def test_a_scan_is_cut_to_what_is_not_empty_and_keeps_its_places():
     images, maps = np.zeros((1, 6, 8, 10), np.float32), np.zeros((6, 8, 10), np.float32)
     images[0, 2:4, 3:7, 4] = 1
     maps[3, 3, 2:5] = 0.3
-    content = json.loads(pack_scan(Seen(maps, images, images, (2.0, 1.0, 1.0), 0.25, 0.002, True)))
-    assert content["origin"] == [2, 3, 2] and content["map"]["shape"] == [2, 4, 3]
+    axes = ((1, False), (0, True), (2, True))
+    content = json.loads(pack_scan(Seen(maps, images, images, (2.0, 1.0, 1.0), 0.25, 0.002, axes)))
+    first = {"axis": 1, "first": 2, "step": 1}, {"axis": 0, "first": 4, "step": -1}, {"axis": 2, "first": 7, "step": -1}
+    assert content["file_axes"] == list(first) and content["map"]["shape"] == [2, 4, 3]
     assert (unpacked(content["map"]) >= content["mark"]).sum() == (maps >= 0.25).sum() == 3
     assert content["bins"][0] <= content["mark"] <= content["bins"][1]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from uad.application.answer import Answer
 from uad.application.opening import Opened
-from uad.data.reading.geometry import Grid, to_canonical
+from uad.data.reading.geometry import Grid, canonical_axes, to_canonical
 from uad.evaluation.display import for_display
 from uad.files import write_text
 from uad.report.viewer import CASES, case_script
@@ -36,8 +36,9 @@ def _seen(opened: Opened, answer: Answer) -> Seen:
         # Of a slice there is one plane, turned by its own affine.
         flat = answer.anomaly_map[None], np.moveaxis(images[:, :, 0], -1, 0), answer.reconstruction
         maps, shown, made = (for_display(each, opened.plane_affine)[:, None] for each in flat)
-        return Seen(maps[0], shown, made, (1.0, 1.0, 1.0), answer.threshold, None, False)
+        return Seen(maps[0], shown, made, (1.0, 1.0, 1.0), answer.threshold, None, None)
     turned, affine = to_canonical(answer.anomaly_map, opened.affine)
     made = to_canonical(answer.reconstruction, opened.affine)[0]
     spacing = Grid(turned.shape, affine).spacing[::-1]
-    return Seen(turned.T, images.T, made.T, spacing, answer.threshold, opened.voxel_ml, True)
+    axes = canonical_axes(opened.affine)[::-1]
+    return Seen(turned.T, images.T, made.T, spacing, answer.threshold, opened.voxel_ml, axes)

@@ -1,5 +1,6 @@
 """The viewer's content of scans that were judged: a case is a volume, or a single slice, with its map."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,8 @@ class Seen:
     and z to the head; of a single slice (1, rows, columns) as it is to be shown.
 
     maps: (Z, Y, X), not negative, 0 where nothing was judged; images, reconstructions: (C, Z, Y, X) in [0, 1];
-    spacing: millimetres along z, y and x; threshold: of the marks, None without; voxel_ml: None of a slice;
-    is_volume: whether its three planes can be shown.
+    spacing: millimetres along z, y and x; threshold: of the marks, None without; voxel_ml: None of a slice; axes: of
+    z, y and x, which axis of the file it is and whether it runs the other way there, None of a slice.
     """
 
     maps: np.ndarray
@@ -24,11 +25,11 @@ class Seen:
     spacing: tuple[float, float, float]
     threshold: float | None
     voxel_ml: float | None
-    is_volume: bool
+    axes: tuple[tuple[int, bool], ...] | None
 
 
 def pack_scan(seen: Seen) -> str:
-    """The content of a scan as JSON, cut to the box around what is not 0; `origin` is where that lies in the scan."""
+    """The content of a scan as JSON, cut to the box around what is not 0."""
     box = _box(seen.images.any(axis=0) | (seen.maps != 0))
     maps = seen.maps[box]
     if seen.threshold:
@@ -50,12 +51,20 @@ def pack_scan(seen: Seen) -> str:
         "mark": mark,
         "bins": places,
         "colours": [0.0, max(top, 2 * (seen.threshold or 0.0))],
-        "origin": [part.start for part in box],
         "spacing": list(seen.spacing),
         "voxel_ml": seen.voxel_ml,
-        "is_volume": seen.is_volume,
+        "is_volume": seen.axes is not None,
+        "file_axes": seen.axes and _file_axes(seen.axes, box, seen.maps.shape),
     }
     return json_in_page(content)
+
+
+def _file_axes(axes: Sequence[tuple[int, bool]], box: Sequence[slice], shape: Sequence[int]) -> list[dict[str, int]]:
+    """Of z, y and x: the axis of the file, the index there at which the box begins, and the step to the next one."""
+    return [
+        {"axis": axis, "first": length - 1 - part.start if turned else part.start, "step": -1 if turned else 1}
+        for (axis, turned), part, length in zip(axes, box, shape, strict=True)
+    ]
 
 
 def _box(inside: np.ndarray) -> tuple[slice, ...]:

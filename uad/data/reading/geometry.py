@@ -70,6 +70,13 @@ def to_canonical(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np
     return turned, affine @ nib.orientations.inv_ornt_aff(turn, values.shape[:3])
 
 
+def canonical_axes(affine: np.ndarray) -> tuple[tuple[int, bool], ...]:
+    """Of each axis that `to_canonical` gives: which of the volume's it was, and whether it runs the other way now."""
+    turn = nib.orientations.ornt_transform(nib.io_orientation(affine), _canonical())
+    axes = {int(onto): (axis, direction < 0) for axis, (onto, direction) in enumerate(turn)}
+    return tuple((axis, bool(turned)) for _, (axis, turned) in sorted(axes.items()))
+
+
 def from_canonical(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """The inverse of `to_canonical` for values on the grid that it gave; affine: that of the volume before it."""
     turn = nib.orientations.ornt_transform(_canonical(), nib.io_orientation(affine))

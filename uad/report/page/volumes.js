@@ -1,7 +1,8 @@
 'use strict';
 // The viewer of scans: three planes of a volume, or a single slice, with the map over it.
 
-const MARKED = [['marked', 'Marked voxels', 'that reach the threshold'], ['ml', 'Volume (ml)', 'of the marked voxels']];
+const MARKED_VOXELS = [['marked', 'Marked voxels', 'that reach the threshold'], ['ml', 'Volume (ml)', 'of the marked voxels']];
+const MARKED_PIXELS = [['marked', 'Marked pixels', 'that reach the threshold']];
 // Each plane's axis among (z, y, x), and those of its rows and columns; z runs to the head, so that rows are turned.
 const PLANES = [
   { name: 'Axial', axis: 0, rows: 1, columns: 2, upright: false, sides: ['R', 'A'] },
@@ -17,11 +18,13 @@ class VolumeViewer {
     this.message = make('p', { class: 'message', role: 'status' });
     this.panes = make('div', { class: 'panels planes' });
     this.below = make('div', { class: 'methods' });
+    this.sides = make('span', { hidden: true }, 'R: the patient\u2019s right, A: front, H: head. A click moves the other planes there.');
+    this.voxel = make('p', { class: 'note', hidden: true });
     root.append(this.list.element, this.caption, this.options(), this.message, this.panes, make('p', { class: 'legend' },
-      make('span', { class: 'key predicted' }), 'what reaches the threshold',
-      make('span', {}, 'R: the patient\u2019s right, A: front, H: head. A click moves the other planes there.')), this.below);
+      make('span', { class: 'key predicted' }), 'what reaches the threshold', this.sides), this.voxel, this.below);
     const asked = new URLSearchParams(location.hash.slice(1));
-    this.asked = asked.get('threshold');
+    // A score that stays for all cases, as they are compared at it; null for the calibrated threshold of each.
+    this.chosen = askedNumber(asked, 'threshold');
     this.list.choose(asked.get('case'));
   }
 
@@ -31,7 +34,7 @@ class VolumeViewer {
       input: () => { this.state.opacity = Number(opacity.value); this.draw(); },
     });
     const channels = index.channels.map((name, i) => [String(i), name]);
-    const views = [['over', 'Overlay'], ['input', 'Scan'], ['reconstruction', 'Reconstruction'], ['map', 'Map']];
+    const views = [['over', 'Overlay'], ['input', 'Input'], ['reconstruction', 'Reconstruction'], ['map', 'Map']];
     return make('div', { class: 'options' },
       switched('What is shown', views, this.state.view, (value) => { this.state.view = value; this.draw(); }),
       channels.length > 1
@@ -56,6 +59,8 @@ class VolumeViewer {
       this.take(content, described);
       document.documentElement.dataset.shown = described.name;
     } catch (error) {
+      if (number !== this.list.current) return;
+      this.sides.hidden = this.voxel.hidden = true;
       this.panes.replaceChildren();
       this.below.replaceChildren();
       this.message.textContent = error.message;
@@ -65,24 +70,35 @@ class VolumeViewer {
   /** Make the planes and the threshold's control of a scan. */
   take(content, described) {
     this.content = content;
+    const { scale, bins: [first, last], is_volume: isVolume } = content;
     const marks = content.mark === null ? [] : [{ bin: content.mark, meaning: described.meaning, value: described.threshold }];
-    this.method = { name: 'Threshold', scale: content.scale, bins: content.bins, colours: content.colours, marks, curve: [] };
-    this.control = new ThresholdControl(this.method, () => this.draw(), MARKED.filter(([key]) => key !== 'ml' || content.voxel_ml), {
+    const kept = this.chosen === null ? null : binOf(this.chosen, scale);
+    const bins = kept === null ? [first, last] : [Math.min(first, kept), Math.max(last, kept)];
+    this.method = { name: 'Threshold', scale, bins, colours: content.colours, marks, curve: [] };
+    this.control = new ThresholdControl(this.method, () => this.choose(), isVolume ? MARKED_VOXELS : MARKED_PIXELS, {
       marked: (found) => found.fp.toLocaleString('en'),
       ml: (found) => short(found.fp * content.voxel_ml),
     });
-    if (this.asked) this.control.place(binOf(Number(this.asked), content.scale));
-    this.asked = null;
+    if (kept !== null) this.control.place(kept, short(this.chosen));
+    this.sides.hidden = !isVolume;
+    this.voxel.hidden = !content.file_axes;
     this.below.replaceChildren(this.control.element);
     this.control.of(new Counts(content.map.values, null));
-    this.place = this.highest();
+    this.place = content.file_axes
+      ? content.file_axes.map(({ axis, first: origin, step }) => step * (described.maximum[axis] - origin)) : this.highest();
     this.sliders = [];
-    const planes = content.is_volume ? PLANES : PLANES.slice(0, 1);
+    const planes = isVolume ? PLANES : PLANES.slice(0, 1);
     this.panes.replaceChildren(...planes.map((plane) => this.pane(plane)));
     this.draw();
   }
 
-  /** Where the map is highest, (z, y, x) within the box. */
+  /** Keep the threshold that was chosen; at the calibrated one, each case has its own. */
+  choose() {
+    this.chosen = this.control.mark ? null : valueOf(this.control.bin, this.method.scale);
+    this.draw();
+  }
+
+  /** Where the map is highest, (z, y, x) within the box, to the precision of its bins. */
   highest() {
     const { shape: [, rows, columns], values } = this.content.map;
     let best = 0;
@@ -91,24 +107,23 @@ class VolumeViewer {
   }
 
   pane(plane) {
-    const canvas = make('canvas', { role: 'img', 'aria-label': `${plane.name} plane`, click: (event) => this.point(plane, canvas, event) });
-    if (!this.content.is_volume) return make('figure', {}, make('div', { class: 'plane' }, canvas), make('figcaption', {}, 'Slice'));
-    const count = this.content.map.shape[plane.axis];
-    const origin = this.content.origin[plane.axis];
+    if (!this.content.is_volume) {
+      return make('figure', {}, make('div', { class: 'plane' }, make('canvas', { role: 'img', 'aria-label': 'Slice' })), make('figcaption', {}, 'Slice'));
+    }
+    const canvas = make('canvas', { role: 'img', 'aria-label': `${plane.name} plane`, class: 'pointed', click: (event) => this.point(plane, canvas, event) });
     const slider = make('input', {
-      type: 'range', min: origin, max: origin + count - 1, step: 1, 'aria-label': `${plane.name} slice`,
-      input: () => { this.place[plane.axis] = Number(slider.value) - origin; this.draw(); },
+      type: 'range', min: 0, max: this.content.map.shape[plane.axis] - 1, step: 1, 'aria-label': `${plane.name} slice`,
+      input: () => { this.place[plane.axis] = Number(slider.value); this.draw(); },
     });
     this.sliders[plane.axis] = slider;
     const [left, top] = plane.sides;
     return make('figure', {},
       make('div', { class: 'plane' }, canvas, make('b', { class: 'left', 'aria-hidden': 'true' }, left), make('b', { class: 'top', 'aria-hidden': 'true' }, top)),
-      make('figcaption', {}), slider);
+      make('figcaption', {}, plane.name), slider); // with its number where the case tells it
   }
 
   /** Move the other planes to where one was clicked. */
   point(plane, canvas, event) {
-    if (!this.content.is_volume) return;
     const { left, top, width, height } = canvas.getBoundingClientRect();
     const { shape } = this.content.map;
     const at = (share, axis) => Math.min(shape[axis] - 1, Math.max(0, Math.floor(share * shape[axis])));
@@ -133,7 +148,7 @@ class VolumeViewer {
 
   draw() {
     if (!this.content) return;
-    const { input, reconstruction, map, spacing, origin, is_volume: isVolume } = this.content;
+    const { input, reconstruction, map, spacing, is_volume: isVolume } = this.content;
     const [table, lookup] = [colourTables[this.state.colours], lookupOf(this.method)];
     [...this.panes.children].forEach((figure, i) => {
       const plane = PLANES[i];
@@ -147,10 +162,21 @@ class VolumeViewer {
       }
       const lines = this.state.predicted ? [{ inside: reaching(bins, this.control.bin), colour: PREDICTED }] : [];
       paint(figure.querySelector('canvas'), pixels, shape, lines, spacing[plane.rows] / spacing[plane.columns]);
-      if (!isVolume) return;
-      const number = this.place[plane.axis] + origin[plane.axis];
-      this.sliders[plane.axis].value = number;
-      figure.querySelector('figcaption').textContent = `${plane.name}, slice ${number}`;
+      if (isVolume) this.sliders[plane.axis].value = this.place[plane.axis];
     });
+    if (this.content.file_axes) this.number();
+  }
+
+  /** Say where the planes lie in the file. */
+  number() {
+    const voxel = [];
+    this.content.file_axes.forEach(({ axis, first, step }, i) => { voxel[axis] = first + step * this.place[i]; });
+    [...this.panes.children].forEach((figure, i) => {
+      const { name, axis } = PLANES[i];
+      const number = voxel[this.content.file_axes[axis].axis];
+      figure.querySelector('figcaption').textContent = `${name}, slice ${number}`;
+      this.sliders[axis].setAttribute('aria-valuetext', number);
+    });
+    this.voxel.textContent = `Voxel ${voxel.join(' ')}. Numbers are indices along the axes of the file, counted from 0, as in summary.csv.`;
   }
 }

@@ -79,7 +79,7 @@ def _answer(records: Sequence[Mapping]) -> str:
 def _score(record: Mapping) -> str:
     """A score, and where it lies among those of the healthy patients that are known."""
     score = f"{record['score']:.4g}"
-    percentile, count = record["percentile"], record.get("healthy_patients")
+    percentile, count = record["percentile"], record["healthy_patients"]
     if percentile is None:
         return score
     if count is None:  # of an earlier version

@@ -126,8 +126,8 @@ def _rank(record: Mapping) -> tuple:
 
 
 def _read_record(path: Path) -> dict:
-    record = read_json(path)
-    if missing := [column for column in COLUMNS if column not in record and column != "healthy_patients"]:
+    record = {"healthy_patients": None} | read_json(path)  # earlier versions did not count them
+    if missing := [column for column in COLUMNS if column not in record]:
         found = f"no {', '.join(missing)}"
         raise input_error(path, found, "a whole record", "delete it and run the same command again: it fills the gap")
     return record
@@ -138,7 +138,6 @@ def summary_rows(records: Sequence[Mapping]) -> list[list]:
     rows = []
     for record in records:
         shown = record | {
-            "healthy_patients": record.get("healthy_patients"),  # records of earlier versions lack it
             "judged_slices": len(record["judged_slices"]),
             "voxel_of_maximum": " ".join(map(str, record["voxel_of_maximum"])),
             "notices": "; ".join(record["notices"]),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch.utils.data import Dataset
 
 from uad.data.reading.contrast import Contrast
@@ -95,6 +96,23 @@ def resize_mask(mask: torch.Tensor, size: int) -> torch.Tensor:
     return mask[rows][:, columns]
 
 
+def resize_label(label: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize a lesion mask (H, W) uint8 to (size, size) as resize_mask; of a lesion that lies between the centres of
+    the new pixels the one that holds most of it stays, so that none vanishes.
+    """
+    resized = resize_mask(label, size)
+    if label.shape == resized.shape or not label.any():
+        return resized
+    lesions, _ = ndimage.label(label.numpy(), np.ones((3, 3)))
+    for number, box in enumerate(ndimage.find_objects(lesions), 1):
+        inside = np.argwhere(lesions[box] == number) + [each.start for each in box]
+        pixels = torch.from_numpy(inside * size // np.array(label.shape))
+        if not resized[pixels[:, 0], pixels[:, 1]].any():
+            most = (pixels[:, 0] * size + pixels[:, 1]).bincount().argmax()
+            resized[most // size, most % size] = 1
+    return resized
+
+
 class SliceFolder(Dataset):
     """The slices of a folder or a part of a release, in the order of their names, normalised and resized to a square.
 
@@ -158,7 +176,7 @@ class SliceFolder(Dataset):
             "affine": torch.from_numpy(resized_affine(raw.affine, size, (self.img_size, self.img_size))),
         }
         if raw.label is not None:
-            item["label"] = resize_mask(torch.from_numpy(raw.label), self.img_size)
+            item["label"] = resize_label(torch.from_numpy(raw.label), self.img_size)
         return item
 
 

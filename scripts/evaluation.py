@@ -239,6 +239,14 @@ def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
     return outputs
 
 
+def averaging_notice(study: Study, healthy: Study | None) -> str:
+    """Across which slices maps are averaged, so that names of other scans that are alike are seen."""
+    scans = {scan_of(name) for name in study.names}
+    said = f"Maps are averaged across slices: {len(study.names)} images of {len(scans)} scans, by their names"
+    shared = scans & {scan_of(name) for name in healthy.names} if healthy else ()
+    return said + (f"; {len(shared)} of these scans have slices in {healthy.folder.folder}, too" if shared else "")
+
+
 def _score(
     chosen: Chosen, study: Study, healthy: Study | None, calibration: Study | None, out: Path, mapper: Callable
 ) -> Clinical | Published | None:
@@ -247,8 +255,7 @@ def _score(
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
     leading, further, pictures, clinical, published = [], [], [], None, None
     if study.near is not None:
-        scans = len({scan_of(name) for name in study.names})
-        print(f"Maps are averaged across slices: {len(study.names)} images of {scans} scans, by their names")
+        print(averaging_notice(study, healthy))
     if chosen.protocol in BENCHMARKS:
         published = _published(chosen, study, healthy, mapper)
         summary[chosen.protocol] = published.as_dict()

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from commands import module
 from result_folders import AFFINE, SIZE, run_info, slice_with_lesion, write_folder
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -283,6 +285,16 @@ def test_masks_from_another_folder(tmp_path, folders):
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="none named as an image"):
         open_study(tmp_path / "run", "saved", tmp_path / "none")
+
+
+def test_scans_that_both_folders_have_slices_of_are_counted():
+    """They are of one person, or of two data sets that number their patients alike."""
+    names = {"a": ("1_050", "2_050"), "b": ("2_051", "3_051")}
+    notice = module("scripts/evaluation.py").averaging_notice
+    studies = [SimpleNamespace(names=names[key], folder=SimpleNamespace(folder=key)) for key in "ab"]
+    said = "Maps are averaged across slices: 2 images of 2 scans, by their names"
+    assert notice(studies[0], None) == said
+    assert notice(*studies) == f"{said}; 1 of these scans have slices in b, too"
 
 
 def test_given_masks_hold_in_place_of_those_in_the_results(tmp_path, folders):

@@ -122,6 +122,17 @@ def test_a_run_is_not_continued_with_as_many_other_images(images, autoencoder, t
     check_same_configuration({"images": 8}, told_images([path.name for path in images.iterdir()]), tmp_path)
 
 
+def test_a_longer_training_is_told_why_the_learning_rate_stands_in_its_way(images, tmp_path):
+    words = (
+        f"{SMALL_STAGE1} --size small --n_channels 2 --normalise none --data_dir {images} --log_dir {tmp_path / 'ae'}"
+    )
+    run(STAGE1, f"{words} --train_steps 1 --batch_size 2")
+    with pytest.raises(
+        InputError, match=r"(?s)lr_anneal_steps.*2 \(it follows --train_steps.*pass --lr_anneal_steps 1"
+    ):
+        run(STAGE1, f"{words} --train_steps 2 --batch_size 2")
+
+
 def test_a_run_of_an_earlier_version_continues(autoencoder, images, tmp_path):
     words = stage2(images, autoencoder, f"--log_dir {tmp_path} --train_noise_levels 30")
     run(STAGE2, f"{words} --train_steps 1")

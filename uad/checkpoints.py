@@ -314,7 +314,7 @@ def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:
     problems = [
         Problem(
             f"--{key}",
-            f"{given.get(key)!r}, while the run in {folder} has {saved.get(key)!r}",
+            f"{given.get(key)!r}{_follows(key)}, while the run in {folder} has {saved.get(key)!r}",
             "the same settings as those the run began with",
             f"{_remedy(key, saved.get(key))}, or choose another --log_dir",
         )
@@ -324,6 +324,10 @@ def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:
     ]
     if problems:
         raise InputError(problems)
+
+
+def _follows(key: str) -> str:
+    return " (it follows --train_steps unless it is given)" if key == "lr_anneal_steps" else ""
 
 
 def _remedy(key: str, value) -> str:

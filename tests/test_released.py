@@ -8,8 +8,9 @@ import released_trees as trees
 
 from uad.data.reading.checks import check_folder, data_hash
 from uad.data.reading.folder import SliceFolder
-from uad.data.reading.opening import Folders
+from uad.data.reading.opening import Folders, open_slices
 from uad.data.reading.released import Released, count_notices, list_images
+from uad.data.reading.settings import Reading
 from uad.errors import InputError
 
 # layout -> its miniature, then of each part: healthy, diseased, and masked images; None: the release has no such part.
@@ -78,6 +79,24 @@ def test_images_of_one_name_in_two_classes_are_told_apart(tmp_path):
     slices = SliceFolder(Released(str(trees.mvtec(tmp_path / "bottle")), "test"), 1, trees.SIZE, "joint")
     assert slices.names[:2] == ["crack_000", "crack_001"]
     assert len(set(slices.patients)) == 6, "each image by itself"
+
+
+def test_the_patient_of_an_image_is_told_by_its_file_also_where_its_name_is_another(tmp_path):
+    """Slices of one patient, healthy and diseased, of which two have one number."""
+    trees.pictures(tmp_path / "set" / "train" / "good", "p9_001.png")
+    trees.pictures(tmp_path / "set" / "test" / "good", "p0_010.png", "p0_011.png", "1000.png")
+    trees.pictures(tmp_path / "set" / "test" / "tumour", "p0_010.png", "p1_012.png", "1000.png")
+    trees.masks(tmp_path / "set" / "ground_truth" / "tumour", "p0_010_mask.png", "p1_012_mask.png", "1000_mask.png")
+    slices = open_slices(Released(str(tmp_path / "set"), "test"), Reading("custom", 1, trees.SIZE, "joint"))
+    patients = dict(zip(slices.names, slices.patients, strict=True))
+    assert patients == {
+        "good_p0_010": "p0",
+        "good_p0_011": "p0",
+        "tumour_p0_010": "p0",
+        "tumour_p1_012": "p1",
+        "good_1000": "good_1000",
+        "tumour_1000": "tumour_1000",
+    }
 
 
 def test_each_image_has_its_own_mask(tmp_path):

@@ -11,7 +11,7 @@ from uad.data.reading.folder import SliceFolder
 from uad.data.reading.formats import slice_stem
 from uad.data.reading.patients import read_patients, read_split, scan_of
 from uad.data.reading.prepared import manifest_of
-from uad.data.reading.released import Place, Released, list_images
+from uad.data.reading.released import Place, Released, list_images, told_patients
 from uad.data.reading.settings import Reading
 from uad.distributed import World
 from uad.errors import InputError, Problem, input_error, missing_flag
@@ -90,11 +90,12 @@ def open_slices(
 
 
 def patients_of(folder: Place, table: Path | str | None) -> dict[str, str] | None:
-    """What says whose slices these are where not their names: the table, else what a preparation left beside the
-    folder; None where there is neither. InputError as read_patients.
+    """What says whose slices these are where not their names: the table, else the files' own names of a release, or
+    what a preparation left beside the folder; None where there is nothing. InputError as read_patients and list_images.
     """
-    if table is None and not isinstance(folder, Released):
-        table = manifest_of(Path(folder))
+    if table is None and isinstance(folder, Released):
+        return told_patients(folder)
+    table = table or manifest_of(Path(folder))
     return read_patients(table) if table else None
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uad.data.reading.benchmarks import LAYOUTS, is_brain_mask
+from uad.data.reading.formats import slice_stem
 from uad.data.reading.groups import TEST, TRAIN, VAL, Group, no_part, subfolders, visible
 from uad.data.reading.listing import Listing, list_folder
+from uad.data.reading.patients import patient_of
 from uad.errors import InputError, Problem, input_error
 
 # Images of a part as released, by layout, name, and what the folder or the one that holds it is called. Of BMAD: its
@@ -67,6 +69,13 @@ def list_images(place: Place) -> Listing:
     if left_out:
         notices.append(f"{left_out:,} diseased images of the part are left out: training takes healthy ones")
     return _listing(place, kept, [*notices, *count_notices(root, layout, place.part, count)])
+
+
+def told_patients(place: Released) -> dict[str, str]:
+    """The patients that stems name, by the names of the images: a part that has a stem twice names images otherwise."""
+    stems = {name: slice_stem(path) for name, path in list_images(place).slices.items()}
+    patients = {name: patient_of(stem) for name, stem in stems.items() if name != stem}
+    return {name: patient for name, patient in patients.items() if patient != stems[name]}
 
 
 def _plain(folder: Path) -> Listing:

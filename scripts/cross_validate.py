@@ -52,7 +52,7 @@ REPORTED = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is validated: folders, folds by seed, and further flags of the commands."""
+    """What is validated: folders, folds by seed, and further flags of the commands; patients: table of the patients."""
 
     out: Path
     seeds: tuple[int, ...]
@@ -60,6 +60,7 @@ class Plan:
     stage1: str
     stage2: str
     detection: str
+    patients: Path | None = None
 
 
 def get_args_parser() -> Flags:
@@ -91,7 +92,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
         raise input_error("--folds", f"{args.folds}, with --groups", "one of the two", "leave one of them out")
     out = Path(args.out).resolve()
     healthy, diseased = listings_of(args)
-    pattern, patients = _pattern(args.group), read_patients(args.patients) if args.patients else None
+    table = Path(args.patients).resolve() if args.patients else None
+    pattern, patients = _pattern(args.group), read_patients(table) if table else None
     groups = [groups_of(each.slices, pattern, patients) for each in (healthy, diseased)]
     folds = {}
     for seed in args.seeds:
@@ -101,7 +103,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         for fold in folds[seed]:
             check_images(out / "folds" / f"seed{seed}" / f"{fold.name}.json", fold)
             link_fold(_folder(out, seed, fold), fold, healthy, diseased)
-    return Plan(out, tuple(args.seeds), folds, args.stage1_flags, args.stage2_flags, args.detection_flags)
+    return Plan(out, tuple(args.seeds), folds, args.stage1_flags, args.stage2_flags, args.detection_flags, table)
 
 
 def check_images(path: Path, fold: Fold) -> None:
@@ -167,11 +169,12 @@ def steps_of(plan: Plan, seed: int, fold: Fold) -> list[Step]:
     """The commands of a fold, in order."""
     name, data = f"{fold.name}, seed {seed}", _folder(plan.out, seed, fold)
     run, results = plan.out / "logs" / f"seed{seed}" / fold.name, _results(plan, seed, fold)
-    both = f"--data_dir {_word(data / TRAIN)} --seed {seed}"
+    shared = f"--seed {seed}" + (f" --patients {_word(plan.patients)}" if plan.patients else "")
+    both = f"--data_dir {_word(data / TRAIN)} {shared}"
 
     def detection(part: str) -> Step:
         folders = f"--data_dir {_word(data / part)} --ae_load_dir {_word(run)} --out_dir {_word(results / part)}"
-        words = f"{folders} --seed {seed} {plan.detection}"
+        words = f"{folders} {shared} {plan.detection}"
         return Step(f"{name}: detection on {part}", SCRIPTS / "latent_sample_anomaly.py", words)
 
     return [
@@ -213,10 +216,10 @@ def main(args: argparse.Namespace) -> None:
 def write(out: Path, rows: Sequence[dict]) -> None:
     """What is known of the folds that are done, as tables and as numbers."""
     means = means_of(rows)
-    header = ["fold", "seed", "trained on", "healthy", "diseased", *(REPORTED[name] for name in means)]
+    header = ["fold", "seed", "trained on", "healthy", "diseased", *REPORTED.values()]
     lines = [
         [row["fold"], *(str(row[key]) for key in ("seed", "trained_on", "healthy", "diseased"))]
-        + [f"{row[name]:.3f}" for name in means]
+        + [f"{row[name]:.3f}" if name in row else f"n/a ({row['undefined'][name]})" for name in REPORTED]
         for row in rows
     ]
     summary = [
@@ -230,7 +233,7 @@ def write(out: Path, rows: Sequence[dict]) -> None:
             ["metric", "mean", "deviation over seeds", "worst fold", "which"],
             summary,
             "Mean over folds of the means over seeds; the deviation is that of the mean over folds. Pixels are those "
-            "of the diseased and the healthy slices left out.",
+            "of the diseased and the healthy slices left out. A metric that is undefined in a fold has no mean.",
         ),
     ]
     write_text(out / "summary.md", "\n".join(table.markdown() for table in tables))
@@ -261,13 +264,14 @@ def means_of(rows: Sequence[dict]) -> dict[str, dict]:
 
 
 def row_of(plan: Plan, seed: int, fold: Fold) -> dict:
-    """A fold's numbers; those that its data do not allow, such as AP without masks, are left out."""
+    """A fold's numbers, and why those that its data do not allow, such as AP without masks, are undefined."""
     clinical = read_json(_results(plan, seed, fold) / "summary.json")["clinical"]
     # The method stands first; after it what it is compared with.
     metrics = next(iter(clinical["rows"].values()))["metrics"]
-    known = {name: metrics[name]["value"] for name in REPORTED if name in metrics}
+    known = {name: metrics[name]["value"] for name in REPORTED if metrics[name]["value"] is not None}
+    undefined = {name: metrics[name]["reason"] for name in REPORTED if name not in known}
     counts = {"healthy": len(fold.healthy), "diseased": len(fold.diseased), "trained_on": len(fold.train)}
-    return {"seed": seed, "fold": fold.name, "left_out": fold.left_out, **counts, **known}
+    return {"seed": seed, "fold": fold.name, "left_out": fold.left_out, **counts, **known, "undefined": undefined}
 
 
 command = command_of(get_args_parser, main)

@@ -15,6 +15,7 @@ from uad.data.preparing.folds import Fold, folds_of, groups_of, link_fold, rando
 from uad.data.reading.formats import write_slice
 from uad.data.reading.listing import list_folder
 from uad.errors import InputError
+from uad.files import write_json
 
 COMMAND = "scripts/cross_validate.py"
 
@@ -122,6 +123,40 @@ def test_every_fold_is_trained_and_measured_and_the_summary_adds_up(data, tmp_pa
         assert each["mean"] == pytest.approx(statistics.mean(row[name] for row in summary["folds"]))
         assert each["worst"] == min(each["folds"].values()) == each["folds"][each["worst_fold"]]
     assert set(summary["means"]) == {"ap_with_healthy", "best_dice_with_healthy", "image_auroc"}
+
+
+def test_a_fold_without_masks_says_so_and_has_no_mean(tmp_path):
+    script = module(COMMAND)
+    folds = [Fold(name, (name,), ("c_1",), (f"{name}_1",), (f"{name}_2",)) for name in "AB"]
+    plan = script.Plan(tmp_path, (0,), {0: folds}, "", "", "")
+    none = {"value": None, "reason": "no masks"}
+    rows = []
+    for fold, ap in zip(folds, (none, {"value": 0.5}), strict=True):
+        metrics = {"ap_with_healthy": ap, "best_dice_with_healthy": none, "image_auroc": {"value": 0.75}}
+        folder = tmp_path / "results" / "seed0" / fold.name
+        write_json(folder / "summary.json", {"clinical": {"rows": {"method": {"metrics": metrics}}}})
+        rows.append(script.row_of(plan, 0, fold))
+        script.write(tmp_path, rows)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["means"]) == ["image_auroc"]
+    assert list(summary["folds"][0]["undefined"]) == ["ap_with_healthy", "best_dice_with_healthy"]
+    text = (tmp_path / "summary.md").read_text()
+    assert text.count("n/a (no masks)") == 3 and "0.500" in text
+
+
+def test_a_table_of_patients_goes_to_every_command_that_reads_slices(data, tmp_path, monkeypatch):
+    names = [path.name.removesuffix(".nii.gz") for part in ("healthy", "diseased") for path in (data / part).iterdir()]
+    (tmp_path / "pat.csv").write_text("".join(f"{name},{name[:2]}\n" for name in names))
+    monkeypatch.chdir(tmp_path)
+    script = module(COMMAND)
+    words = "--healthy_dir healthy --diseased_dir diseased --folds 2 --seeds 0 --out cv --patients pat.csv"
+    plan = script.plan_of(script.get_args_parser().parse_args(words.split()))
+    *reading, evaluation = script.steps_of(plan, 0, plan.folds[0][0])
+    assert len(reading) == 4 and all(f"--patients {tmp_path / 'pat.csv'}" in step.words for step in reading)
+    for step in reading:
+        step_module = module(step.script.relative_to(ROOT).as_posix())
+        assert step_module.get_args_parser().parse_args(step.command[1:]).patients == str(tmp_path / "pat.csv")
+    assert "--patients" not in evaluation.words
 
 
 def test_a_fold_is_not_continued_with_other_images(tmp_path):

@@ -226,7 +226,7 @@ def test_everything_that_a_command_declares_is_read(script, data, trained, tmp_p
     # What takes long and is tested elsewhere.
     stand_ins = {
         "run_step": lambda *_: None,
-        "row_of": lambda *_: dict.fromkeys(("seed", "fold", "trained_on", "healthy", "diseased"), "0"),
+        "row_of": lambda *_: defaultdict(lambda: "0", undefined=defaultdict(str)),
         "find_scans": lambda *_, **__: Found([], ("t1",), 0),
         "prepare": lambda *_: {} if script.endswith("oct.py") else [],
     }

@@ -74,6 +74,20 @@ def test_scans_do_not_meet_and_gaps_are_not_bridged():
     assert neighbours_of(["a1_001", "a1_002"], {}, sigma=0)["a1_001"] == (("a1_001", 1.0),)
 
 
+def test_slices_of_one_number_stand_at_one_place(tmp_path):
+    names = ["p1_5", "p1_05", "p1_6"]
+    near = neighbours_of(names, {"p1": 3.0})
+    assert near["p1_5"] == near["p1_05"] and {name for name, _ in near["p1_6"]} == set(names)
+    values = np.random.default_rng(0).random((3, 4, 4))
+    for found, name in zip(smoothed(values, [15.0, 15.0, 18.0]), names, strict=True):
+        expected = sum(weight * values[names.index(each)] for each, weight in near[name])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    writer = ResultWriter(tmp_path, run_info())
+    for name, map_ in zip(names, values.astype(np.float32), strict=True):
+        writer.save(name, "p1", AFFINE, map_[None], map_[None], map_, np.zeros((4, 4), np.uint8))
+    assert list(maps_of(with_neighbours([study(tmp_path)], SIGMA)[0])) == sorted(names)
+
+
 def test_a_stack_is_smoothed_as_its_slices_are():
     """The same in memory, as detect.py does it, as over result folders; equal slices stay, a step is blurred."""
     values = np.random.default_rng(0).random((9, 4, 4)).astype(np.float32)

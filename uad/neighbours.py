@@ -41,24 +41,28 @@ def neighbours_of(
 ) -> dict[str, tuple[tuple[str, float], ...]]:
     """For every slice the slices of its scan within reach, itself too, each with its weight; weights sum to 1.
 
+    Slices of one number, such as p1_5 and p1_05, stand at one place: each counts for the other as for itself.
+
     distances: scan -> that between its slices in millimetres; sigma: of the Gaussian, in millimetres; 0 leaves
     every slice alone.
     """
-    scans: dict[str, dict[int, str]] = defaultdict(dict)
+    scans: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     alone = {}
     for name in names:
         number = slice_number(name)
         if number is None or not sigma:
             alone[name] = ((name, 1.0),)
         else:
-            scans[scan_of(name)][number] = name
+            scans[scan_of(name)][number].append(name)
     found = {}
     for scan, numbered in scans.items():
         reach = int(_reach(sigma) / distances[scan])
-        for number, name in numbered.items():
-            near = [n for n in range(number - reach, number + reach + 1) if n in numbered]
-            weights = _weights([(n - number) * distances[scan] for n in near], sigma)
-            found[name] = tuple(zip((numbered[n] for n in near), weights, strict=True))
+        for number, same in numbered.items():
+            near = [
+                (n, name) for n in range(number - reach, number + reach + 1) if n in numbered for name in numbered[n]
+            ]
+            weights = _weights([(n - number) * distances[scan] for n, _ in near], sigma)
+            found |= dict.fromkeys(same, tuple(zip((name for _, name in near), weights, strict=True)))
     return alone | found
 
 

@@ -172,6 +172,20 @@ def test_every_competitor_finds_a_planted_bright_lesion(data, tmp_path):
         run(SAMPLE, f"--method pca {diseased} --img_size 64 --model_path {tmp_path / 'pca.pt'}")
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_labels_of_some_images_are_kept_at_any_batch_size(tmp_path, batch_size):
+    rng = np.random.default_rng(0)
+    for number, channels in enumerate((1, 2, 1, 2)):
+        image = rng.random((channels, SIZE, SIZE), np.float32)
+        image[1:] = image[1:] > 0.5
+        (tmp_path / "some").mkdir(exist_ok=True)
+        np.save(tmp_path / "some" / f"p{number}_000.npy", image)
+    read = f"--n_channels 1 --img_size {SIZE} --normalise none --workers 0 --device cpu --batch_size {batch_size}"
+    run(SAMPLE, f"--method intensity --data_dir {tmp_path / 'some'} {read} --out_dir {tmp_path / 'out'}")
+    results = ResultFolder(tmp_path / "out")
+    assert [results.load(name).label is None for name in results.names] == [True, False, True, False]
+
+
 def test_results_record_the_patients_of_the_table(data, tmp_path):
     (tmp_path / "patients.csv").write_text("name,patient\np100,Ann\np101_000,Ann\n")
     read = f"--n_channels 1 --img_size {SIZE} --workers 0 --device cpu"

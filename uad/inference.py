@@ -171,10 +171,10 @@ def _save(
             image[i],
             reconstruction[i],
             maps[i],
-            label=batch["label"][i].numpy() if "label" in batch else None,
+            label=None if label is None else label.numpy(),
             extras={kind: value[i] for kind, value in extras.items()},
             record={kind: value[i] for kind, value in numbers.items()} | records[i],
         )
-        for i, name in enumerate(batch["name"])
+        for i, (name, label) in enumerate(zip(batch["name"], batch["label"], strict=True))
     ]
     writer.save_all(images, spread)

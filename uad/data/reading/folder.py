@@ -183,12 +183,9 @@ class SliceFolder(Dataset):
 def collate_slices(items: Sequence[dict]) -> dict:
     """Items of SliceFolder as one batch.
 
-    image (N, C, S, S), affine (N, 4, 4) and index (N,) int64 are tensors, name and patient lists; label (N,
-    S, S) is there only if every item has one.
+    image (N, C, S, S), affine (N, 4, 4) and index (N,) int64 are tensors, name and patient lists; label is a list, too,
+    of (S, S) each, None for an item without one.
     """
     batch = {key: torch.stack([item[key] for item in items]) for key in ("image", "affine")}
     batch["index"] = torch.tensor([item["index"] for item in items])
-    batch |= {key: [item[key] for item in items] for key in ("name", "patient")}
-    if all("label" in item for item in items):
-        batch["label"] = torch.stack([item["label"] for item in items])
-    return batch
+    return batch | {key: [item.get(key) for item in items] for key in ("name", "patient", "label")}

@@ -4,7 +4,7 @@ Raw intensity with or without histogram equalisation follows Meissen et al., "Ch
 anomaly segmentation methods for brain MRI", BrainLes 2021: where lesions are bright, thresholding does well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -111,19 +111,22 @@ def fit_pca(slices: Dataset, n_components: int) -> tuple[Tensor, Tensor]:
     return mean, components
 
 
-def save_pca(path: Path | str, mean: Tensor, components: Tensor, reading: Reading) -> None:
-    """Keep a fit as plain tensors, with how its images were read."""
-    config = {"data": asdict(reading)}
+def save_pca(path: Path | str, mean: Tensor, components: Tensor, reading: Reading, fitted_to: Mapping) -> None:
+    """Keep a fit as plain tensors, with how its images were read and, as plain values, which these were."""
+    config = {"data": asdict(reading), "fitted_to": dict(fitted_to)}
     save_checkpoint(path, {"kind": PCA_KIND, "mean": mean, "components": components, "config": config})
 
 
-def load_pca(path: Path | str) -> tuple[Tensor, Tensor, Reading]:
-    """Mean, components and way of reading that `save_pca` has written; InputError for anything else."""
+def load_pca(path: Path | str) -> tuple[Tensor, Tensor, Reading, dict | None]:
+    """Mean, components, way of reading and images that `save_pca` has written, None for the images in files of earlier
+    versions; InputError for anything else.
+    """
     content = load_checkpoint(path)
     if content.get("kind") != PCA_KIND:
         kind = content.get("kind", "unknown content")
         raise input_error(path, f"a checkpoint of: {kind}", "principal components", "name another file")
-    return content["mean"], content["components"], Reading(**content["config"]["data"])
+    config = content["config"]
+    return content["mean"], content["components"], Reading(**config["data"]), config.get("fitted_to")
 
 
 class AutoencoderAlone:

@@ -7,14 +7,13 @@
 
 intensity: the image itself, one channel or the sum, as it is or histogram-equalised, everywhere or (--interior) without
 the head's outer rim. pca: what the principal components of healthy images do not explain; they are fitted once and kept
-in --model_path. autoencoder: the binarizing autoencoder without diffusion. Written to --out_dir (default
-results/<method>_<folder>): a result folder as of any other method.
+in --model_path, with which --train_dir and --components must then agree. autoencoder: the binarizing autoencoder
+without diffusion. Written to --out_dir (default results/<method>_<folder>): a result folder as of any other method.
 """
 
 import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, fit_pca, load_pca, save_pca
@@ -28,6 +27,7 @@ from uad.cli.inference import Output, add_contrast_flag, add_output_flags, add_s
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given, check_values
+from uad.data.reading.checks import data_hash
 from uad.data.reading.facts import contrast_of_training
 from uad.data.reading.groups import TRAIN
 from uad.data.reading.opening import Folders, check_folders
@@ -38,6 +38,8 @@ from uad.errors import InputError, input_error, missing_flag
 from uad.scores import RESIDUAL_SCORES
 from uad.suited import suited_to
 
+# So many principal components are fitted unless --components says otherwise.
+COMPONENTS = 32
 # Whose flags these are; the others are those of all competitors.
 BELONGS_TO = {
     "channel": ("intensity",),
@@ -62,7 +64,7 @@ class Request:
     equalise: bool
     interior: bool
     train_dir: str | None
-    components: int
+    components: int | None
     model_path: str | None
     score: str
     compare_sides: bool
@@ -101,7 +103,7 @@ def get_args_parser() -> Flags:
         "--split the release, of which the part train is taken",
         shown="none",
     )
-    add(group, "--components", type=int, default=32, help="pca: number of components that are fitted")
+    add(group, "--components", type=int, help="pca: number of components that are fitted", shown=str(COMPONENTS))
     add(group, "--model_path", help="pca: file of the components; fitted where it does not exist", shown="none")
     add(
         group,
@@ -180,14 +182,44 @@ def pca(request: Request, world: World) -> Competitor:
         world.on_main(lambda: check_training_folder(request, reading))
         if request.opening.check_data or request.opening.dry_run:
             return Competitor(None, "PCA residual", reading, {"model": f"to be fitted to {request.train_dir}"})
-        fitted = partial(fit_pca, training_folders(request).open(reading), request.components)
-        world.on_main(lambda: save_pca(request.model_path, *fitted(), reading))
-    mean, components, reading = load_pca(request.model_path)
+        world.on_main(lambda: fit(request, reading))
+    mean, components, reading, fitted_to = load_pca(request.model_path)
     check_given(request.source.given, asdict(reading), request.model_path)
+    world.on_main(lambda: check_fit(request, len(components), fitted_to))
     model = {"components": len(components), "weights_hash": weights_hash({"mean": mean, "components": components})}
+    model |= {"fitted_to": fitted_to} if fitted_to else {}
     method = PcaResidual(mean.to(world.device), components.to(world.device), request.score)
     facts = {"model": model, "parameters": mean.numel() + components.numel()}
     return Competitor(method, "PCA residual", with_contrast(request, reading), facts)
+
+
+def fit(request: Request, reading: Reading) -> None:
+    """Fit components to the images of --train_dir, and keep them in --model_path."""
+    folders = training_folders(request)
+    count = COMPONENTS if request.components is None else request.components
+    mean, components = fit_pca(folders.open(reading), count)
+    fitted_to = folders.facts | {"data_hash": data_hash(folders.images)}
+    save_pca(request.model_path, mean, components, reading, fitted_to)
+
+
+def check_fit(request: Request, count: int, fitted_to: Mapping | None) -> None:
+    """An InputError where --components or the images of --train_dir are not those of --model_path.
+
+    count: its components; fitted_to: its images, None in a file of an earlier version, which is said.
+    """
+    path = request.model_path
+    check_given({} if request.components is None else {"components": request.components}, {"components": count}, path)
+    if request.train_dir is None:
+        return
+    if fitted_to is None:
+        print(f"{path} does not say which images it was fitted to: whether to those of --train_dir is not known")
+    elif data_hash(training_folders(request).images) != fitted_to["data_hash"]:
+        raise input_error(
+            "--train_dir",
+            f"{request.train_dir}, whose images are others than those that {path} was fitted to",
+            f"the images of {fitted_to['data_dir']}, as they were",
+            "leave --train_dir out, or name another --model_path, which will be fitted anew",
+        )
 
 
 def with_contrast(request: Request, reading: Reading) -> Reading:

@@ -10,6 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, equalised, fit_pca, load_pca, save_pca
 from binary_autoencoder.networks import BinaryAutoEncoder
+from uad.checkpoints import load_checkpoint, save_checkpoint
+from uad.data.reading.checks import data_hash
 from uad.data.reading.formats import write_slice
 from uad.data.reading.settings import Reading
 from uad.errors import InputError
@@ -96,9 +98,10 @@ def test_pca_residual_closed_form():
 
 def test_pca_is_kept_as_plain_tensors(tmp_path):
     mean, components = fit_pca(Images(torch.rand(4, 1, 8, 8)), 2)
-    save_pca(tmp_path / "pca.pt", mean, components, READING)
+    save_pca(tmp_path / "pca.pt", mean, components, READING, {"data_hash": "1"})
     found = load_pca(tmp_path / "pca.pt")
-    assert torch.equal(found[0], mean) and torch.equal(found[1], components) and found[2] == READING
+    assert torch.equal(found[0], mean) and torch.equal(found[1], components)
+    assert found[2:] == (READING, {"data_hash": "1"})
     torch.save({"kind": "bld"}, tmp_path / "other.pt")
     with pytest.raises(InputError, match="principal components"):
         load_pca(tmp_path / "other.pt")
@@ -170,6 +173,33 @@ def test_every_competitor_finds_a_planted_bright_lesion(data, tmp_path):
     )
     with pytest.raises(InputError, match="checkpoint has"):
         run(SAMPLE, f"--method pca {diseased} --img_size 64 --model_path {tmp_path / 'pca.pt'}")
+
+
+def test_components_are_those_of_the_images_and_the_number_that_are_stated(data, tmp_path, capsys):
+    """What is said beside a file that exists holds, or is refused."""
+    train, path = data / "train_healthy", tmp_path / "pca.pt"
+    read = f"--n_channels 1 --img_size {SIZE} --normalise none --workers 0 --device cpu"
+    words = f"--method pca --data_dir {data / 'val_diseased'} {read} --model_path {path}"
+    run(SAMPLE, f"{words} --train_dir {train} --components 3 --out_dir {tmp_path / 'out'}")
+    told = json.loads((tmp_path / "out" / "run.json").read_text())["model"]
+    assert told["components"] == 3
+    assert told["fitted_to"] == {"data_dir": str(train), "num_samples": 0, "data_hash": data_hash(train)}
+    fewer = tmp_path / "fewer"
+    fewer.mkdir()
+    for image in sorted(train.iterdir())[:9]:
+        (fewer / image.name).symlink_to(image)
+    for flags, message in (
+        (f"--train_dir {fewer}", "(?s)--train_dir.*fewer, whose images are others.*fitted anew"),
+        (f"--train_dir {tmp_path / 'nowhere'}", "no such folder"),
+        ("--components 2", "(?s)--components.*2, while the checkpoint has 3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(SAMPLE, f"{words} {flags}")
+    content = load_checkpoint(path)
+    del content["config"]["fitted_to"]  # as earlier versions wrote it
+    save_checkpoint(path, content)
+    run(SAMPLE, f"{words} --train_dir {fewer} --components 3 --out_dir {tmp_path / 'earlier'}")
+    assert "does not say which images it was fitted to" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -24,6 +24,8 @@ from uad.cli.inference import Output, add_output_flags, detect, output_of
 from uad.cli.provenance import provenance
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_given
+from uad.data.reading.checks import data_hash
+from uad.data.reading.opening import check_apart
 from uad.data.reading.settings import Reading
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
@@ -96,10 +98,11 @@ def main(args: argparse.Namespace) -> None:
         check_given(request.stated, asdict(reading), trained.path)
         if not ready(request.opening, reading, world):
             return
+        folders = request.opening.folders
         healthy = request.opening.of_slices(request.healthy_dir) if request.healthy_dir else None
         if healthy:
             ready(healthy, reading, world, healthy=True)
-        folders = request.opening.folders
+            world.on_main(lambda: check_apart(healthy.folders, folders))
         out_dir = request.output.folder(Path("results") / f"{run_name(trained)}_{folders.name}")
         amp = precision_of(runtime.amp, world, trained.modules.values(), begun=amp_of_results(out_dir))
         options = detection_options(request.method, request.options, trained.config)
@@ -158,6 +161,7 @@ def run_info(
         "method": detector.method,
         **asdict(reading),
         "healthy_dir": request.healthy_dir and str(request.healthy_dir),
+        "healthy_hash": request.healthy_dir and world.told_by_main(lambda: data_hash(request.healthy_dir)),
         "seed": request.runtime.seed,
         "amp": amp,
         "compile": request.compile,

@@ -30,7 +30,7 @@ from uad.configuration import check_given, check_values
 from uad.data.reading.checks import data_hash
 from uad.data.reading.facts import contrast_of_training
 from uad.data.reading.groups import TRAIN
-from uad.data.reading.opening import Folders, check_folders
+from uad.data.reading.opening import Folders, check_apart, check_folders
 from uad.data.reading.settings import IMG_SIZE, Reading, matching
 from uad.data.reading.tissue import RIM
 from uad.distributed import World, distributed_world
@@ -123,7 +123,7 @@ def get_args_parser() -> Flags:
 
 def request_of(args: argparse.Namespace) -> Request:
     """What the flags say, as plain values."""
-    require(args, "method")
+    require(args, "method", "data_dir")
     parser = get_args_parser()
     check_values(
         [
@@ -276,6 +276,8 @@ def main(args: argparse.Namespace) -> None:
     runtime, folders = request.runtime, request.opening.folders
     with distributed_world(runtime.device) as world:
         share, out_dir = world.share_of(request.output.batch_size), out_dir_of(request)
+        if request.train_dir is not None:
+            world.on_main(lambda: check_apart(training_folders(request), folders))
         chosen = COMPETITORS[request.method](request, world)
         if not ready(request.opening, chosen.reading, world):
             return

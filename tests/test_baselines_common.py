@@ -1,6 +1,7 @@
 """What the comparing methods share: noise, chains, and the two commands on a tiny data set."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,19 @@ def test_two_stages_are_trained_in_order_and_loaded_together(data, tmp_path):
         first.write_bytes(path.read_bytes())
     with pytest.raises(InputError, match="on which"):
         run(SAMPLE, sample_words(log_dir, data / "val_diseased", tmp_path / "third", "", "ldm"))
+
+
+def test_healthy_images_of_thresholds_are_of_other_patients_and_stay_the_same(data, tmp_path):
+    log_dir, some = tmp_path / "ldm", tmp_path / "some"
+    run(TRAIN, train_words(data, log_dir, 1, "--vqvae_steps 1", method="ldm", size=2 * SIZE))
+    shutil.copytree(data / "val_healthy", some)
+    masked = f"--masked --kl_range 80 82 --healthy_dir {some}"
+    words = sample_words(log_dir, data / "val_diseased", tmp_path / "out", masked, "ldm")
+    run(SAMPLE, words)
+    shutil.copy(data / "train_healthy" / "train_healthy00_000.nii.gz", some / "val_healthy00_000.nii.gz")
+    assert "healthy_hash" in problems(SAMPLE, words), "the threshold that is kept is of other images"
+    (some / "val_healthy00_000.nii.gz").rename(some / "val_diseased00_001.nii.gz")
+    assert "patient val_diseased00: 1 slice(s) here and 1 in" in problems(SAMPLE, words)
 
 
 def problems(script: str, words: str) -> str:

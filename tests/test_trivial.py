@@ -1,6 +1,7 @@
 """The trivial competitors: closed forms, and the command that runs them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -200,6 +201,18 @@ def test_components_are_those_of_the_images_and_the_number_that_are_stated(data,
     save_checkpoint(path, content)
     run(SAMPLE, f"{words} --train_dir {fewer} --components 3 --out_dir {tmp_path / 'earlier'}")
     assert "does not say which images it was fitted to" in capsys.readouterr().out
+
+
+def test_healthy_images_of_the_patients_that_are_judged_are_refused(data, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(data / "train_healthy", mixed)
+    for image in (data / "val_diseased").iterdir():
+        shutil.copy(image, mixed / image.name.replace("_000", "_001"))
+    read = f"--n_channels 1 --img_size {SIZE} --workers 0 --device cpu --normalise tissue --train_dir {mixed}"
+    for words in (f"pca --components 3 --model_path {tmp_path / 'pca.pt'}", "intensity --match_contrast"):
+        with pytest.raises(InputError, match=r"(?s)patient p100: 1 slice\(s\) here and 1 in .*mixed"):
+            run(SAMPLE, f"--method {words} --data_dir {data / 'val_diseased'} {read}")
+    assert not (tmp_path / "pca.pt").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -141,6 +141,16 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
     return summaries
 
 
+def check_apart(healthy: Folders, judged: Folders) -> None:
+    """InputError where slices of a patient lie in both folders, see check_disjoint; parts of one release are as it was
+    split.
+
+    healthy: images that results depend on; judged: those that are judged, with the table of patients.
+    """
+    if healthy.part is None:
+        check_disjoint(healthy.images, judged.images, read_patients(judged.patients) if judged.patients else None)
+
+
 @contextmanager
 def _collecting(problems: list[Problem]) -> Iterator[None]:
     """Add the problems of an InputError in the block, which ends there, to those found already."""

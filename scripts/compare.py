@@ -4,7 +4,8 @@
 
 --results are the result folders of the methods on the test images, the first the one that the others are compared with;
 --healthy, in the same order, those on healthy images: thresholds and image-level detection need them. All folders
-must hold the same images. Written to --out: report.html, a page with the maps of all methods side by side,
+must hold the same images, read in the same way; of contrasts that were matched to different training images the table
+says by how much inputs differ. Written to --out: report.html, a page with the maps of all methods side by side,
 comparison.md (with differences), comparison.csv, comparison.tex, comparison.png and .pdf, summary.json.
 """
 
@@ -26,6 +27,7 @@ from uad.evaluation.comparison import (
     comparison_figure,
     comparison_rows,
     comparison_table,
+    contrast_notices,
     cost_of,
     latex,
     method_names,
@@ -121,7 +123,8 @@ def write(
     costs = {name: cost_of(study) for name, study in studies.items()}
     first = next(iter(clinical))
     found = scopes(clinical[first])
-    tables = [comparison_table(rows, costs, found[0])]
+    notices = [said for group in (studies, healthy) if group for said in contrast_notices(list(group.values()))]
+    tables = [comparison_table(rows, costs, found[0], notices)]
     tables += [headline_table(rows, scope, "Comparison") for scope in found[1:]]
     if len(rows) > 1:
         tables += [difference_table(rows, scope) for scope in found]
@@ -139,7 +142,8 @@ def write(
         for name, study in studies.items()
     }
     came_from = {"versions": versions(), "command": command_line()}
-    write_json(out / "summary.json", {**facts, **came_from, "methods": methods, "differences": differences(rows)})
+    summary = {**facts, **came_from, "notices": notices, "methods": methods, "differences": differences(rows)}
+    write_json(out / "summary.json", summary)
     shown = {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in facts.items()}
     title = f"{len(rows)} methods on {Path(facts['results'][0]).resolve().name}"
     write_comparison_page(out, title, shown, tables, "comparison.png", clinical, viewer)

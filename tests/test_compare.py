@@ -11,7 +11,7 @@ from result_folders import AFFINE, run_info, slice_with_lesion, write_folder
 
 from uad.data.reading.normalise import CONTRASTED
 from uad.errors import InputError
-from uad.evaluation.comparison import Cost, check_same_images, cost_of, latex, method_names
+from uad.evaluation.comparison import Cost, check_same_images, contrast_notices, cost_of, latex, method_names
 from uad.evaluation.study import open_study
 from uad.evaluation.tables import Table
 from uad.results import ResultWriter
@@ -110,6 +110,13 @@ def test_different_image_sets_are_refused(folders, tmp_path):
         for name, shift in (("one", 0.1), ("two", 0.2))
     )
     check_same_images([open_study(one, "saved"), open_study(two, "saved")])  # of different training images
+    assert not contrast_notices(list(studies.values()))
+    run(COMPARE, f"--results {one} {two} --out {tmp_path / 'matched'} --bootstrap 0")
+    (said,) = json.loads((tmp_path / "matched" / "summary.json").read_text())["notices"]
+    assert (
+        said.startswith(f"{two} and {one} were matched to the contrast of different") and "differ by up to 0.1." in said
+    )
+    assert said in (tmp_path / "matched" / "comparison.md").read_text()
     masks = write_method(tmp_path / "masks", "changed", 1.0)
     (masks / "label" / "diseased0_000.nii.gz").unlink()
     (masks / "label" / "diseased0_001.nii.gz").rename(masks / "label" / "diseased0_000.nii.gz")

@@ -65,6 +65,8 @@ def _distinct_parts(folders: Sequence[Path]) -> list[str]:
 def check_same_images(studies: Sequence[Study]) -> None:
     """Raises InputError, with every difference, unless all folders hold the same images, read in the same way, with the
     same masks: otherwise differences between methods would not be paired.
+
+    Contrasts may be matched to different training images, as those of folds are: see contrast_notices.
     """
     first, *others = studies
     problems = [problem for other in others for problem in _other_sets(first, other)]
@@ -96,8 +98,7 @@ def _other_image(first: Study, other: Study, name: str) -> list[Problem]:
     expected = f"that of {first.folder.folder}"
     # Names, sizes and masks have to do where inputs were not kept, and where two models matched the contrast of
     # different training images.
-    matched_alike = first.folder.run.get(MATCHED_TO) == other.folder.run.get(MATCHED_TO)
-    both = matched_alike and a.image is not None and b.image is not None
+    both = _matched_alike(first, other) and a.image is not None and b.image is not None
     if a.anomaly_map.shape != b.anomaly_map.shape or (both and np.abs(a.image - b.image).max() > SAME_INPUT):
         return [Problem(where, "another image", expected, remedy)]
     if (a.label is None) != (b.label is None) or (a.label is not None and not np.array_equal(a.label, b.label)):
@@ -105,6 +106,26 @@ def _other_image(first: Study, other: Study, name: str) -> list[Problem]:
     if a.patient != b.patient:
         return [Problem(where, f"patient {b.patient}", f"patient {a.patient}, {expected}", remedy)]
     return []
+
+
+def contrast_notices(studies: Sequence[Study]) -> list[str]:
+    """What to know of folders whose contrast was matched to other training images than that of the first: by how much
+    their inputs, in [0, 1], differ from those at most.
+    """
+    first, *others = studies
+    return [_contrast_notice(first, other) for other in others if not _matched_alike(first, other)]
+
+
+def _matched_alike(first: Study, other: Study) -> bool:
+    return first.folder.run.get(MATCHED_TO) == other.folder.run.get(MATCHED_TO)
+
+
+def _contrast_notice(first: Study, other: Study) -> str:
+    said = f"{other.folder.folder} and {first.folder.folder} were matched to the contrast of different training images"
+    if not (first.folder.has_inputs and other.folder.has_inputs):
+        return f"{said}; how much their images differ is not known, for inputs were not kept."
+    largest = max(float(np.abs(first.load(name).image - other.load(name).image).max()) for name in first.names)
+    return f"{said}: the methods saw images that differ by up to {largest:.2g}."
 
 
 def cost_of(study: Study) -> Cost:
@@ -129,8 +150,10 @@ def cost_of(study: Study) -> Cost:
     )
 
 
-def comparison_table(rows: Mapping[str, Row], costs: Mapping[str, Cost], scope: Scope) -> Table:
-    """One row a method: the metrics of the scope with their intervals, and the costs."""
+def comparison_table(
+    rows: Mapping[str, Row], costs: Mapping[str, Cost], scope: Scope, notices: Sequence[str] = ()
+) -> Table:
+    """One row a method: the metrics of the scope with their intervals, and the costs; notices end the note."""
     found = headline_table(rows, scope, "Comparison")
     header = ["method", *found.header[1:], *COST.values()]
     cells = [[*line, *cost_cells(costs[name]).values()] for name, line in zip(rows, found.rows, strict=True)]
@@ -138,7 +161,7 @@ def comparison_table(rows: Mapping[str, Row], costs: Mapping[str, Cost], scope: 
         f"{found.note} Network evaluations and seconds are per image, seconds at the batch size of the run; times and "
         "memory compare on one machine only."
     )
-    return Table(found.title, header, cells, note)
+    return Table(found.title, header, cells, " ".join([note, *notices]))
 
 
 def cost_cells(cost: Cost) -> dict[str, str]:

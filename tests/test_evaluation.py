@@ -197,9 +197,14 @@ def test_bootstrap_points_agree_with_the_resamples_of_duplicated_patients(tmp_pa
 
 def test_undefined_numbers_are_refused_with_the_reason(folders, tmp_path):
     without_healthy = clinical(folders[0]).rows["planted"].estimates
-    assert without_healthy["dice_at_fpr5%"].reason == "no healthy images"
+    assert without_healthy["dice_at_fpr5%"].reason == "no folder of healthy images, --healthy"
     assert without_healthy["image_auroc"].reason == "no healthy images"
-    assert without_healthy["ap_with_healthy"].reason == "no healthy images"
+    assert without_healthy["ap_with_healthy"].reason == "no folder of healthy images, --healthy"
+    for lesion in (True, False):
+        write_folder(tmp_path / "both", lesion=lesion)
+    both = clinical(tmp_path / "both").rows["planted"].estimates
+    assert both["image_auroc"].value is not None, "healthy images among the scored ones"
+    assert both["dice_at_fpr1%"].reason == both["patient_dice"].reason == "no folder of healthy images, --healthy"
     write_folder(tmp_path / "unmasked", masks=False)
     unmasked = clinical(tmp_path / "unmasked", folders[1])
     for metric in ("auroc", "auroc_with_healthy"):

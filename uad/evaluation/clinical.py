@@ -18,6 +18,7 @@ from uad.evaluation.statistics import (
     AT_METRICS,
     HEADLINE_RATE,
     IMAGE_METRICS,
+    NO_HEALTHY,
     PIXEL_METRICS,
     RATES,
     WITH_HEALTHY,
@@ -260,7 +261,7 @@ def _thresholds_and_curves(pooled: Mapping[str, np.ndarray], scores: np.ndarray)
 def _lesions(measures: Sequence[RowMeasure], thresholds: Mapping[float, int]) -> dict:
     regions = [region for measure in measures for region in measure.regions]
     if not regions or not thresholds:
-        return {"sensitivity": None, "reason": "no healthy images" if regions else "no lesions"}
+        return {"sensitivity": None, "reason": NO_HEALTHY if regions else "no lesions"}
     return lesion_sensitivity(np.array(regions), thresholds[HEADLINE_RATE])
 
 

@@ -27,6 +27,9 @@ PIXEL_METRICS = (*SEPARATION, "aupro")
 WITH_HEALTHY = {name: f"{name}_with_healthy" for name in SEPARATION}
 AT_METRICS = tuple(name for rate in RATES for name in names_at(rate))
 IMAGE_METRICS = ("image_auroc", "image_ap")
+# Thresholds and pixels of healthy images come from a folder of their own: healthy images among the scored ones, whose
+# masks are empty, are no part of it.
+NO_HEALTHY = "no folder of healthy images, --healthy"
 
 
 def pixel_statistics(pooled: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -74,7 +77,7 @@ def pixel_reasons(pooled: Mapping[str, np.ndarray], any_mask: bool) -> dict[str,
     mask = None if any_mask else "no masks"
     lesion = mask or (None if pooled["positives"].any() else "no lesion pixel in any mask")
     other = mask or (None if pooled["negatives"].any() else "every pixel is lesion")
-    healthy = None if pooled["healthy"].any() else "no healthy images"
+    healthy = None if pooled["healthy"].any() else NO_HEALTHY
     reasons = dict.fromkeys(PIXEL_METRICS, lesion or other)
     reasons["best_dice"] = lesion
     reasons |= dict.fromkeys(WITH_HEALTHY.values(), lesion or healthy)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Clinical, Row, difference
-from uad.evaluation.statistics import HEADLINE_RATE, RATES, WITH_HEALTHY, names_at
+from uad.evaluation.statistics import HEADLINE_RATE, NO_HEALTHY, RATES, WITH_HEALTHY, names_at
 
 HEADLINE = {
     "auroc": "pixel AUROC",
@@ -140,7 +140,7 @@ def _threshold_table(rows: Mapping[str, Row], images: str) -> Table:
     for name, row in rows.items():
         for rate in RATES:
             threshold = row.thresholds.get(f"fpr{rate:.0%}")
-            shown = "n/a (no healthy images)" if threshold is None else f"{threshold:.4g}"
+            shown = f"n/a ({NO_HEALTHY})" if threshold is None else f"{threshold:.4g}"
             cells.append([name, f"{rate:.0%}", shown, *(str(row.estimates[m]) for m in names_at(rate))])
     header = [
         "",

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from uad.evaluation.attributes import MOST_VALUES
 from uad.evaluation.breakdown import GroupNumbers
 from uad.evaluation.calibration import Calibration, Realised
-from uad.evaluation.statistics import HEADLINE_RATE, RATES
+from uad.evaluation.statistics import HEADLINE_RATE, NO_HEALTHY, RATES
 from uad.evaluation.tables import Table
 
 
 def calibration_table(calibrations: Mapping[str, Calibration], found: Mapping[str, Realised] | None) -> Table:
     """One row a contender and nominal rate; found: on healthy test images, None without."""
-    missing = "n/a (no healthy images)"
+    missing = f"n/a ({NO_HEALTHY})"
     cells = []
     for name, calibration in calibrations.items():
         for rate in RATES:

@@ -108,6 +108,23 @@ def test_bids_with_sessions_and_derivatives(tmp_path):
     assert files["t1"].endswith("ses-a_T1w.nii.gz")
 
 
+@pytest.mark.parametrize("lesion", ["label-lesion_mask", "label-lesion_dseg", "space-orig_desc-lesion_mask", "roi"])
+def test_tissues_of_fmriprep_are_no_lesion(tmp_path, lesion):
+    touch(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_dseg.nii.gz")
+    for name in ("dseg", "desc-aseg_dseg", "space-MNI_dseg", "desc-brain_mask"):
+        touch(tmp_path, f"derivatives/fmriprep/sub-01/anat/sub-01_{name}.nii.gz")
+    # A segmentation beside the image is that of its lesion where nothing else is.
+    assert files_of(tmp_path)["sub-01"]["seg"] == "sub-01/anat/sub-01_dseg.nii.gz"
+    touch(tmp_path, f"derivatives/manual/sub-01/anat/sub-01_{lesion}.nii.gz")
+    assert files_of(tmp_path)["sub-01"]["seg"] == f"derivatives/manual/sub-01/anat/sub-01_{lesion}.nii.gz"
+    (tmp_path / f"derivatives/manual/sub-01/anat/sub-01_{lesion}.nii.gz").unlink()
+    (tmp_path / "sub-01/anat/sub-01_dseg.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"(?s)no seg volume of sub-01.*--channels seg=ENDING"):
+        find_scans(tmp_path)
+    stated = files_of(tmp_path, ["seg=desc-aseg_dseg"])["sub-01"]["seg"]
+    assert stated == "derivatives/fmriprep/sub-01/anat/sub-01_desc-aseg_dseg.nii.gz"
+
+
 def test_decathlon_files_hold_all_contrasts(tmp_path):
     root = touch(tmp_path / "Task01_BrainTumour", "imagesTr/._BRATS_001.nii.gz", "imagesTr/BRATS_001.nii.gz")
     touch(root, "labelsTr/BRATS_001.nii.gz", "imagesTs/BRATS_485.nii.gz")

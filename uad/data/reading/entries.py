@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uad.data.reading.decoding import cannot_open
-from uad.data.reading.naming import LABEL, endings_of, named
+from uad.data.reading.naming import LABEL, endings_of, may_show_tissue, named
 from uad.data.reading.volumes import holds_dicom, volume_stem
 from uad.errors import InputError, Problem, input_error
 
@@ -82,7 +82,7 @@ def named_volumes(
     """Volumes with their contrast in the name; where no name has one, all are what `wanted` says.
 
     A name that is the contrast alone (`7/2019/FLAIR.nii.gz`) leaves the folders below `root` to name scan and patient.
-    Masks of the brain, see _brain_masks, are left alone.
+    Masks of the brain, see _brain_masks, and segmentations of tissues are left alone.
     """
     entries, bare = [], []
     brains = _brain_masks(files)
@@ -96,15 +96,17 @@ def named_volumes(
     for path in [*volumes, *sorted(place for place in places if holds_dicom(place))]:
         # The folder of `x_flair.nii/y.nii` says what its file shows.
         held = volume_stem(path.parent.name)
-        scan, shows = named(held or volume_stem(path.name) or path.name, endings)
+        stem = held or volume_stem(path.name) or path.name
+        scan, shows = named(stem, endings)
         below = path.relative_to(root).parts if path.is_relative_to(root) else path.parts
-        if "derivatives" in below and shows != LABEL:
+        if "derivatives" in below and (shows != LABEL or may_show_tissue(stem, endings)):
             continue
         if scan:
             entries.append(Entry(scan, shows, Source((path,))))
         else:
             bare.append((path.parent.parent if held else path.parent, Entry("", shows, Source((path,)))))
     entries += _named_by_folders(bare)
+    entries = _without_tissue(entries, endings)
     if wanted and not any(entry.shows in wanted for entry in entries):
         yield from (entry for entry in entries if entry.shows == LABEL)
         for entry in entries:
@@ -124,6 +126,13 @@ def _brain_masks(files: Sequence[Path]) -> set[Path]:
     beside = {path.parent.with_name(BRAIN_MASKS) for path in files if path.parent.name == LABEL}
     folders = {path.parent for path in files if path.parent.name == BRAIN_MASKS}
     return beside | {folder for folder in folders if folder.absolute().parents[1].name == "Train"}
+
+
+def _without_tissue(entries: Sequence[Entry], endings: Mapping[str, str]) -> list[Entry]:
+    """Entries without the segmentations that may show tissues of scans that have another label."""
+    tissue = {e for e in entries if may_show_tissue(volume_stem(e.source.paths[0].name) or "", endings)}
+    labelled = {entry.scan for entry in entries if entry.shows == LABEL and entry not in tissue}
+    return [entry for entry in entries if entry not in tissue or entry.scan not in labelled]
 
 
 def _named_by_folders(bare: Sequence[tuple[Path, Entry]]) -> Iterator[Entry]:

@@ -199,7 +199,10 @@ def _missing(scan: Scan, needed: Sequence[str]) -> Iterator[Problem]:
         there = ", ".join(scan.files)
         if shows == LABEL:
             expected = f"{scan.name}_seg.nii.gz, or another of the known endings"
-            remedy = "add it; --no_labels prepares scans without, --healthy those of healthy people"
+            remedy = (
+                "add it, or state its ending: --channels seg=ENDING; --no_labels prepares scans without, --healthy "
+            )
+            remedy += "those of healthy people"
         else:
             known = ", ".join(ending for ending, channel in endings_of(None).items() if channel == shows)
             expected = f"a file whose name ends in one of {known or shows}"

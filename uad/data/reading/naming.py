@@ -20,6 +20,9 @@ ENDINGS = {
     "swi": ("swi",),
     LABEL: ("seg", "segm", "segmentation", "mask", "msk", "label", "labels", "lesion", "lesions", "roi", "dseg", "gtv"),
 }
+# A segmentation of BIDS, and what its name says where it is of lesions: label-lesion_dseg, desc-T1lesion_mask.
+_DSEG = "dseg"
+_LESION = re.compile(r"_(label|desc)-[A-Za-z0-9]*(lesion|tumou?r|stroke|wmh)", re.IGNORECASE)
 _BIDS = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[A-Za-z]+-[A-Za-z0-9.+]+)*)_([A-Za-z0-9]+)")
 
 
@@ -82,6 +85,16 @@ def named(stem: str, endings: Mapping[str, str]) -> Named:
             without = re.fullmatch(r"(.+)[-_.]t2", scan, re.IGNORECASE)
             return Named(without[1] if endings[ending] == "flair" and without else scan, endings[ending])
     return Named(stem, None)
+
+
+def may_show_tissue(stem: str, endings: Mapping[str, str]) -> bool:
+    """Whether a file is a segmentation of BIDS that does not name lesions: fMRIPrep's show tissues.
+
+    Never where it was stated how labels end, as that the only ending of theirs is.
+    """
+    bids = _BIDS.fullmatch(stem)
+    stated = list(endings.values()).count(LABEL) == 1
+    return bids is not None and bids[3].lower() == _DSEG and not _LESION.search(bids[2]) and not stated
 
 
 def names_a_part(folder: str, endings: Mapping[str, str]) -> bool:

@@ -32,13 +32,12 @@ from uad.configuration import check_values
 from uad.data.preparing.folds import DISEASED, HEALTHY, TRAIN, Fold, folds_of, groups_of, link_fold, random_parts
 from uad.data.reading.groups import TEST
 from uad.data.reading.groups import TRAIN as TRAINING
-from uad.data.reading.listing import Listing, list_folder
-from uad.data.reading.opening import check_part_given
-from uad.data.reading.patients import read_patients
-from uad.data.reading.released import Released, list_images
+from uad.data.reading.listing import Listing
+from uad.data.reading.opening import check_part_given, patients_of_all
+from uad.data.reading.released import Place, Released, list_images
 from uad.errors import InputError, input_error
 from uad.evaluation.tables import Table
-from uad.files import read_json, write_json, write_text
+from uad.files import read_json, write_csv, write_json, write_text
 
 SCRIPTS = ROOT / "scripts"
 STAGE1 = ROOT / "binary_autoencoder" / "train_ae_dist.py"
@@ -75,7 +74,12 @@ def get_args_parser() -> Flags:
     add(group, "--group", help="regular expression: what it finds in a name is the group", shown="the patient")
     add(group, "--groups", nargs="+", help="leave out each of these, one at a time", shown="every group, with --group")
     add(group, "--folds", type=int, help="or leave out so many random parts of them, anew for every seed", shown="5")
-    add(group, "--patients", help="a table of the patients, CSV or TSV: name, patient", shown="the names tell")
+    add(
+        group,
+        "--patients",
+        help="a table of the patients, CSV or TSV: name, patient",
+        shown="manifest.csv beside folders that prepare_mri.py made, else names tell",
+    )
     add(parser, "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training, and of random parts")
     group = parser.add_argument_group("commands")
     add(group, "--stage1_flags", default="--size small --amp", help="flags of train_ae_dist.py, in one word")
@@ -91,9 +95,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if args.folds and args.groups:
         raise input_error("--folds", f"{args.folds}, with --groups", "one of the two", "leave one of them out")
     out = Path(args.out).resolve()
-    healthy, diseased = listings_of(args)
-    table = Path(args.patients).resolve() if args.patients else None
-    pattern, patients = _pattern(args.group), read_patients(table) if table else None
+    places = places_of(args)
+    healthy, diseased = listings_of(places)
+    pattern, patients = _pattern(args.group), patients_of_all(places, args.patients)
     groups = [groups_of(each.slices, pattern, patients) for each in (healthy, diseased)]
     folds = {}
     for seed in args.seeds:
@@ -103,6 +107,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
         for fold in folds[seed]:
             check_images(out / "folds" / f"seed{seed}" / f"{fold.name}.json", fold)
             link_fold(_folder(out, seed, fold), fold, healthy, diseased)
+    table = out / "patients.csv" if patients else None
+    if table:
+        write_csv(table, ("name", "patient"), sorted(patients.items()))
     return Plan(out, tuple(args.seeds), folds, args.stage1_flags, args.stage2_flags, args.detection_flags, table)
 
 
@@ -118,23 +125,32 @@ def check_images(path: Path, fold: Fold) -> None:
     write_json(path, images)
 
 
-def listings_of(args: argparse.Namespace) -> tuple[Listing, Listing]:
-    """The healthy and the diseased images; InputError where these are not said, or said twice."""
+def places_of(args: argparse.Namespace) -> tuple[Place, Place]:
+    """Where the healthy and the diseased images lie; InputError where this is not said, or said twice."""
     if args.data_dir is None:
         require(args, "healthy_dir", "diseased_dir")
         check_part_given(args.layout, args.contrast, args.data_dir, "--data_dir")
-        return _sound(*(list_folder(Path(folder).resolve()) for folder in (args.healthy_dir, args.diseased_dir)))
+        return Path(args.healthy_dir).resolve(), Path(args.diseased_dir).resolve()
     if args.healthy_dir or args.diseased_dir:
         found = f"{args.data_dir}, with --healthy_dir or --diseased_dir"
         raise input_error("--data_dir", found, "one of the two ways", "leave --data_dir out, or the two others")
     root = str(Path(args.data_dir).resolve())
-    train, test = _sound(*(list_images(Released(root, part, args.layout, args.contrast)) for part in (TRAINING, TEST)))
-    names = [name for name in test.slices if test.diseased.get(name)]
+    return tuple(Released(root, part, args.layout, args.contrast) for part in (TRAINING, TEST))
+
+
+def listings_of(places: tuple[Place, Place]) -> tuple[Listing, Listing]:
+    """The healthy images and the diseased ones, of a release's part `test` those that it calls so; InputError with all
+    that is wrong in them.
+    """
+    healthy, diseased = _sound(*map(list_images, places))
+    if not isinstance(places[1], Released):
+        return healthy, diseased
+    names = [name for name in diseased.slices if diseased.diseased.get(name)]
     if not names:
         found = "no image that the release calls diseased in its part test"
-        raise input_error(root, found, "diseased images", "name folders: --healthy_dir and --diseased_dir")
-    masks = {name: test.masks[name] for name in names if name in test.masks}
-    return train, test._replace(slices={name: test.slices[name] for name in names}, masks=masks)
+        raise input_error(places[1].root, found, "diseased images", "name folders: --healthy_dir and --diseased_dir")
+    masks = {name: diseased.masks[name] for name in names if name in diseased.masks}
+    return healthy, diseased._replace(slices={name: diseased.slices[name] for name in names}, masks=masks)
 
 
 def _sound(*listings: Listing) -> tuple[Listing, ...]:

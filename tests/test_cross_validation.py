@@ -152,11 +152,18 @@ def test_a_table_of_patients_goes_to_every_command_that_reads_slices(data, tmp_p
     words = "--healthy_dir healthy --diseased_dir diseased --folds 2 --seeds 0 --out cv --patients pat.csv"
     plan = script.plan_of(script.get_args_parser().parse_args(words.split()))
     *reading, evaluation = script.steps_of(plan, 0, plan.folds[0][0])
-    assert len(reading) == 4 and all(f"--patients {tmp_path / 'pat.csv'}" in step.words for step in reading)
+    table = tmp_path / "cv" / "patients.csv"
+    assert len(reading) == 4 and all(f"--patients {table}" in step.words for step in reading)
     for step in reading:
         step_module = module(step.script.relative_to(ROOT).as_posix())
-        assert step_module.get_args_parser().parse_args(step.command[1:]).patients == str(tmp_path / "pat.csv")
+        assert step_module.get_args_parser().parse_args(step.command[1:]).patients == str(table)
     assert "--patients" not in evaluation.words
+    known = table.read_text()
+    (tmp_path / "prepare_mri.json").write_text("{}")
+    (tmp_path / "pat.csv").rename(tmp_path / "manifest.csv")
+    table.unlink()
+    args = script.get_args_parser().parse_args(words.replace(" --patients pat.csv", "").split())
+    assert script.plan_of(args).patients == table and table.read_text() == known, "as a preparation leaves it"
 
 
 def test_a_fold_is_not_continued_with_other_images(tmp_path):

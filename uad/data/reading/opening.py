@@ -99,6 +99,16 @@ def patients_of(folder: Place, table: Path | str | None) -> dict[str, str] | Non
     return read_patients(table) if table else None
 
 
+def patients_of_all(folders: Iterable[Place | None], table: Path | str | None) -> dict[str, str]:
+    """What patients_of tells of all of these folders together."""
+    return {
+        name: patient
+        for folder in folders
+        if folder is not None
+        for name, patient in (patients_of(folder, table) or {}).items()
+    }
+
+
 def check_folders(folders: Folders, reading: Reading, batch_size: int | None, healthy: bool, workers: int) -> list[str]:
     """Check all folders and tables; one InputError with all their problems, else a line on each folder.
 
@@ -109,11 +119,9 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
         raise InputError(missing_flag("data_dir"))
     problems: list[Problem] = []
     summaries: list[str] = []
-    patients: dict[str, str] = {}
-    split = None
-    for folder in filter(None, (folders.images, folders.val_dir, folders.test_dir)):
-        with _collecting(problems):
-            patients |= patients_of(folder, folders.patients) or {}
+    patients = split = None
+    with _collecting(problems):
+        patients = patients_of_all((folders.images, folders.val_dir, folders.test_dir), folders.patients)
     with _collecting(problems):
         split = read_split(folders.split) if folders.split else None
     how = {"n_channels": reading.n_channels, "img_size": reading.img_size, "normalise": reading.normalise}
@@ -133,7 +141,7 @@ def check_folders(folders: Folders, reading: Reading, batch_size: int | None, he
         for folder, training in ((folders.images, True), *((other, False) for other in others)):
             with _collecting(problems):
                 check_split(folder, split, training, patients)
-    if folders.patients:
+    if folders.patients and patients is not None:
         with _collecting(problems):
             _check_names(folders.patients, patients, (folders.images, *others))
     if problems:
@@ -148,7 +156,8 @@ def check_apart(healthy: Folders, judged: Folders) -> None:
     healthy: images that results depend on; judged: those that are judged, with the table of patients.
     """
     if healthy.part is None:
-        check_disjoint(healthy.images, judged.images, read_patients(judged.patients) if judged.patients else None)
+        both = healthy.images, judged.images
+        check_disjoint(*both, patients_of_all(both, judged.patients))
 
 
 @contextmanager

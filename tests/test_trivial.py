@@ -213,6 +213,14 @@ def test_healthy_images_of_the_patients_that_are_judged_are_refused(data, tmp_pa
         with pytest.raises(InputError, match=r"(?s)patient p100: 1 slice\(s\) here and 1 in .*mixed"):
             run(SAMPLE, f"--method {words} --data_dir {data / 'val_diseased'} {read}")
     assert not (tmp_path / "pca.pt").exists()
+    # A preparation tells the patients whose names do not.
+    shutil.copytree(data / "train_healthy", tmp_path / "prepared" / "train_healthy")
+    shutil.copytree(data / "val_diseased", tmp_path / "prepared" / "val_diseased")
+    (tmp_path / "prepared" / "prepare_mri.json").write_text("{}")
+    (tmp_path / "prepared" / "manifest.csv").write_text("name,patient\np0_000,Ann\np100_000,Ann\n")
+    read = read.replace(str(mixed), str(tmp_path / "prepared" / "train_healthy"))
+    with pytest.raises(InputError, match="patient Ann"):
+        run(SAMPLE, f"--method intensity --match_contrast --data_dir {tmp_path / 'prepared' / 'val_diseased'} {read}")
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -132,6 +132,8 @@ def request_of(args: argparse.Namespace) -> Request:
             if getattr(args, name) != parser.get_default(name)
         ]
     )
+    unused = args.method == "intensity" and args.train_dir is not None and not args.match_contrast
+    check_values([("--train_dir", args.train_dir, "--match_contrast beside it, whose contrast it has", not unused)])
     return Request(
         method=args.method,
         opening=opening_of(args),

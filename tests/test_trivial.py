@@ -53,6 +53,7 @@ def test_intensity_is_its_own_map():
         ("intensity", "--components 3 --model_path m.pt"),
         ("pca", "--interior"),
         ("autoencoder", "--train_dir d --channel 0"),
+        ("intensity", "--train_dir d"),
     ],
 )
 def test_flags_of_another_competitor_are_refused(method, more):

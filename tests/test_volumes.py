@@ -260,8 +260,22 @@ def test_a_dicom_series_with_gaps_or_two_echoes_is_refused(tmp_path, levels, mes
         read_volume(tmp_path / "some")
 
 
-def write_dicom(sitk, image, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
+def test_patients_are_those_that_dicom_files_state(tmp_path):
+    """Unless it is one for all, as where they were made anonymous; folders tell then."""
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 99, (4, 8, 8)).astype(np.int16))
+    ids = {"a/20190412/s1": "Ann", "a/20200301/s2": "Ann", "b/20190101/s3": "Bob"}
+    for root, stated in (("stated", ids), ("anonymous", dict.fromkeys(ids, "ANON"))):
+        with locale_kept():
+            for folder, patient in stated.items():
+                write_dicom(sitk, image, tmp_path / root / folder, patient)
+    for root, patients in (("stated", ["Ann", "Ann", "Bob"]), ("anonymous", ["a", "a", "b"])):
+        scans = find_scans(tmp_path / root, ["flair"], labelled=False).scans
+        assert [scan.patient for scan in scans] == patients
+
+
+def write_dicom(sitk, image, folder: Path, patient: str = "") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     direction = image.GetDirection()
@@ -274,6 +288,7 @@ def write_dicom(sitk, image, folder: Path) -> None:
             "0020|0037": "\\".join(map(str, orientation)),
             "0020|0032": "\\".join(map(str, image.TransformIndexToPhysicalPoint((0, 0, level)))),
             "0020|0013": str(level + 1),
+            "0010|0020": patient,
         }
         for tag, value in tags.items():
             plane.SetMetaData(tag, value)

@@ -9,13 +9,14 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from uad.data.reading.entries import Entry, Source, decathlon_entries, named_volumes, tiff_stacks, walk
 from uad.data.reading.naming import BRATS_CHANNELS, LABEL, PART_FOLDERS, channel_order, endings_of, names_a_part
 from uad.data.reading.patients import patient_of_folders, patient_of_scan
-from uad.data.reading.volumes import volume_stem
+from uad.data.reading.volumes import dicom_patient, volume_stem
 from uad.errors import InputError, Problem, input_error
 
 EXPECTED = (
@@ -80,7 +81,7 @@ def find_scans(
     else:
         entries = [*tiff_stacks(files), *named_volumes(files, endings, wanted, data_dir)]
     scans, names, problems = _complete(entries, wanted, labelled, endings)
-    scans = [_of_patient(scan, data_dir) for scan in scans]
+    scans = _by_dicom([_of_patient(scan, data_dir) for scan in scans])
     problems += [_leads_nowhere(path) for path in files if volume_stem(path.name) and not path.exists()]
     places = [scan.where for scan in scans]
     for folder in _patient_folders(data_dir):
@@ -132,6 +133,17 @@ def _of_patient(scan: Scan, root: Path) -> Scan:
     below = scan.where.relative_to(root).parts if scan.where.is_relative_to(root) else ()
     folders = [folder for folder in below if folder.lower() not in PART_FOLDERS]
     return scan._replace(patient=patient_of_folders(folders) or scan.patient)
+
+
+def _by_dicom(scans: Sequence[Scan]) -> list[Scan]:
+    """The scans with the patients that DICOM files state, unless these state one for all, as anonymised ones do."""
+    series = {scan.name: min(scan.paths) for scan in scans if all(path.is_dir() for path in scan.paths)}
+    stated = {}
+    for name, folder in series.items():
+        with suppress(InputError):  # what cannot be read is said with all that is wrong
+            stated[name] = dicom_patient(folder)
+    told = {name: patient for name, patient in stated.items() if patient and len(set(stated.values())) > 1}
+    return [scan._replace(patient=told.get(scan.name, scan.patient)) for scan in scans]
 
 
 def _leads_nowhere(path: Path) -> Problem:

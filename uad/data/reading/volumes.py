@@ -29,6 +29,7 @@ FORMS_AGREE = 0.1
 # Steps between the slices of a DICOM series that differ by less than this share are rounding.
 UNEVEN = 0.05
 # Where a slice lies: Image Position (Patient) and Image Orientation (Patient).
+_PATIENT_ID = "0010|0020"
 _DICOM_PLACE = ("0020|0032", "0020|0037")
 # ITK places voxels in LPS coordinates, NIfTI in RAS.
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -178,15 +179,21 @@ def locale_kept() -> Iterator[None]:
         locale.setlocale(locale.LC_ALL, before)
 
 
-def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Values (X, Y, Z[, C]) and affine of what SimpleITK reads."""
-    if not path.exists():
-        raise input_error(path, "no such file or folder", "a volume", "correct the path")
+def _itk_for(path: Path):
+    """SimpleITK; InputError where it is missing."""
     try:
         import SimpleITK as sitk  # noqa: N813 (its usual name); an extra that few need
     except ImportError as error:
         found = "a format that needs SimpleITK, which is not installed"
         raise input_error(path, found, f"{', '.join(NIFTI_EXTENSIONS)}, or the extra `formats`", EXTRA) from error
+    return sitk
+
+
+def _read_by_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Values (X, Y, Z[, C]) and affine of what SimpleITK reads."""
+    if not path.exists():
+        raise input_error(path, "no such file or folder", "a volume", "correct the path")
+    sitk = _itk_for(path)
     with locale_kept():
         source = _dicom_series(path, sitk) if path.is_dir() else str(path)
         image = _guarded(path, lambda: sitk.ReadImage(source) if path.is_dir() else _read_itk_file(source, sitk))
@@ -241,11 +248,30 @@ def _dicom_series(folder: Path, sitk) -> list[str]:
     raise input_error(folder, found, "one series", "move each series into a folder of its own")
 
 
-def _dicom_position(file: str, sitk) -> float | None:
-    """Millimetres along the normal of its plane at which a file's slice lies; None where it does not state that."""
+def _dicom_header(file: str, sitk):
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     _guarded(Path(file), reader.ReadImageInformation)
+    return reader
+
+
+def dicom_patient(folder: Path) -> str | None:
+    """The PatientID that a file of a DICOM series states, None where it states none; InputError where it cannot be read
+    and where SimpleITK is missing.
+    """
+    sitk = _itk_for(folder)
+    file = next(
+        path for path in _visible_files(folder) if path.name.lower().endswith(DICOM_EXTENSIONS) or _is_dicom(path)
+    )
+    with locale_kept():
+        header = _dicom_header(str(file), sitk)
+    stated = header.GetMetaData(_PATIENT_ID) if header.HasMetaDataKey(_PATIENT_ID) else ""
+    return stated.strip(" \0") or None
+
+
+def _dicom_position(file: str, sitk) -> float | None:
+    """Millimetres along the normal of its plane at which a file's slice lies; None where it does not state that."""
+    reader = _dicom_header(file, sitk)
     if not all(map(reader.HasMetaDataKey, _DICOM_PLACE)):
         return None
     place, directions = (np.array(reader.GetMetaData(key).split("\\"), dtype=float) for key in _DICOM_PLACE)
@@ -271,8 +297,12 @@ def _check_evenly_placed(folder: Path, positions: Sequence[float | None]) -> Non
 
 def holds_dicom(folder: Path) -> bool:
     """Whether files in a folder are DICOM, by their names or by the mark that follows the preamble."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
+    files = _visible_files(folder)
     return any(path.name.lower().endswith(DICOM_EXTENSIONS) for path in files) or any(map(_is_dicom, files[:3]))
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
 
 
 def _is_dicom(path: Path) -> bool:

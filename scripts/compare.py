@@ -10,10 +10,7 @@ comparison.md (with differences), comparison.csv, comparison.tex, comparison.png
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from uad.checkpoints import versions
 from uad.cli.command import command_of
@@ -65,13 +62,13 @@ def main(args) -> None:
 def compare(results: Sequence[str], healthy_results: Sequence[str], out: Path, scoring: Scoring) -> None:
     """Score the folders and write everything to `out`; InputError where they cannot be compared."""
     studies, healthy = open_all(results, healthy_results, scoring)
-    with mapping(scoring.workers) as mapper:
+    with mapping(scoring.workers) as spread:
         clinical = {
-            name: evaluate(study, healthy.get(name), scoring.bootstrap, scoring.seed, mapper, partial(_progress, name))
+            name: evaluate(study, healthy.get(name), scoring.bootstrap, scoring.seed, spread(name))
             for name, study in studies.items()
         }
         scored = [Scored(name, study, healthy.get(name), clinical[name]) for name, study in studies.items()]
-        viewer = slice_viewer(out, scored, scoring.viewer_cases, mapper, partial(_progress, "viewer"))
+        viewer = slice_viewer(out, scored, scoring.viewer_cases, spread("viewer"))
     facts = {
         "results": list(results),
         "healthy": list(healthy_results),
@@ -149,10 +146,6 @@ def write(
     write_comparison_page(out, title, shown, tables, "comparison.png", clinical, viewer)
     print(text)
     print(f"Everything is in {out}; look at it with a browser: {out / PAGE}")
-
-
-def _progress(name: str, items, total: int):
-    return tqdm(items, total=total, desc=name, leave=False)
 
 
 command = command_of(get_args_parser, main)

@@ -21,12 +21,10 @@ summary.json, tables.md, roc, pr, dice_vs_threshold, scores and panels (.png, .p
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from uad.checkpoints import versions
 from uad.cli.command import command_of
@@ -146,10 +144,10 @@ class Chosen:
     patients: Mapping[str, str] | None = None
     attributes: Attributes | None = None
 
-    def open(self, folder: Path | str, mapper: Callable, labels: str | None = None) -> Study:
+    def open(self, folder: Path | str, spread: Callable, labels: str | None = None) -> Study:
         """A folder with the maps that were chosen; InputError where the paper's protocol lacks the inputs."""
         if self.elsewhere:
-            return open_maps(folder, labels, self.patients, mapper, partial(_progress, "checking"))
+            return open_maps(folder, labels, self.patients, spread("checking"))
         study = open_study(folder, self.score, labels, self.polarity)
         if self.protocol in VARIANTS and not study.folder.has_inputs:
             remedy = "choose --protocol clinical, or run the inference with --save all into another folder"
@@ -177,9 +175,9 @@ def evaluate_folders(
 ) -> None:
     """Score each folder, then compare them where they are several; InputError where a folder does not fit."""
     outputs = _output_folders(folders, out)
-    with mapping(chosen.scoring.workers) as mapper:
-        opened = _open_all(chosen, folders, healthy_folders, calibration, mapper)
-        scored = [_score(chosen, *pair, output, mapper) for pair, output in zip(opened, outputs, strict=True)]
+    with mapping(chosen.scoring.workers) as spread:
+        opened = _open_all(chosen, folders, healthy_folders, calibration, spread)
+        scored = [_score(chosen, *pair, output, spread) for pair, output in zip(opened, outputs, strict=True)]
     if len(folders) > 1 and chosen.protocol not in VARIANTS:
         together = Path(out) if out else folders[0] / "evaluation"
         if chosen.protocol in BENCHMARKS:
@@ -189,14 +187,14 @@ def evaluate_folders(
 
 
 def _open_all(
-    chosen: Chosen, folders: Sequence[Path], healthy_folders: Sequence[str], calibration: str | None, mapper: Callable
+    chosen: Chosen, folders: Sequence[Path], healthy_folders: Sequence[str], calibration: str | None, spread: Callable
 ) -> list[tuple[Study, Study | None, Study | None]]:
     """Each folder with its healthy images and those of the calibration; InputError with all that is wrong with any."""
     problems, opened = [], {}
     for folder in dict.fromkeys([*folders, *healthy_folders, *([calibration] if calibration else [])]):
         try:
             labels = chosen.scoring.labels if folder in folders else None
-            opened[folder] = chosen.open(folder, mapper, labels)
+            opened[folder] = chosen.open(folder, spread, labels)
         except InputError as error:
             problems += error.problems
     if problems:
@@ -248,7 +246,7 @@ def averaging_notice(study: Study, healthy: Study | None) -> str:
 
 
 def _score(
-    chosen: Chosen, study: Study, healthy: Study | None, calibration: Study | None, out: Path, mapper: Callable
+    chosen: Chosen, study: Study, healthy: Study | None, calibration: Study | None, out: Path, spread: Callable
 ) -> Clinical | Published | None:
     """Evaluate one folder, write everything, print the leading tables."""
     facts = _facts(chosen, study, healthy, calibration)
@@ -257,21 +255,21 @@ def _score(
     if study.near is not None:
         print(averaging_notice(study, healthy))
     if chosen.protocol in BENCHMARKS:
-        published = _published(chosen, study, healthy, mapper)
+        published = _published(chosen, study, healthy, spread)
         summary[chosen.protocol] = published.as_dict()
         leading = [published_table(published)]
     if chosen.protocol in CLINICAL:
-        scoring, progress = chosen.scoring, partial(_progress, "clinical")
-        clinical = evaluate(study, healthy, scoring.bootstrap, scoring.seed, mapper, progress)
+        scoring, mapper = chosen.scoring, spread("clinical")
+        clinical = evaluate(study, healthy, scoring.bootstrap, scoring.seed, mapper)
         summary["clinical"] = clinical_summary(clinical)
-        trust = trust_in(study, healthy, calibration, clinical, chosen.attributes, scoring, mapper, progress)
+        trust = trust_in(study, healthy, calibration, clinical, chosen.attributes, scoring, mapper)
         summary |= trust.as_dict()
         leading = detection_tables(clinical) + trust.leading
         further = further_tables(clinical) + trust.further
         write_rows(out, clinical, trust.calibrations)
         pictures = write_pictures(out, study, clinical)
     if chosen.protocol in PAPER and study.folder.has_inputs:
-        images = list(study.each(measure_image, mapper, partial(_progress, "paper")))
+        images = list(study.each(measure_image, spread("paper")))
         for variant in VARIANTS if chosen.protocol == "all" else (chosen.protocol,):
             summary[variant] = paper_summary(images, variant)
             further.append(paper_table(variant, summary[variant]))
@@ -281,7 +279,7 @@ def _score(
     shown = {key.replace("_", " "): str(value) for key, value in (facts | counts).items() if value is not None}
     write_text(out / "tables.md", "\n".join(table.markdown() for table in (*leading, *further)))
     name, tables = study.folder.folder.resolve().name, (leading, further)
-    viewer = _viewer(chosen.scoring, study, healthy, clinical, out, mapper)
+    viewer = _viewer(chosen.scoring, study, healthy, clinical, out, spread)
     write_evaluation_page(out, name, study.rows[0].name, shown, tables, pictures, clinical or published, viewer)
     print("\n".join(table.markdown() for table in leading or further))
     print(f"Everything is in {out}; look at it with a browser: {out / PAGE}")
@@ -289,24 +287,24 @@ def _score(
 
 
 def _viewer(
-    scoring: Scoring, study: Study, healthy: Study | None, clinical: Clinical | None, out: Path, mapper: Callable
+    scoring: Scoring, study: Study, healthy: Study | None, clinical: Clinical | None, out: Path, spread: Callable
 ) -> Viewer | None:
     """What can be looked at; without the clinical protocol, too, with what that gives for single images."""
     name, asked_for = study.rows[0].name, clinical is not None
     if not asked_for and scoring.viewer_cases:
         alone = [each and method_alone(each) for each in (study, healthy)]
-        clinical = evaluate(*alone, 0, scoring.seed, mapper, partial(_progress, "clinical"))
+        clinical = evaluate(*alone, 0, scoring.seed, spread("clinical"))
     scored = Scored(name, study, healthy, clinical)
-    viewer = slice_viewer(out, [scored], scoring.viewer_cases, mapper, partial(_progress, "viewer"))
+    viewer = slice_viewer(out, [scored], scoring.viewer_cases, spread("viewer"))
     return viewer if asked_for or viewer is None else replace(viewer, note=f"{NOT_THE_PROTOCOLS} {viewer.note}".strip())
 
 
-def _published(chosen: Chosen, study: Study, healthy: Study | None, mapper: Callable) -> Published:
+def _published(chosen: Chosen, study: Study, healthy: Study | None, spread: Callable) -> Published:
     """The protocol of a benchmark."""
     more = {}
     if chosen.thresholds:
         more = {"given": np.round(np.arange(*chosen.thresholds), 7)}  # sums of steps are seldom round
-    return BENCHMARKS[chosen.protocol](study, healthy, mapper, partial(_progress, chosen.protocol), **more)
+    return BENCHMARKS[chosen.protocol](study, healthy, spread(chosen.protocol), **more)
 
 
 def _facts(chosen: Chosen, study: Study, healthy: Study | None, calibration: Study | None) -> dict:
@@ -334,10 +332,6 @@ def _facts(chosen: Chosen, study: Study, healthy: Study | None, calibration: Stu
         "healthy_images": len(healthy.names) if healthy else 0,
         "incomplete_healthy_images_skipped": len(healthy.folder.incomplete) if healthy else 0,
     }
-
-
-def _progress(what: str, items, total: int):
-    return tqdm(items, total=total, desc=what, leave=False)
 
 
 command = command_of(get_args_parser, main)

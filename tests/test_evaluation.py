@@ -59,8 +59,8 @@ def run_evaluation(tmp_path, monkeypatch, capsys):
 
 def clinical(folder, healthy=None, n_resamples=50, seed=0, workers=0):
     study = open_study(folder, "saved")
-    with mapping(workers) as mapper:
-        return evaluate(study, healthy and open_study(healthy, "saved"), n_resamples, seed, mapper)
+    with mapping(workers) as spread:
+        return evaluate(study, healthy and open_study(healthy, "saved"), n_resamples, seed, spread("test"))
 
 
 @pytest.fixture(scope="module")

@@ -67,8 +67,8 @@ def test_maps_of_a_result_folder_score_as_the_folder_does(tmp_path):
     assert maps.names == ResultFolder(results).names
     expected = row_of(open_study(results, "saved"), open_study(healthy, "saved"))
     assert_same_numbers(row_of(maps, healthy_maps), expected)
-    with mapping(1) as mapper:
-        assert_same_numbers(row_of(maps, healthy_maps, mapper), expected)
+    with mapping(1) as spread:
+        assert_same_numbers(row_of(maps, healthy_maps, spread("test")), expected)
     assert expected.thresholds.keys() == {"fpr1%", "fpr5%", "fpr10%", "best_dice"}
 
 
@@ -176,8 +176,8 @@ def test_damaged_files_and_values_are_all_listed(tmp_path):
         write(labels / f"p{number}.nii.gz", label if number != 2 else 0.1 + 0.3 * label)
     (maps / "p0.nii.gz").write_bytes((maps / "p0.nii.gz").read_bytes()[:400])
     write(maps / "p3.nii.gz", np.stack([scan(3)[0], scan(2)[0]], axis=-1))
-    with mapping(1) as mapper, pytest.raises(InputError) as raised:
-        open_maps(maps, labels, mapper=mapper)
+    with mapping(1) as spread, pytest.raises(InputError) as raised:
+        open_maps(maps, labels, mapper=spread("test"))
     places = [Path(problem.where).relative_to(tmp_path).as_posix() for problem in raised.value.problems]
     assert places == ["maps/p0.nii.gz", "maps/p1.nii.gz", "labels/p2.nii.gz", "maps/p3.nii.gz"]
     damaged, nan, _, channels = (problem.found for problem in raised.value.problems)

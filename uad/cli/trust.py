@@ -100,14 +100,13 @@ def trust_in(
     attributes: Attributes | None,
     scoring: Scoring,
     mapper: Callable,
-    progress: Callable,
 ) -> Trust:
     """What calibration and groups say of a folder that was scored; scoring: its resamples and their seed."""
     name, leading = study.rows[0].name, []
-    calibrations = calibrate(calibration, mapper, progress) if calibration else {}
+    calibrations = calibrate(calibration, mapper) if calibration else {}
     found = None
     if calibration and healthy:
-        found = realised(healthy, calibrations, scoring.bootstrap, scoring.seed, mapper, progress)
+        found = realised(healthy, calibrations, scoring.bootstrap, scoring.seed, mapper)
     if calibrations:
         leading = [calibration_table(calibrations, found)]
         threshold, source = calibrations[name].thresholds[HEADLINE_RATE], "of the calibration images"
@@ -115,6 +114,6 @@ def trust_in(
         threshold = clinical.rows[name].thresholds.get(f"fpr{HEADLINE_RATE:.0%}")
         source = "of the healthy images themselves" if healthy else "none"
     chosen = groups_of(clinical, attributes)
-    groups = breakdown(study, healthy, clinical, chosen, threshold, mapper, progress) if chosen else []
+    groups = breakdown(study, healthy, clinical, chosen, threshold, mapper) if chosen else []
     table = [breakdown_table(name, groups, source)] if groups else []
     return Trust(calibrations, found, groups, leading + table * (attributes is not None), table * (attributes is None))

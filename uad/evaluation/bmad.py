@@ -78,11 +78,9 @@ def even_thresholds(lowest: np.float32, highest: np.float32) -> np.ndarray:
     return np.arange(lowest, highest, (highest - lowest) / STEPS) if highest > lowest else np.zeros(0)
 
 
-def evaluate(
-    study: Study, healthy: Study | None, mapper: Callable = map, progress: Callable = lambda items, total: items
-) -> Published:
+def evaluate(study: Study, healthy: Study | None, mapper: Callable = map) -> Published:
     """Score every row of the study on its images and the healthy ones, in two passes."""
-    images = list(sweep(_first, study, healthy, mapper, progress))
+    images = list(sweep(_first, study, healthy, mapper))
     truth = Truth.of([lesions for lesions, _ in images], study)
     rows = [found for _, found in images]
     against = separations([{name: each.lesion for name, each in row.items()} for row in rows])
@@ -96,7 +94,7 @@ def evaluate(
     lesions = {name: each.lesion.values for name, each in against.items()}
     curves: dict[str, _Curve] = {}
     second = partial(_second, lesions=lesions, thresholds=thresholds)
-    for found in sweep(second, study, healthy, mapper, progress):
+    for found in sweep(second, study, healthy, mapper):
         for name, (places, curve) in found.items():
             against[name].add(*places)
             curves[name] = curves[name] + curve if name in curves else curve

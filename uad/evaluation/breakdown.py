@@ -79,7 +79,6 @@ def breakdown(
     groups: Sequence[Group],
     threshold: float | None,
     mapper: Callable = map,
-    progress: Callable = lambda items, total: items,
 ) -> list[GroupNumbers]:
     """The numbers of each group; threshold: the score at which pixels of healthy images are called, None without."""
     name = study.rows[0].name
@@ -91,11 +90,11 @@ def breakdown(
             for number in members:
                 pooled[kind][number, bins] += counts
 
-    for place, found in enumerate(method_alone(study).each(partial(_scored, scale=scale), mapper, progress)):
+    for place, found in enumerate(method_alone(study).each(partial(_scored, scale=scale), mapper)):
         pool(found, [number for number, group in enumerate(groups) if place in group.scored])
     if healthy is not None:
         measure = partial(measure_healthy_image, scales={name: scale})
-        for place, image in enumerate(method_alone(healthy).each(measure, mapper, progress)):
+        for place, image in enumerate(method_alone(healthy).each(measure, mapper)):
             members = [number for number, group in enumerate(groups) if place in group.healthy]
             pool(image.rows[name].histograms, members)
     values = metrics.bin_values(np.arange(metrics.N_BINS), scale)

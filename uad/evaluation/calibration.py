@@ -41,13 +41,11 @@ class Realised:
     images: dict[float, Estimate]
 
 
-def calibrate(
-    study: Study, mapper: Callable = map, progress: Callable = lambda items, total: items
-) -> dict[str, Calibration]:
+def calibrate(study: Study, mapper: Callable = map) -> dict[str, Calibration]:
     """Of every row, in two passes over healthy images. Raises InputError for one with a lesion."""
     scores: dict[str, list[float]] = {row.name: [] for row in study.rows}
     orders = {row.name: OrderStatistics() for row in study.rows}
-    for image in study.each(_first, mapper, progress):
+    for image in study.each(_first, mapper):
         for row, (score, uppers) in image.items():
             scores[row].append(score)
             orders[row].count(*uppers)
@@ -56,7 +54,7 @@ def calibrate(
         row: order.ask([order.size - 1 - int(rate * order.size + 1e-9) for rate in RATES])
         for row, order in orders.items()
     }
-    for image in study.each(partial(_second, uppers=uppers), mapper, progress):
+    for image in study.each(partial(_second, uppers=uppers), mapper):
         for row, found in image.items():
             orders[row].add(*found)
     return {
@@ -85,10 +83,9 @@ def realised(
     n_resamples: int,
     seed: int,
     mapper: Callable = map,
-    progress: Callable = lambda items, total: items,
 ) -> dict[str, Realised]:
     """What is called on healthy test images, of every row, with 95 % intervals by bootstrap over their patients."""
-    images = list(healthy.each(partial(_called, calibrations=calibrations), mapper, progress))
+    images = list(healthy.each(partial(_called, calibrations=calibrations), mapper))
     patients, place = np.unique([patient for patient, _, _ in images], return_inverse=True)
     weights = resample_weights([0] * len(patients), n_resamples, seed).astype(np.float64)
     one = "one patient only" if len(patients) < 2 else None

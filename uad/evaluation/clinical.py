@@ -73,14 +73,7 @@ class Clinical:
     prevalence_with_healthy: float | None
 
 
-def evaluate(
-    study: Study,
-    healthy: Study | None,
-    n_resamples: int,
-    seed: int,
-    mapper: Callable = map,
-    progress: Callable = lambda items, total: items,
-) -> Clinical:
+def evaluate(study: Study, healthy: Study | None, n_resamples: int, seed: int, mapper: Callable = map) -> Clinical:
     """Score every row of `study`; `healthy` gives the thresholds and the negatives of image-level detection.
 
     Two passes: the first finds the largest magnitude of each row's scores, which fixes the float16 scale, the second
@@ -88,19 +81,19 @@ def evaluate(
     """
     names = [row.name for row in study.rows]
     studies = [study] if healthy is None else [study, healthy]
-    largest = [found for each in studies for found in each.each(largest_scores, mapper, progress)]
+    largest = [found for each in studies for found in each.each(largest_scores, mapper)]
     scales = {name: metrics.float16_scale(max(found[name] for found in largest)) for name in names}
     pools = {name: Pool() for name in names}
     healthy_images, thresholds = [], {name: {} for name in names}
     if healthy is not None:
         measure = partial(measure_healthy_image, scales=scales)
-        healthy_images = [_pooled(image, pools) for image in healthy.each(measure, mapper, progress)]
+        healthy_images = [_pooled(image, pools) for image in healthy.each(measure, mapper)]
         patients = sorted({image.patient for image in healthy_images})
         for name, pool in pools.items():
             total = metrics.tally(pool.total("healthy", patients))
             thresholds[name] = {rate: metrics.N_BINS - int(metrics.depth_at_rate(total, rate)) for rate in RATES}
     measure = partial(measure_image, scales=scales, thresholds=thresholds)
-    images = [_pooled(image, pools) for image in study.each(measure, mapper, progress)]
+    images = [_pooled(image, pools) for image in study.each(measure, mapper)]
     cohort = _Cohort(images, healthy_images, n_resamples, seed)
     rows = {row.name: cohort.row(row, pools[row.name], scales[row.name], thresholds[row.name]) for row in study.rows}
     return Clinical(images, healthy_images, rows, cohort.counts(), *cohort.prevalences())

@@ -4,7 +4,7 @@ A file is a slice or a volume; a volume counts as its axial slices, every one of
 voxel is scored, and each slice is an image. There is neither input nor reconstruction.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -108,7 +108,6 @@ def open_maps(
     labels: Path | str | None,
     patients: Mapping[str, str] | None = None,
     mapper: Callable = map,
-    progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
 ) -> Study:
     """Match, read and check every map of a folder.
 
@@ -118,7 +117,7 @@ def open_maps(
     """
     folder, labels = Path(folder), Path(labels) if labels else None
     pairs = pairs_of(folder, labels)
-    checked = list(progress(mapper(_check, pairs), len(pairs)))
+    checked = list(mapper(_check, pairs))
     problems = [problem for found in checked if isinstance(found, list) for problem in found]
     if problems:
         raise InputError(problems)

@@ -38,13 +38,11 @@ class _First:
     uppers: tuple[np.ndarray, np.ndarray]
 
 
-def evaluate(
-    study: Study, healthy: Study | None, mapper: Callable = map, progress: Callable = lambda items, total: items
-) -> Published:
+def evaluate(study: Study, healthy: Study | None, mapper: Callable = map) -> Published:
     """Score every row of the study on its images and the healthy ones, in two passes."""
     counted, means, held = [], [], []
     orders = {row.name: OrderStatistics() for row in study.rows}
-    for lesion_pixels, row in sweep(_first, study, healthy, mapper, progress):
+    for lesion_pixels, row in sweep(_first, study, healthy, mapper):
         counted.append(lesion_pixels)
         means.append({name: found.mean for name, found in row.items()})
         held.append({name: found.lesion for name, found in row.items()})
@@ -53,7 +51,7 @@ def evaluate(
     truth, against = Truth.of(counted, study), separations(held)
     uppers = {name: order.ask(_ranks(order.size)) for name, order in orders.items()}
     lesions = {name: each.lesion.values for name, each in against.items()}
-    for found in sweep(partial(_second, lesions=lesions, uppers=uppers), study, healthy, mapper, progress):
+    for found in sweep(partial(_second, lesions=lesions, uppers=uppers), study, healthy, mapper):
         for name, (places, keys) in found.items():
             against[name].add(*places)
             orders[name].add(*keys)

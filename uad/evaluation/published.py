@@ -5,7 +5,7 @@ that says nothing, its mask holds a lesion; where neither is known of any, all s
 are no pixel metrics. An image of which nothing is known, beside others, is left out and counted.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,17 +45,11 @@ class Published:
         return {"definition": self.definition, "counts": self.counts, "rows": rows}
 
 
-def sweep(
-    measure: Callable,
-    study: Study,
-    healthy: Study | None,
-    mapper: Callable = map,
-    progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
-) -> Iterator:
+def sweep(measure: Callable, study: Study, healthy: Study | None, mapper: Callable = map) -> Iterator:
     """measure(study, name, healthy=...) of the scored images, then of the healthy ones."""
-    yield from study.each(partial(measure, healthy=False), mapper, progress)
+    yield from study.each(partial(measure, healthy=False), mapper)
     if healthy is not None:
-        yield from healthy.each(partial(measure, healthy=True), mapper, progress)
+        yield from healthy.each(partial(measure, healthy=True), mapper)
 
 
 def load(study: Study, name: str, healthy: bool) -> tuple[Result, np.ndarray | None]:

@@ -1,7 +1,7 @@
 """A result folder with its masks, read image by image, by one process or several."""
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from uad.data.reading.formats import EXTENSIONS, read_mask, slice_stem
 from uad.data.reading.patients import scan_of
@@ -105,29 +106,28 @@ class Study:
         mask = read_mask(self.masks[name], self.folder.map_path(name) if lying else None, result.affine)
         return result._replace(label=_nearest(mask, result.anomaly_map.shape))
 
-    def each(
-        self,
-        function: Callable[["Study", str], object],
-        mapper: Callable = map,
-        progress: Callable[[Iterable, int], Iterable] = lambda items, total: items,
-    ) -> Iterable:
-        """function(study, name) of every image, in the order of .names; `mapper` is map or what `mapping`
-        gives.
-        """
-        return progress(mapper(partial(function, self), self.names), len(self.names))
+    def each(self, function: Callable[["Study", str], object], mapper: Callable = map) -> Iterable:
+        """function(study, name) of every image, in the order of .names; mapper: map, or one that `mapping` gives."""
+        return mapper(partial(function, self), self.names)
 
 
 @contextmanager
-def mapping(workers: int) -> Iterator[Callable]:
-    """A map that spreads calls over `workers` further processes and keeps their order; 0: the ordinary map."""
+def mapping(workers: int) -> Iterator[Callable[[str], Callable]]:
+    """What gives a map for the words beside its progress bar: map over a sized collection, which spreads calls over
+    `workers` further processes and keeps their order; 0: in this one.
+    """
     if workers == 0:
-        yield map
+        yield partial(_with_bar, map)
         return
     # Forking a process in which torch has started threads can deadlock; fresh interpreters cannot.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         # Slices in their order, so that neighbours are read once; what is sent with a chunk is as long as the folder.
-        yield partial(pool.map, chunksize=16)
+        yield partial(_with_bar, partial(pool.map, chunksize=16))
+
+
+def _with_bar(mapper: Callable, words: str) -> Callable[[Callable, Collection], Iterable]:
+    return lambda function, items: tqdm(mapper(function, items), total=len(items), desc=words, leave=False)
 
 
 def open_study(

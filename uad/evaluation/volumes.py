@@ -101,7 +101,6 @@ def evaluate(
     study: Study,
     healthy: Study | None,
     mapper: Callable = map,
-    progress: Callable = lambda items, total: items,
     given: np.ndarray | None = None,
 ) -> Published:
     """Score every row of the study, raw and filtered, in two passes over the subjects.
@@ -109,7 +108,7 @@ def evaluate(
     given: thresholds among which the best Dice chooses, (T,); None: 200 even ones over the range of a row's scores.
     """
     subjects = subjects_of(study, healthy)
-    first = progress(mapper(partial(_first, study, healthy), subjects.values()), len(subjects))
+    first = mapper(partial(_first, study, healthy), subjects.values())
     passes = dict(zip(subjects, first, strict=True))
     kept = {patient: subjects[patient] for patient, found in passes.items() if found is not None}
     found = [passes[patient] for patient in kept]
@@ -143,7 +142,7 @@ def evaluate(
         thresholds=thresholds,
         edges={row: order.edge_of_highest(RATE) if order.size else np.float32(np.inf) for row, order in orders.items()},
     )
-    measured = list(progress(mapper(second, kept.values()), len(kept)))
+    measured = list(mapper(second, kept.values()))
     rows = {}
     for row, separation in against.items():
         of_row = [each[row] for each in measured]

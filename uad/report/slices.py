@@ -60,13 +60,7 @@ class Packed:
     ranges: tuple[tuple[int, int, float, float], ...]
 
 
-def slice_viewer(
-    folder: Path,
-    methods: Sequence[Scored],
-    most: int,
-    mapper: Callable = map,
-    progress: Callable = lambda items, total: items,
-) -> Viewer | None:
+def slice_viewer(folder: Path, methods: Sequence[Scored], most: int, mapper: Callable = map) -> Viewer | None:
     """The viewer of methods on the same images, at most so many, None for 0. The first EMBEDDED of them lie in the
     page, or fewer that are large; the others are written beside it, to `folder`/CASES.
     """
@@ -82,8 +76,7 @@ def slice_viewer(
     alone = [tuple(study and method_alone(study) for study in (each.study, each.healthy)) for each in methods]
     pack = partial(pack_case, alone, [each.row.scale for each in methods])
     embedded, ranges = {}, []
-    contents = progress(mapper(pack, ordered), len(ordered))
-    for entry, content in zip(ordered, contents, strict=True):
+    for entry, content in zip(ordered, mapper(pack, ordered), strict=True):
         number = places[entry.group, entry.name]
         ranges.append(content.ranges)
         if number < EMBEDDED:

@@ -179,7 +179,7 @@ def pca(request: Request, world: World) -> Competitor:
     if request.model_path is None:
         raise InputError(missing_flag("model_path"))
     # One answer for all: a process that looks later may see what the main one has fitted.
-    if not world.from_main(int(Path(request.model_path).exists())):
+    if not world.told_by_main(Path(request.model_path).exists):
         reading = stated_reading(request.source.given)
         world.on_main(lambda: check_training_folder(request, reading))
         if request.opening.check_data or request.opening.dry_run:

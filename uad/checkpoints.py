@@ -286,7 +286,7 @@ def newest_state(files: CheckpointFiles, world: World, kind: str) -> tuple[dict 
     checkpoints; InputError where there are some, none of which can be used.
     """
     state, complaints = world.on_main(lambda: _newest_usable(files, kind)) or (None, [])
-    step = world.from_main(state["step"] if state else 0)
+    step = world.told_by_main(lambda: state["step"] if state else 0)
     if step and state is None:
         state = files.load(step, kind)
     return state, complaints

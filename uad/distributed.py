@@ -83,14 +83,6 @@ class World:
         """Whether the flag is set in any process."""
         return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
-    def from_main(self, value: int) -> int:
-        """The main process's value, in every process."""
-        if self.size == 1:
-            return value
-        shared = torch.tensor(value, device=self.device)
-        dist.broadcast(shared, src=0)
-        return int(shared)
-
     def on_main(self, action: Callable[[], T]) -> T | None:
         """Run `action` in the main process, the others wait, however long it takes; its value there, None elsewhere.
 

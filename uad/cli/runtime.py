@@ -95,8 +95,7 @@ def precision_of(
 
     if begun is not None and mode == "auto" and world.device.type == "cpu":
         return begun
-    chosen = resolve_amp(mode, world.device, measure) if world.is_main else AMP_MODES[0]
-    chosen = AMP_MODES[world.from_main(AMP_MODES.index(chosen))]
+    chosen = world.told_by_main(lambda: resolve_amp(mode, world.device, measure))
     if measured and world.is_main:
         ratio = measured["off"] / measured["bf16"] if measured["bf16"] else 1.0
         print(f"--amp: on this processor bf16 is {ratio:.2g} times as fast as float32; {chosen} is used")

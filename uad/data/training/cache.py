@@ -92,13 +92,12 @@ def cached_slices(slices: SliceFolder, place: Path, shared: bool, world: World, 
     that cannot be written and for a full disk.
     """
     files = CacheFiles(place, slices)
-    missing = world.on_main(lambda: files.prepare(shared)) or []
-    count = world.from_main(len(missing))
-    if count:
-        loader = DataLoader(files, sampler=missing, batch_size=None, num_workers=min(workers, count))
+    missing = world.told_by_main(lambda: files.prepare(shared))
+    if missing:
+        loader = DataLoader(files, sampler=missing, batch_size=None, num_workers=min(workers, len(missing)))
         already = len(slices) - sum(len(files.rows_of(number)) for number in missing)
         with tqdm(desc="decoding", unit="image", total=len(slices), initial=already, disable=not world.is_main) as bar:
-            for written in loader if world.is_main else range(count):
+            for written in loader if world.is_main else missing:
                 # All meet after every shard: to wait for the whole cache could take longer than their patience.
                 bar.update(world.on_main(partial(_count_of, written)) or 0)
     return CachedSlices(files)
@@ -114,5 +113,5 @@ def found_cache(slices: SliceFolder, places: Iterable[Path], world: World) -> Ca
     """The slices from the first of the places that has a complete cache of them, if any; the same in all processes."""
     candidates = [CacheFiles(place, slices) for place in places]
     complete = (number for number, files in enumerate(candidates) if not files.missing())
-    chosen = world.from_main(next(complete, len(candidates)))
+    chosen = world.told_by_main(lambda: next(complete, len(candidates)))
     return CachedSlices(candidates[chosen]) if chosen < len(candidates) else None

@@ -36,6 +36,7 @@ BLURRED, ROTATED, MAX_ANGLE = 0.7, 0.5, 15 * pi / 180
 # Points a side of the random field that makes the outlines of blobs irregular, and its deviation in radii.
 OUTLINE, IRREGULARITY = 8, 0.35
 LEVELS = 5
+ITERATIONS = 50
 # So many pixels at 128 x 128 are added to those of a shape: in small shapes fewer levels are drawn.
 RARE = 1000 / 128**2
 # Keeps a constant donor from being divided by 0.
@@ -208,14 +209,14 @@ def intensity_levels(images: Tensor) -> Tensor:
     return torch.stack([_levels(channel[channel > 0].double()) for channel in images.movedim(1, 0)]).float()
 
 
-def _levels(values: Tensor, iterations: int = 50) -> Tensor:
+def _levels(values: Tensor) -> Tensor:
     middles = (torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS
     if not len(values):
         return middles
     ordered = values.sort().values
     means = ordered[(middles * len(ordered)).long()]
     sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         borders = torch.searchsorted(ordered, (means[1:] + means[:-1]) / 2)
         ends = torch.cat([borders.new_zeros(1), borders, borders.new_tensor([len(ordered)])])
         counts = ends.diff()

@@ -173,7 +173,7 @@ def loss(
     enough = innermost > 1 or not network.training
     check_values([("--batch_size", "a single small image at a time", "two images, for batch normalisation", enough)])
     # Their seeds are known to the host, which would have to wait for what it has a device draw.
-    keys = torch.cat([image_keys(generator.initial_seed(), "dropout", range(count)) for generator in generators])
+    keys = torch.cat([image_keys(generator.initial_seed(), range(count)) for generator in generators])
     features, restored = network(images, keys.to(images.device))
     error = 1 - ssim(features, restored).mean()
     return error, {"dissimilarity": error, "mse": F.mse_loss(restored, features)}

@@ -35,7 +35,7 @@ class NoiseDraws:
         # In float32, as the uniform numbers are: t is the same whatever the machine.
         t = 1 + (torch.rand(1, generator=generator)[0] * self.highest).long()
         drawn = {"t": t, "uniform": torch.rand(*self.code_shape, generator=generator)}
-        return drawn | ({"keys": image_keys(self.seed, "dropout", [position])[0]} if self.dropout else {})
+        return drawn | ({"keys": image_keys(self.seed, [position])[0]} if self.dropout else {})
 
 
 class DiffusionLoss:

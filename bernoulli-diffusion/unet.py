@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from uad.layers import GroupNorm, KeyedDropout
 
 PREDICTIONS = ("flip", "clean")
+LONGEST_PERIOD = 10_000.0
 
 
-def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding [cos, sin] of zero-based steps (N,) -> (N, width), float32."""
     order = torch.arange(width // 2, device=t.device).float()
-    frequencies = torch.exp(-math.log(max_period) / (width // 2) * order)
+    frequencies = torch.exp(-math.log(LONGEST_PERIOD) / (width // 2) * order)
     angles = t[:, None].float() * frequencies[None]
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from uad.layers import GroupNorm, limit_groups
 
 
-def group_norm(channels: int, groups: int = 32) -> GroupNorm:
-    """Group normalisation with at most `groups` groups (fewer where they do not divide `channels`), eps 1e-6."""
-    return GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+def group_norm(channels: int) -> GroupNorm:
+    """Group normalisation with 32 groups, or as many as divide `channels`, eps 1e-6."""
+    return GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):

@@ -105,7 +105,7 @@ def get_args_parser() -> Flags:
     add_variation_flags(parser)
     add_architecture_flags(parser)
     add_loss_flags(parser)
-    add_run_flags(parser, "logs/binaryae_<dataset>", DEFAULT_LR, validation=True)
+    add_run_flags(parser, "logs/binaryae_<dataset>", DEFAULT_LR)
     add_start_flags(parser)
     add_runtime_flags(parser, compile=True)
     return parser

@@ -109,7 +109,7 @@ def get_args_parser() -> Flags:
     add_variation_flags(parser)
     add_model_flags(parser)
     add_code_training_flags(parser)
-    add_run_flags(parser, "<ae_load_dir>/bernoulli_diffusion", str(LR), decays=True, validation=True)
+    add_run_flags(parser, "<ae_load_dir>/bernoulli_diffusion", str(LR), decays=True)
     add_runtime_flags(parser, compile=True, cuda_graphs=True)
     add_autoencoder_flags(parser)
     return parser

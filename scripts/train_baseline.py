@@ -95,7 +95,7 @@ def get_args_parser() -> Flags:
     add_folder_flags(parser, validation=HEALTHY_VALIDATION, training=True)
     add_reading_flags(parser)
     add_variation_flags(parser)
-    add_run_flags(parser, "logs/<method>_<dataset>", FROM_METHOD, decays=True, validation=True, deferred=FROM_METHOD)
+    add_run_flags(parser, "logs/<method>_<dataset>", FROM_METHOD, decays=True, deferred=FROM_METHOD)
     add_runtime_flags(parser, compile=True)
     return parser
 

@@ -16,7 +16,7 @@ RATE = 0.3
 def dropped(positions: range, number: int = 0, shape: tuple[int, ...] = (32, 16, 16), rate: float = RATE):
     """Which values are set to zero, (N, *shape), bool."""
     x = torch.ones(len(positions), *shape)
-    return KeyedDropout(rate, number)(x, image_keys(0, "dropout", positions)) == 0
+    return KeyedDropout(rate, number)(x, image_keys(0, positions)) == 0
 
 
 def correlation(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -28,7 +28,7 @@ def correlation(first: torch.Tensor, second: torch.Tensor) -> float:
 @pytest.mark.parametrize("rate", [0.01, 0.3, 0.9])
 def test_the_rate_is_kept_and_what_stays_is_scaled(rate):
     x = torch.ones(64, 32, 16, 16)
-    y = KeyedDropout(rate, 3)(x, image_keys(0, "dropout", range(64)))
+    y = KeyedDropout(rate, 3)(x, image_keys(0, range(64)))
     share = float((y == 0).double().mean())
     assert share == pytest.approx(rate, abs=5 * math.sqrt(rate * (1 - rate) / x.numel()))
     torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 1 / (1 - rate)))
@@ -51,7 +51,7 @@ def test_layers_images_channels_and_places_are_independent():
 def test_an_image_has_its_mask_in_every_batch():
     whole = dropped(range(10, 16))
     assert torch.equal(torch.cat([dropped(range(10, 11)), dropped(range(11, 16))]), whole)
-    x, keys = torch.rand(6, 8, 4, 4), image_keys(0, "dropout", range(10, 16))
+    x, keys = torch.rand(6, 8, 4, 4), image_keys(0, range(10, 16))
     layer, order = KeyedDropout(RATE, 2), torch.tensor([3, 0, 5, 1, 4, 2])
     assert torch.equal(layer(x[order], keys[order]), layer(x, keys)[order])
     assert torch.equal(layer(x.contiguous(memory_format=torch.channels_last), keys), layer(x, keys))
@@ -65,7 +65,7 @@ def test_masks_are_those_of_a_hash_in_unsigned_numbers():
         x = (x ^ x >> 15) * 0x846CA68B & 0xFFFFFFFF
         return x ^ x >> 16
 
-    keys = image_keys(5, "dropout", range(3))
+    keys = image_keys(5, range(3))
     words = keys.numpy().view(np.uint32).astype(np.uint64)
     image = mixed(mixed(words[:, :1] + np.uint64(7) & 0xFFFFFFFF) ^ words[:, 1:])
     place = mixed(np.arange(60, dtype=np.uint64))[None]
@@ -77,7 +77,7 @@ def test_masks_are_those_of_a_hash_in_unsigned_numbers():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_has_the_same_masks():
-    x, keys = torch.rand(8, 32, 16, 16), image_keys(0, "dropout", range(8))
+    x, keys = torch.rand(8, 32, 16, 16), image_keys(0, range(8))
     layer = KeyedDropout(RATE, 1)
     assert torch.equal(layer(x.cuda(), keys.cuda()).cpu(), layer(x, keys))
 
@@ -98,14 +98,14 @@ def test_what_cannot_be_drawn_is_refused():
 
 def test_the_gradient_goes_where_the_values_went():
     x = torch.rand(4, 8, 4, 4, requires_grad=True)
-    y = KeyedDropout(RATE, 0)(x, image_keys(0, "dropout", range(4)))
+    y = KeyedDropout(RATE, 0)(x, image_keys(0, range(4)))
     y.sum().backward()
     torch.testing.assert_close(x.grad, y.detach() / x.detach())
     assert 0 < int((x.grad == 0).sum()) < x.numel()
 
 
 def test_half_precision_stays_and_a_compiled_layer_is_the_same():
-    x, keys = torch.rand(2, 8, 4, 4, dtype=torch.bfloat16), image_keys(0, "dropout", range(2))
+    x, keys = torch.rand(2, 8, 4, 4, dtype=torch.bfloat16), image_keys(0, range(2))
     layer = KeyedDropout(RATE, 0)
     assert layer(x, keys).dtype == torch.bfloat16
     assert torch.equal(torch.compile(layer, backend="aot_eager", fullgraph=True)(x, keys), layer(x, keys))
@@ -117,10 +117,10 @@ def test_the_unet_needs_keys_in_training_and_draws_other_masks_in_every_layer():
         network(z_t, t)
     numbers = [layer.number for layer in network.modules() if isinstance(layer, KeyedDropout)]
     assert len(numbers) == len(set(numbers)) == 8
-    first, again, other = (network(z_t, t, image_keys(seed, "dropout", [0, 1])) for seed in (0, 0, 1))
+    first, again, other = (network(z_t, t, image_keys(seed, [0, 1])) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-3)
     network.eval()
-    assert torch.equal(network(z_t, t), network(z_t, t, image_keys(0, "dropout", [0, 1])))
+    assert torch.equal(network(z_t, t), network(z_t, t, image_keys(0, [0, 1])))
     assert network.state_dict().keys() == small_network(0.0).state_dict().keys()
 
 

@@ -59,6 +59,6 @@ class KeyedDropout(nn.Module):
         return f"rate={self.rate}, number={self.number}"
 
 
-def image_keys(seed: int, purpose: str, positions: Sequence[int]) -> Tensor:
+def image_keys(seed: int, positions: Sequence[int]) -> Tensor:
     """Keys (N, 2), int32, of images by their positions in the stream of training images, for KeyedDropout."""
-    return torch.tensor([[derive_seed(seed, purpose, position)] for position in positions]).view(torch.int32)
+    return torch.tensor([[derive_seed(seed, "dropout", position)] for position in positions]).view(torch.int32)

@@ -113,7 +113,7 @@ class ImageResult:
 class ResultWriter:
     """Saves results; several processes may write different images into one folder."""
 
-    def __init__(self, folder: Path | str, run_info: Mapping, volatile: frozenset[str] = VOLATILE_KEYS):
+    def __init__(self, folder: Path | str, run_info: Mapping):
         """Create the folder and its run.json, or continue a folder whose run.json agrees.
 
         Raises InputError that lists every differing key when the folder holds the results of another run. Temporary
@@ -127,7 +127,7 @@ class ResultWriter:
         self._kept = run["save"]
         path = self.folder / "run.json"
         if path.exists():
-            check_same_run(path, read_json(path), run, volatile)
+            check_same_run(path, read_json(path), run)
             for kind in filter(Path.is_dir, self.folder.iterdir()):
                 remove_leftovers(kind, LEFTOVER_SECONDS)
         else:
@@ -314,11 +314,11 @@ def newest_result_folder(root: Path | str) -> Path:
     return max(runs, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
 
 
-def check_same_run(path: Path, old: dict, new: dict, volatile: frozenset[str] = VOLATILE_KEYS) -> None:
+def check_same_run(path: Path, old: dict, new: dict) -> None:
     """Raises InputError that names every key in which the file of a run that is continued differs from what would be
     written now, but for the volatile ones.
     """
-    before, now = (flattened(FORMER | run, volatile) for run in (old, new))
+    before, now = (flattened(FORMER | run, VOLATILE_KEYS) for run in (old, new))
     problems = [
         Problem(
             f"{path}, {key}",

@@ -115,17 +115,12 @@ def add_variation_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_flags(
-    parser: argparse.ArgumentParser,
-    log_dir: str,
-    lr: str,
-    decays: bool = False,
-    validation: bool = False,
-    deferred: str | None = None,
+    parser: argparse.ArgumentParser, log_dir: str, lr: str, decays: bool = False, deferred: str | None = None
 ) -> None:
     """How a training runs.
 
-    log_dir, lr: what their defaults are, in words; decays: with --weight_decay; validation: with --steps_per_eval;
-    deferred: where the defaults of the optimizer's numbers come from later, which then are None here.
+    log_dir, lr: what their defaults are, in words; decays: with --weight_decay; deferred: where the defaults of the
+    optimizer's numbers come from later, which then are None here.
     """
 
     def own(value):
@@ -195,8 +190,7 @@ def add_run_flags(
         default=5000,
         help="steps between two picture grids; 0: none",
     )
-    if validation:
-        add(group, "--steps_per_eval", type=int, default=1000, help="steps between two evaluations on --val_dir")
+    add(group, "--steps_per_eval", type=int, default=1000, help="steps between two evaluations on --val_dir")
     add(group, "--keep", type=int, default=3, help="the last so many checkpoints stay")
     add(group, "--keep_every", type=int, default=0, help="checkpoints at multiples of this stay too; 0: none")
     add_switch(group, "--tensorboard", "also log to TensorBoard (pip install tensorboard)")

@@ -129,24 +129,24 @@ def dice_at(positives: Tally, negatives: Tally, depth: np.ndarray) -> np.ndarray
     return np.where(total > 0, _ratio(2 * true, true + false + total), np.nan)
 
 
-def aupro(overlaps: Tally, negatives: Tally, limit: float = AUPRO_LIMIT) -> np.ndarray:
-    """Area under the per-region overlap curve up to a false-positive rate of `limit`, divided by `limit`:
+def aupro(overlaps: Tally, negatives: Tally) -> np.ndarray:
+    """Area under the per-region overlap curve up to a false-positive rate of AUPRO_LIMIT, divided by that:
     in [0, 1].
 
     overlaps: the positive pixels, each weighted by 1 / size of its 8-connected region, so that the share
     called positive is the mean over regions of the part found (Bergmann et al., CVPR 2019). Trapezoids
-    between thresholds; the one that crosses `limit` is cut there. NaN without regions or negatives.
+    between thresholds; the one that crosses the limit is cut there. NaN without regions or negatives.
     """
     rate, overlap = _curve_from_zero(negatives), _curve_from_zero(overlaps)
     middles = 0.5 * (overlap[..., 1:] + overlap[..., :-1])
-    area = (middles * np.diff(np.minimum(rate, limit), axis=-1)).sum(-1)
-    right = np.clip((rate <= limit).sum(-1), 1, rate.shape[-1] - 1)[..., None]
+    area = (middles * np.diff(np.minimum(rate, AUPRO_LIMIT), axis=-1)).sum(-1)
+    right = np.clip((rate <= AUPRO_LIMIT).sum(-1), 1, rate.shape[-1] - 1)[..., None]
     x0, x1 = (np.take_along_axis(rate, i, axis=-1)[..., 0] for i in (right - 1, right))
     y0, y1 = (np.take_along_axis(overlap, i, axis=-1)[..., 0] for i in (right - 1, right))
-    crossing = (x0 < limit) & (limit < x1)
-    beyond = (y1 - y0) * _ratio(x1 - limit, x1 - x0)  # how far the curve rises after the limit
-    area = area - np.where(crossing, 0.5 * beyond * (limit - x0), 0)
-    return np.where((overlaps.total > 0) & (negatives.total > 0), area / limit, np.nan)
+    crossing = (x0 < AUPRO_LIMIT) & (x1 > AUPRO_LIMIT)
+    beyond = (y1 - y0) * _ratio(x1 - AUPRO_LIMIT, x1 - x0)  # how far the curve rises after the limit
+    area = area - np.where(crossing, 0.5 * beyond * (AUPRO_LIMIT - x0), 0)
+    return np.where((overlaps.total > 0) & (negatives.total > 0), area / AUPRO_LIMIT, np.nan)
 
 
 def _curve_from_zero(scores: Tally) -> np.ndarray:

@@ -18,15 +18,14 @@ def sparse_histogram(bins: np.ndarray, weights: np.ndarray | None = None) -> tup
 
 
 class PatientHistograms:
-    """Weighted counts per bin (0..n_bins-1) and patient, stored sparsely."""
+    """Weighted counts per bin (0..N_BINS-1) and patient, stored sparsely."""
 
-    def __init__(self, n_bins: int = N_BINS):
-        self.n_bins = n_bins
+    def __init__(self):
         self._by_patient: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def add(self, patient: str, bins: np.ndarray, counts: np.ndarray) -> None:
         """Add `counts` (K,) at `bins` (K,) to the patient's histogram."""
-        total = np.bincount(bins, weights=counts, minlength=self.n_bins).astype(np.float64)  # of nothing: integers
+        total = np.bincount(bins, weights=counts, minlength=N_BINS).astype(np.float64)  # of nothing: integers
         if patient in self._by_patient:
             before, weights = self._by_patient[patient]
             total[before] += weights
@@ -34,13 +33,13 @@ class PatientHistograms:
         self._by_patient[patient] = (kept, total[kept])
 
     def matrix(self, patients: Sequence[str]) -> sparse.csr_array:
-        """(P, n_bins), one row a patient; a patient that was never added has a row of zeros."""
+        """(P, N_BINS), one row a patient; a patient that was never added has a row of zeros."""
         none = (np.zeros(0, dtype=np.int32), np.zeros(0))
         rows = [self._by_patient.get(patient, none) for patient in patients]
         pointers = np.cumsum([0, *(len(bins) for bins, _ in rows)])
         bins = np.concatenate([bins for bins, _ in rows])
         weights = np.concatenate([weights for _, weights in rows])
-        return sparse.csr_array((weights, bins, pointers), shape=(len(rows), self.n_bins))
+        return sparse.csr_array((weights, bins, pointers), shape=(len(rows), N_BINS))
 
 
 class Pool:

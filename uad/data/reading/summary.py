@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from uad.data.reading.released import Place
 
+# So many names of a kind are said.
+SHOWN = 5
+
 
 @dataclass
 class FolderSummary:
@@ -71,5 +74,5 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count != 1 else ''}"
 
 
-def _first(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -16,6 +16,7 @@ BRIGHT_PERCENTILE = 98
 AIR = 0.05
 # Tissue starts at half of the threshold between dark and bright: dark tissue belongs to the body.
 SHARE_OF_THRESHOLD = 0.5
+OTSU_BINS = 128
 # Scalp and brain may be separate regions; what is smaller than this share of the largest is no part of the body.
 LEAST_REGION = 0.1
 
@@ -114,11 +115,11 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def otsu(values: np.ndarray, bins: int = 128) -> float:
+def otsu(values: np.ndarray) -> float:
     """The threshold that separates `values` into two classes of the greatest variance between them (Otsu, 1979); their
     only value, where there is but one.
     """
-    counts, edges = np.histogram(values, bins)
+    counts, edges = np.histogram(values, OTSU_BINS)
     centres = (edges[:-1] + edges[1:]) / 2
     below, above = np.cumsum(counts)[:-1], counts.sum() - np.cumsum(counts)[:-1]
     sums = np.cumsum(counts * centres)[:-1]

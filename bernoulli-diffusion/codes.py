@@ -1,4 +1,6 @@
-"""The codes of the training images in all their views: encoded once, packed to one bit a bit, in a cache of shards."""
+"""The codes of the training images in all their views: encoded once, packed to one bit a bit, in a cache of shards.
+Those of images that detection shows again and again: kept in memory.
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -146,6 +148,48 @@ def _write(
                 rows, images = next(prepared)
                 codes = pack(encode(images.flatten(0, 1))).reshape(*images.shape[:2], -1)
                 shard["codes"][rows - first] = codes
+
+
+class KeptCodes:
+    """An encoder that encodes an image in the first pass over all images, and later gives what it gave then.
+
+    Of codes that are thresholded the bits are kept, packed to K h w / 8 bytes for each shifted copy of an image; of
+    those that are drawn, the probabilities as the encoder gives them, since every setting draws its own.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], code_bits: str):
+        self._encode, self._packs = encode, code_bits == "threshold"
+        self._kept: dict[tuple[int, int], tuple[np.ndarray, torch.Size, tuple[int, ...]] | Tensor] = {}
+        self.begin(0)
+
+    def begin(self, batch: int = 0) -> None:
+        """Say which batch comes next; its shifted copies are encoded in their order. All images may be one batch, where
+        every pass shows the same in the same order.
+        """
+        self._batch, self._copy = batch, 0
+        # The code of the first copy, which is not shifted.
+        self.own = torch.empty(0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Bit probabilities (N, K, h, w) of the next copy (N, C, S, S), or bits in {0, 1} where these are kept."""
+        key = self._batch, self._copy
+        if key not in self._kept:
+            probability = self._encode(images)
+            # The order in memory is kept, too: kernels, and with them rounding, are chosen by it.
+            layout = probability.shape, probability.stride()
+            self._kept[key] = (pack(probability > 0.5), *layout) if self._packs else probability.cpu()
+        code = self._unpacked(key).to(images.device)
+        if self._copy == 0:
+            self.own = code
+        self._copy += 1
+        return code
+
+    def _unpacked(self, key: tuple[int, int]) -> Tensor:
+        if not self._packs:
+            return self._kept[key]
+        rows, shape, strides = self._kept[key]
+        bits = np.unpackbits(rows, axis=1, count=shape[1:].numel())
+        return torch.empty_strided(shape, strides).copy_(torch.from_numpy(bits).reshape(shape))
 
 
 def packed_bytes(code_shape: tuple[int, int, int]) -> int:

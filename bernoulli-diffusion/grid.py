@@ -13,52 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bernoulli_diffusion.codes import pack
+from bernoulli_diffusion.codes import KeptCodes
 from bernoulli_diffusion.method import Detection, MaskedBernoulliDiffusion
 from uad.application.judging import Judge
 from uad.evaluation.held_maps import HeldImages
 from uad.inference import Reconstruction
 from uad.scores import EVIDENCE
-
-
-class KeptCodes:
-    """An encoder that encodes an image in the first pass over all images, and later gives what it gave then.
-
-    Of codes that are thresholded the bits are kept, packed to K h w / 8 bytes for each shifted copy of an image; of
-    those that are drawn, the probabilities as the encoder gives them, since every setting draws its own.
-    """
-
-    def __init__(self, encode: Callable[[Tensor], Tensor], code_bits: str):
-        self._encode, self._packs = encode, code_bits == "threshold"
-        self._kept: dict[tuple[int, int], tuple[np.ndarray, torch.Size, tuple[int, ...]] | Tensor] = {}
-        self.begin(0)
-
-    def begin(self, batch: int) -> None:
-        """Say which batch comes next; its shifted copies are encoded in their order."""
-        self._batch, self._copy = batch, 0
-        # The code of the first copy, which is not shifted.
-        self.own = torch.empty(0)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Bit probabilities (N, K, h, w) of the next copy (N, C, S, S), or bits in {0, 1} where these are kept."""
-        key = self._batch, self._copy
-        if key not in self._kept:
-            probability = self._encode(images)
-            # The order in memory is kept, too: kernels, and with them rounding, are chosen by it.
-            layout = probability.shape, probability.stride()
-            self._kept[key] = (pack(probability > 0.5), *layout) if self._packs else probability.cpu()
-        code = self._unpacked(key).to(images.device)
-        if self._copy == 0:
-            self.own = code
-        self._copy += 1
-        return code
-
-    def _unpacked(self, key: tuple[int, int]) -> Tensor:
-        if not self._packs:
-            return self._kept[key]
-        rows, shape, strides = self._kept[key]
-        bits = np.unpackbits(rows, axis=1, count=shape[1:].numel())
-        return torch.empty_strided(shape, strides).copy_(torch.from_numpy(bits).reshape(shape))
 
 
 class Remembered:

@@ -1,15 +1,15 @@
 """Judging a training of stage 2 while it goes on: detection on held-out images, the best checkpoint, the curve."""
 
 import time
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bernoulli_diffusion.architecture import Model
+from bernoulli_diffusion.codes import KeptCodes
 from bernoulli_diffusion.held_out import HeldOut
 from bernoulli_diffusion.method import ENOUGH_STEPS, Detection, detector
 from bernoulli_diffusion.model import KIND, TrainedDiffusion
@@ -84,7 +84,7 @@ class Validation:
             "hash": images.digest(repr((_told(judging.detection), judging.amp))),
         }
         self.best = BestCheckpoint(log_dir, self.judged_on, new)
-        self._encoded = EncodedOnce()
+        self._codes: KeptCodes | None = None
         self._spent, self._begun = 0.0, time.perf_counter()
 
     def __call__(self, step: int, ema: nn.Module) -> dict[str, float]:
@@ -109,7 +109,10 @@ class Validation:
             remedy = "lower --lr, or use --amp bf16 or off; a rerun continues from the last checkpoint"
             raise input_error(f"step {step}", "NaN or infinity in the averaged weights", "finite weights", remedy)
         method, images = self.judging.method(step, ema), self.images
-        method.encode = self._encoded.again(method.encode)
+        # Of images that are judged again and again, the codes are made in the first round.
+        self._codes = self._codes or KeptCodes(method.encode, method.code_bits)
+        self._codes.begin()
+        method.encode = self._codes
         judge = Judge(method, self.judging.device, BATCH, SEED, self.judging.detection.compare_sides)
         image_score = suited_to(self.judging.config["data"]["dataset"]).image_score
         return separation(judge(images.images, images.names, images.affines).maps, images.masks, image_score)
@@ -118,23 +121,3 @@ class Validation:
         """The weights for inference, with what they were chosen by."""
         config = self.judging.config | {"chosen": self.judged_on}
         return described(KIND, step, config, self.judging.command) | averaged_weights(ema.state_dict())
-
-
-class EncodedOnce:
-    """The encodings of images that are judged again and again: made in the first round, kept for all others."""
-
-    def __init__(self):
-        self._kept: list[Tensor] = []
-
-    def again(self, encode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """`encode` for one more round, in which the same images come in the same order as in every other."""
-        number = -1
-
-        def encoded(images: Tensor) -> Tensor:
-            nonlocal number
-            number += 1
-            if number == len(self._kept):
-                self._kept.append(encode(images))
-            return self._kept[number]
-
-        return encoded

@@ -13,7 +13,8 @@ import torch
 from commands import ANSWER, DETECT, EVALUATE, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, maps, module, run
 from short_training import discs
 
-from bernoulli_diffusion.grid import GridDetector, KeptCodes, Remembered
+from bernoulli_diffusion.codes import KeptCodes
+from bernoulli_diffusion.grid import GridDetector, Remembered
 from bernoulli_diffusion.method import Detection, detector
 from bernoulli_diffusion.model import ModelSource, TrainedDiffusion, default_log_dir, load_model
 from bernoulli_diffusion.settings import VALUES, read_settings

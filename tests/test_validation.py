@@ -13,8 +13,9 @@ import torch
 from commands import DETECT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, forked, run
 from short_training import discs
 
+from bernoulli_diffusion.codes import KeptCodes
 from bernoulli_diffusion.held_out import MOST_IMAGES, held_out_images
-from bernoulli_diffusion.validation import CURVE, EncodedOnce, Validation
+from bernoulli_diffusion.validation import CURVE, Validation
 from uad.averaging import MovingAverage
 from uad.best import AP, BestCheckpoint
 from uad.checkpoints import load_checkpoint
@@ -213,16 +214,17 @@ def test_separation_of_known_maps():
 
 
 def test_images_are_encoded_in_the_first_round_only():
-    encoded, calls = EncodedOnce(), []
+    calls = []
 
     def encode(images: torch.Tensor) -> torch.Tensor:
         calls.append(1)
         return images + 1
 
     batches = [torch.zeros(1), torch.ones(1)]
+    codes = KeptCodes(encode, "sample")
     for _ in range(3):
-        again = encoded.again(encode)
-        assert [again(batch).item() for batch in batches] == [1, 2]
+        codes.begin()
+        assert [codes(batch).item() for batch in batches] == [1, 2]
     assert len(calls) == 2
 
 

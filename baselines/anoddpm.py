@@ -21,7 +21,6 @@ from baselines.gaussian import (
     clean_predictor,
     draw_steps,
     make_scheduler,
-    no_calibration,
     q_sample,
     reverse_chain,
 )
@@ -124,7 +123,6 @@ def loss(
 
 
 build = build_noise_predictor
-calibrate = no_calibration
 
 
 class Detector:

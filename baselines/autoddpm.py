@@ -28,7 +28,6 @@ from baselines.gaussian import (
     clean_predictor,
     draw_steps,
     make_scheduler,
-    no_calibration,
     per_image_noise,
     q_sample,
     reverse_chain,
@@ -121,7 +120,6 @@ def loss(
 
 
 build = build_noise_predictor
-calibrate = no_calibration
 
 
 class Detector:

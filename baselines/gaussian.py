@@ -5,7 +5,7 @@ Equations: Ho et al., "Denoising diffusion probabilistic models", 2020. Nothing 
 the noise of a step may be any field, not only a Gaussian one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from monai.networks.schedulers import DDPMScheduler
@@ -118,10 +118,3 @@ def clean_predictor(scheduler: Scheduler, network: nn.Module, amp: str = "off") 
         return predicted_clean(scheduler, x_t, run_network(network, x_t, t, amp), t, clip=(-1, 1))
 
     return predict
-
-
-def no_calibration(
-    stage: str, config: dict, modules: dict[str, nn.Module], images: Iterator[Tensor], device: torch.device
-) -> dict:
-    """`calibrate` of a method that has to know nothing before it is trained; see baselines.methods."""
-    return {}

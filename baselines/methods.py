@@ -5,7 +5,7 @@
     build(config)                                    stage -> network, float32, on the CPU
     loss(stage, config, modules, network, batch, generators)      scalar loss and scalars to log
     calibrate(stage, config, modules, images, device)             additions to config before a stage is trained; weights
-                                                     that come from elsewhere are loaded into its network
+                                                     that come from elsewhere are loaded into its network; optional
     fit(config, modules, images, device, amp)        in place of loss and calibrate, of a method that is not trained by
                                                      steps: its configuration and networks, fitted to batches of images
     Detector(config, modules, options, amp, score)   a uad.inference.Method; its `method` is its name in tables

@@ -276,8 +276,9 @@ def stage_training(
     settings = settings_of(request, run, config, earlier) | told_images(folder.names)
     begun, _ = newest_state(files, world, kind(method.NAME, stage))
     if begun is None:
-        images = shuffled_images(options, slices, world)
-        config = config | method.calibrate(stage, config, modules, images, world.device)
+        if hasattr(method, "calibrate"):
+            images = shuffled_images(options, slices, world)
+            config = config | method.calibrate(stage, config, modules, images, world.device)
     else:
         config = begun["config"]["method"]
     loss = StageLoss(method, stage, config, modules, world, options.seed)

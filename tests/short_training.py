@@ -38,7 +38,8 @@ def train(method, config: dict, images: Tensor, steps: dict[str, int], batch: in
     torch.manual_seed(0)
     modules: dict[str, nn.Module] = method.build(config)
     for stage in method.STAGES:
-        config = config | method.calibrate(stage, config, modules, batches(images, batch), torch.device("cpu"))
+        if hasattr(method, "calibrate"):
+            config = config | method.calibrate(stage, config, modules, batches(images, batch), torch.device("cpu"))
         network, rate = modules[stage], config["training"][stage]["lr"]
         optimizer = torch.optim.AdamW(network.parameters(), rate)
         for step in range(steps[stage]):

@@ -56,22 +56,19 @@ from uad.cli.flags import Flags
 from uad.cli.provenance import command_line
 from uad.cli.runtime import add_runtime_flags
 from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
-from uad.configuration import without_removed
 from uad.data.reading.facts import facts_of
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
 from uad.data.training.draws import WithDraws
 from uad.data.training.loading import TrainingImages, with_augmentation
 from uad.distributed import World, distributed_world
-from uad.optimizers import MATRIX_LR, make_optimizer
+from uad.optimizers import make_optimizer
 from uad.pictures import save_rows
 from uad.precision import autocast
 from uad.run_lock import exclusive
 from uad.training import Phase, Training
 
 PICTURES = 8
-# Settings that runs of earlier versions have, with the value that this one's code stands for.
-REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR}
 
 
 @dataclass(frozen=True)
@@ -232,7 +229,6 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
         },
         settings=settings_of(chosen, run) | told_images(slices.names),
         prepare=with_augmentation,
-        former=lambda saved: without_removed(saved, REMOVED_SETTINGS),
         sample=sample,
         evaluate=evaluate,
         initial=initial_checkpoint(chosen),

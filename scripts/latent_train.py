@@ -57,12 +57,11 @@ from uad.cli.flags import Flags
 from uad.cli.provenance import command_line
 from uad.cli.runtime import add_runtime_flags, graphs_of
 from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
-from uad.configuration import without_removed
 from uad.data.reading.folder import SliceFolder
 from uad.data.training.draws import WithDraws
 from uad.distributed import World, distributed_world
 from uad.errors import input_error
-from uad.optimizers import MATRIX_LR, make_optimizer
+from uad.optimizers import make_optimizer
 from uad.pictures import save_rows
 from uad.precision import autocast, prepare_inference
 from uad.randomness import keyed_generator, uniform_field
@@ -78,8 +77,6 @@ VALIDATION = (
     "folder of slices of further patients, on a few of which detection is judged every --steps_per_eval steps: by "
     "their masks where some have lesions, else with synthetic lesions; see docs/COMMANDS.md"
 )
-# Settings that runs of earlier versions have, with the value that this one's code stands for.
-REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR, "no_code_cache": False}
 
 
 @dataclass(frozen=True)
@@ -333,7 +330,6 @@ def settings_of(chosen: Stage2, run: Run, config: dict) -> dict:
 
 def former_settings(saved: dict) -> dict:
     """The settings of a run of an earlier version, by today's names."""
-    saved = without_removed(saved, REMOVED_SETTINGS)
     if "schedule_sampler" not in saved:
         return saved
     visited = saved["noise_level"] if saved["schedule_sampler"] == "inference" else saved["diffusion_steps"]

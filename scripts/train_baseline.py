@@ -40,13 +40,13 @@ from uad.cli.flags import Flags, require
 from uad.cli.provenance import command_line
 from uad.cli.runtime import add_runtime_flags, precision_of
 from uad.cli.training import Run, add_run_flags, add_variation_flags, run_of
-from uad.configuration import check_values, without_removed
+from uad.configuration import check_values
 from uad.data.reading.facts import contrast_of_training
 from uad.data.reading.folder import SliceFolder
 from uad.data.reading.settings import Reading
 from uad.data.training.loading import TrainingImages, with_augmentation
 from uad.distributed import World, distributed_world
-from uad.optimizers import MATRIX_LR, make_optimizer
+from uad.optimizers import make_optimizer
 from uad.run_lock import exclusive
 from uad.training import Phase, Training
 
@@ -60,8 +60,6 @@ OF_STEPS = (
     "steps_per_log", "steps_per_checkpoint", "steps_per_save_output", "steps_per_eval", "val_dir", "keep", "keep_every",
     "tensorboard", "augment", "horizontal_flip",
 )  # fmt: skip
-# Settings that runs of earlier versions have, with the value that this one's code stands for.
-REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR}
 
 
 @dataclass(frozen=True)
@@ -334,7 +332,6 @@ def settings_of(request: Request, run: Run, config: dict, earlier: dict) -> dict
 
 def former_settings(saved: dict) -> dict:
     """The settings of a run of an earlier version, by today's names."""
-    saved = without_removed(saved, REMOVED_SETTINGS)
     if "preset" not in saved:
         return saved
     size = "small" if saved["preset"] == "cpu" else saved["preset"]

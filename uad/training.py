@@ -28,10 +28,12 @@ from uad.checkpoints import (
     load_weights,
     newest_state,
 )
+from uad.configuration import without_removed
 from uad.data.training.loading import StepBatches, training_loader
 from uad.distributed import World
 from uad.errors import input_error
 from uad.files import refusals_named
+from uad.optimizers import MATRIX_LR
 from uad.precision import autocast
 from uad.train_options import TrainOptions
 from uad.training_log import Fraction, Sums, TrainingLog
@@ -39,6 +41,8 @@ from uad.training_log import Fraction, Sums, TrainingLog
 Losses = tuple[Tensor, dict[str, Tensor | Fraction]]
 # Several processes stop together: so often, in steps, those with GPUs tell each other whether one was asked to.
 STOP_EVERY = 8
+# Settings that runs of earlier versions have, of any stage, with the value that this one's code stands for.
+REMOVED_SETTINGS = {"matrix_lr": MATRIX_LR, "no_code_cache": False}
 
 
 @dataclass
@@ -67,8 +71,8 @@ class Training:
     must repeat; prepare(batch) makes of a batch, whose tensors are on the device already, what the losses get;
     sample(step, ema) writes pictures; evaluate(step, ema) returns numbers to log; initial: another run's
     checkpoint to begin with where this run has none, with its optimizer states if `initial_optimizers`;
-    former(settings) translates the settings of a checkpoint that an earlier version of the command saved; check() may
-    end the run before a step; command: what was typed, for the checkpoints.
+    former(settings) translates the settings of a checkpoint that an earlier version of the command saved, without those
+    that are none any more; check() may end the run before a step; command: what was typed, for the checkpoints.
     """
 
     kind: str
@@ -287,7 +291,9 @@ class Training:
                 self._take_over(state, self.initial, self.initial_optimizers)
             return 0
         step = state["step"]
-        check_same_configuration(self.former(state["settings"]), self.settings, self.log_dir)
+        check_same_configuration(
+            self.former(without_removed(state["settings"], REMOVED_SETTINGS)), self.settings, self.log_dir
+        )
         self._take_over(state, self.files.state_path(step), with_optimizers=True)
         return step
 

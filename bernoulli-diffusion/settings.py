@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 
 from bernoulli_diffusion.method import Detection, kind_of, plain
@@ -21,9 +20,6 @@ def _fits(name: str, value) -> bool:
     where flags are.
     """
     return kind_of(name, plain(value))[1] and not (name in LEFT_TO_THE_MODEL and value is None)
-
-
-VALUES = {field.name: partial(_fits, field.name) for field in fields(Detection)}
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,9 @@ def read_settings(path: Path | str) -> ChosenSettings:
     if not isinstance(flags, dict) or not isinstance(chosen_on, dict):
         raise input_error(path, "no flags, or nothing of the images", EXPECTED, "sweep anew")
     flags = BEFORE | flags
-    unknown = [f"{name} in flags" for name in sorted(flags.keys() ^ VALUES.keys())]
-    wrong = [f"{name} = {flags[name]!r}" for name, fits in VALUES.items() if name in flags and not fits(flags[name])]
+    names = [field.name for field in fields(Detection)]
+    unknown = [f"{name} in flags" for name in sorted(flags.keys() ^ set(names))]
+    wrong = [f"{name} = {flags[name]!r}" for name in names if name in flags and not _fits(name, flags[name])]
     model_path = content.get("model_path", [])
     if not isinstance(model_path, list) or not all(isinstance(each, str) for each in model_path):
         wrong.append(f"model_path = {model_path!r}")

@@ -15,12 +15,10 @@ from pathlib import Path
 
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
-from uad.cli.steps import ROOT, Step, run_step
+from uad.cli.steps import ROOT, SCRIPTS, Step, run_steps
 from uad.data.reading.normalise import CONTRASTED
 from uad.data.reading.settings import DISPLAY_CHANNEL
 from uad.suited import suited_to
-
-SCRIPTS = ROOT / "scripts"
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,8 @@ def get_args_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Run all steps that are not done."""
     dataset, images = args.dataset, args.images
-    steps = steps_of(dataset, images)
     root = Path("demo") / dataset / "compare"
-    for number, step in enumerate(steps, 1):
-        run_step(step, number, len(steps), ROOT / root / "steps", "make compare")
+    run_steps(steps_of(dataset, images), ROOT / root / "steps", "make compare")
     page = root / "table" / "report.html"
     print(f"\nDone. All methods side by side, with a viewer: {page}; tables and figure beside it.")
 

@@ -27,7 +27,7 @@ from uad.cli.command import command_of
 from uad.cli.data import add_layout_flags
 from uad.cli.flags import Flags, add, require
 from uad.cli.provenance import command_line
-from uad.cli.steps import ROOT, Step, run_step
+from uad.cli.steps import SCRIPTS, STAGE1, Step, run_steps
 from uad.configuration import check_values
 from uad.data.preparing.folds import DISEASED, HEALTHY, TRAIN, Fold, folds_of, groups_of, link_fold, random_parts
 from uad.data.reading.groups import TEST
@@ -39,8 +39,6 @@ from uad.errors import InputError, input_error
 from uad.evaluation.tables import Table
 from uad.files import read_json, write_csv, write_json, write_text
 
-SCRIPTS = ROOT / "scripts"
-STAGE1 = ROOT / "binary_autoencoder" / "train_ae_dist.py"
 # What is reported of a fold, with the metric's name in summary.json and in the table.
 REPORTED = {
     "ap_with_healthy": "AP",
@@ -221,9 +219,8 @@ def main(args: argparse.Namespace) -> None:
     rows = []
     for seed in plan.seeds:
         for fold in plan.folds[seed]:
-            steps = steps_of(plan, seed, fold)
-            for number, step in enumerate(steps, 1):
-                run_step(step, number, len(steps), plan.out / "steps" / f"seed{seed}" / fold.name, "the same command")
+            stamps = plan.out / "steps" / f"seed{seed}" / fold.name
+            run_steps(steps_of(plan, seed, fold), stamps, "the same command")
             rows.append(row_of(plan, seed, fold))
             write(plan.out, rows)
     print(f"{(plan.out / 'summary.md').read_text(encoding='utf-8')}\nEverything is in {plan.out}")

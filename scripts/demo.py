@@ -14,10 +14,7 @@ from pathlib import Path
 
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
-from uad.cli.steps import Step, run_step
-
-SCRIPTS = Path(__file__).parent
-STAGE1 = SCRIPTS.parent / "binary_autoencoder" / "train_ae_dist.py"
+from uad.cli.steps import ROOT, SCRIPTS, STAGE1, Step, run_steps
 
 
 @dataclass(frozen=True)
@@ -160,8 +157,7 @@ def main(args: argparse.Namespace) -> None:
     dataset = args.dataset
     root = Path("demo") / (f"{dataset}-pretrained" if args.pretrained else dataset)
     steps, rerun = steps_of(dataset, root, args.pretrained), f"make demo{' PRETRAINED=1' if args.pretrained else ''}"
-    for number, step in enumerate(steps, 1):
-        run_step(step, number, len(steps), SCRIPTS.parent / root / "steps", rerun)
+    run_steps(steps, ROOT / root / "steps", rerun)
     print(farewell(dataset, root, args.pretrained))
 
 

@@ -101,11 +101,12 @@ def test_every_fold_is_trained_and_measured_and_the_summary_adds_up(data, tmp_pa
     loaded = module(COMMAND)
     done = []
 
-    def run_here(step, *_) -> None:
-        done.append(step.name)
-        run(step.script.relative_to(ROOT).as_posix(), step.words)
+    def run_here(steps, *_) -> None:
+        for step in steps:
+            done.append(step.name)
+            run(step.script.relative_to(ROOT).as_posix(), step.words)
 
-    monkeypatch.setattr(loaded, "run_step", run_here)
+    monkeypatch.setattr(loaded, "run_steps", run_here)
     train = "--dataset custom --n_channels 2 --normalise none --cache_dir none --batch_size 2 --train_steps 2"
     run(
         COMMAND,

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from uad.errors import input_error
 from uad.files import write_json
 
 ROOT = Path(__file__).parent.parent.parent
+SCRIPTS = ROOT / "scripts"
+STAGE1 = ROOT / "binary_autoencoder" / "train_ae_dist.py"
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,17 @@ class Step:
         return [self.script.relative_to(ROOT).as_posix(), *shlex.split(self.words)]
 
 
-def run_step(step: Step, number: int, count: int, stamps: Path, rerun: str) -> None:
-    """Run one command in the project's folder unless its stamp says that exactly this command is done.
+def run_steps(steps: Sequence[Step], stamps: Path, rerun: str) -> None:
+    """Run commands in the project's folder, but for those whose stamp says that exactly this command is done.
 
-    stamps: folder of the stamps; rerun: the command with which a user continues. Raises InputError where it fails.
+    stamps: folder of the stamps; rerun: the command with which a user continues. Raises InputError where one fails.
     """
-    heading = f"[{number}/{count}] {step.name}"
-    stamp = stamps / f"{number}-{step.name.replace(' ', '-')}.json"
+    for number, step in enumerate(steps, 1):
+        stamp = stamps / f"{number}-{step.name.replace(' ', '-')}.json"
+        _run_step(step, f"[{number}/{len(steps)}] {step.name}", stamp, rerun)
+
+
+def _run_step(step: Step, heading: str, stamp: Path, rerun: str) -> None:
     if stamp.exists() and json.loads(stamp.read_text())["command"] == step.command:
         print(f"{heading}: done before")
         return

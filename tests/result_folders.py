@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from uad.results import ResultWriter
+from uad.results import ImageResult, ResultWriter
 from uad.scores import anomaly_map
 
 SIZE = 32
@@ -13,6 +13,11 @@ AFFINE = np.diag([-2.0, -2.0, 1.0, 1.0])
 def run_info(**changes) -> dict:
     info = {"method": "planted", "dataset": "custom", "n_channels": 1, "img_size": SIZE, "normalise": "none", "seed": 0}
     return {**info, "score": "paper", "flags": {"noise_level": 200}, **changes}
+
+
+def save(writer: ResultWriter, *args, **kwargs) -> None:
+    """Save one image, given as the fields of ImageResult."""
+    writer.save_all([ImageResult(*args, **kwargs)])
 
 
 def slice_with_lesion(generator, lesion: bool, n_channels: int = 1):
@@ -56,7 +61,8 @@ def write_folder(
             image, reconstruction, label = slice_with_lesion(generator, lesion, info["n_channels"])
             tensors = torch.from_numpy(image)[None], torch.from_numpy(reconstruction)[None]
             name = f"{'diseased' if lesion else 'healthy'}{patient}_{number:03d}"
-            writer.save(
+            save(
+                writer,
                 name,
                 name.rsplit("_", 1)[0],
                 AFFINE,

@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 from commands import module, run
-from result_folders import AFFINE, run_info, slice_with_lesion, write_folder
+from result_folders import AFFINE, run_info, save, slice_with_lesion, write_folder
 
 from uad.data.reading.normalise import CONTRASTED
 from uad.errors import InputError
@@ -31,7 +31,7 @@ def write_method(folder, method: str, strength: float, records=({},), lesion=Tru
         name = f"{'diseased' if lesion else 'healthy'}{number // 2}_{number % 2:03d}"
         record = records[number % len(records)]
         arrays = image, reconstruction, scores, label
-        writer.save(name, name.rsplit("_", 1)[0], AFFINE, *arrays, record=record)
+        save(writer, name, name.rsplit("_", 1)[0], AFFINE, *arrays, record=record)
     return folder
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import module
-from result_folders import AFFINE, SIZE, run_info, slice_with_lesion, write_folder
+from result_folders import AFFINE, SIZE, run_info, save, slice_with_lesion, write_folder
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from uad.cli.command import run_command
@@ -116,7 +116,7 @@ def healthy_patients(folder, *patients):
     for patient in patients:
         image, reconstruction, _ = slice_with_lesion(generator, False)
         scores = (image[0] - reconstruction[0]) ** 2
-        writer.save(f"{patient}_900", patient, AFFINE, image, reconstruction, scores, None, {"autoencoder": image})
+        save(writer, f"{patient}_900", patient, AFFINE, image, reconstruction, scores, None, {"autoencoder": image})
     return folder
 
 
@@ -169,7 +169,7 @@ def test_results_do_not_depend_on_workers_or_on_the_order_of_writing(folders, tm
     for name in source.names[::-1]:
         result = source.load(name, ("autoencoder",))
         arrays = result.image, result.reconstruction, result.anomaly_map, result.label, result.extras
-        writer.save(name, result.patient, result.affine, *arrays)
+        save(writer, name, result.patient, result.affine, *arrays)
     second = clinical(tmp_path / "reversed", folders[1], workers=2)
     for name, row in first.rows.items():
         assert row.estimates == second.rows[name].estimates
@@ -188,7 +188,7 @@ def test_bootstrap_points_agree_with_the_resamples_of_duplicated_patients(tmp_pa
     image, reconstruction, label = slice_with_lesion(np.random.default_rng(0), True)
     writer = ResultWriter(tmp_path, run_info())
     for patient in ("a1", "b1", "c1"):
-        writer.save(f"{patient}_000", patient, AFFINE, image, reconstruction, image[0], label)
+        save(writer, f"{patient}_000", patient, AFFINE, image, reconstruction, image[0], label)
     row = clinical(tmp_path).rows["planted"]
     for metric in ("auroc", "ap", "best_dice", "aupro"):
         found = row.estimates[metric]
@@ -221,7 +221,7 @@ def test_undefined_numbers_are_refused_with_the_reason(folders, tmp_path):
 
 def test_all_lesion_is_refused(tmp_path):
     image, reconstruction, label = slice_with_lesion(np.random.default_rng(0), True)
-    ResultWriter(tmp_path, run_info()).save("a", "a", AFFINE, image, reconstruction, image[0], label * 0 + 1)
+    save(ResultWriter(tmp_path, run_info()), "a", "a", AFFINE, image, reconstruction, image[0], label * 0 + 1)
     estimates = clinical(tmp_path).rows["planted"].estimates
     assert estimates["auroc"].reason == "every pixel is lesion"
     assert estimates["best_dice"].value == 1

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from commands import DETECT, ROOT, SMALL_STAGE1, SMALL_STAGE2, STAGE1, STAGE2, run
+from result_folders import save
 from test_training import assert_same, images, small  # noqa: F401
 
 from uad.checkpoints import CheckpointFiles, load_checkpoint
@@ -137,7 +138,7 @@ def test_file_and_folder_are_flushed_around_the_renaming(tmp_path, monkeypatch):
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path):
     run_info = {"method": "m", "dataset": "custom", "n_channels": 1, "img_size": 4, "normalise": "joint", "seed": 0}
     image = np.ones((1, 4, 4), np.float32)
-    ResultWriter(tmp_path, run_info).save("a", "p", np.eye(4), image, image, image[0])
+    save(ResultWriter(tmp_path, run_info), "a", "p", np.eye(4), image, image, image[0])
     old, young = (tmp_path / "input" / f"{TEMPORARY}{name}.nii.gz" for name in ("1-old", "2-young"))
     for path in (old, young):
         path.write_bytes(b"half")

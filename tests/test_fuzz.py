@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import ROOT, module
+from result_folders import save
 
 from uad.checkpoints import load_checkpoint
 from uad.data.reading.checks import check_folder
@@ -73,7 +74,7 @@ def test_no_name_leads_out_of_the_output_folder(tmp_path, name):
     writer = ResultWriter(tmp_path / "results", run)
     image = np.ones((1, 4, 4), np.float32)
     with pytest.raises(ValueError, match="plain file name"):
-        writer.save(name, "p", np.eye(4), image, image, image[0])
+        save(writer, name, "p", np.eye(4), image, image, image[0])
     with pytest.raises(ValueError, match="plain file name"):
-        writer.save("fine", "p", np.eye(4), image, image, image[0], extras={name: image})
+        save(writer, "fine", "p", np.eye(4), image, image, image[0], extras={name: image})
     assert [path.name for path in tmp_path.rglob("*")] == ["results", "run.json"]

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from result_folders import AFFINE, SIZE, run_info, write_folder
+from result_folders import AFFINE, SIZE, run_info, save, write_folder
 
 from uad.evaluation.clinical import evaluate
 from uad.evaluation.contenders import SAVED
@@ -24,7 +24,7 @@ def scan_folder(folder, numbers, lesions=(), patient="scan7", distance=None, see
         own = label if number in lesions else np.zeros_like(label)
         image = np.zeros((1, SIZE, SIZE), np.float32)
         record = {} if distance is None else {"slice_distance": distance}
-        writer.save(f"{patient}_{number:03d}", patient, AFFINE, image, image, noise + 0.4 * own, own, record=record)
+        save(writer, f"{patient}_{number:03d}", patient, AFFINE, image, image, noise + 0.4 * own, own, record=record)
     return folder
 
 
@@ -84,7 +84,7 @@ def test_slices_of_one_number_stand_at_one_place(tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     writer = ResultWriter(tmp_path, run_info())
     for name, map_ in zip(names, values.astype(np.float32), strict=True):
-        writer.save(name, "p1", AFFINE, map_[None], map_[None], map_, np.zeros((4, 4), np.uint8))
+        save(writer, name, "p1", AFFINE, map_[None], map_[None], map_, np.zeros((4, 4), np.uint8))
     assert list(maps_of(with_neighbours([study(tmp_path)], SIGMA)[0])) == sorted(names)
 
 

@@ -9,7 +9,7 @@ from html import unescape
 import numpy as np
 import pytest
 from commands import EVALUATE, run
-from result_folders import AFFINE, run_info, slice_with_lesion, write_folder
+from result_folders import AFFINE, run_info, save, slice_with_lesion, write_folder
 
 from uad.evaluation.metrics import bin_values, float16_bins
 from uad.evaluation.tables import Table
@@ -135,7 +135,7 @@ def folder_with_a_hostile_name(folder, patients: int, lesion: bool):
     image, reconstruction, label = slice_with_lesion(np.random.default_rng(3), lesion)
     scores, name = np.abs(image - reconstruction)[0], f"{HOSTILE}{'hd'[lesion]}"
     writer = ResultWriter(folder, run_info(method=HOSTILE))
-    writer.save(name, name, AFFINE, image, reconstruction, scores, label)
+    save(writer, name, name, AFFINE, image, reconstruction, scores, label)
     return folder
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from result_folders import AFFINE, SIZE, run_info, slice_with_lesion, write_folder
+from result_folders import AFFINE, SIZE, run_info, save, slice_with_lesion, write_folder
 
 from uad.data.reading.formats import slice_bytes, write_slice
 from uad.errors import InputError
@@ -27,7 +27,7 @@ def test_what_is_written_is_read_back(tmp_path):
     extras = {"autoencoder": image / 2, "latent_mask": np.ones((4, 4), np.uint8)}
     writer = ResultWriter(tmp_path, run_info(n_channels=3))
     assert not writer.is_done("p1_000")
-    writer.save("p1_000", "p1", AFFINE, image, reconstruction, scores, label, extras, {"flipped": 0.25})
+    save(writer, "p1_000", "p1", AFFINE, image, reconstruction, scores, label, extras, {"flipped": 0.25})
     assert writer.is_done("p1_000")
     result = ResultFolder(tmp_path).load("p1_000", extras=("autoencoder", "latent_mask"))
     np.testing.assert_array_equal(result.image, image)
@@ -53,7 +53,7 @@ def test_extras_on_the_latent_grid_get_the_coarse_affine(tmp_path):
     image, reconstruction, _ = slice_with_lesion(generator, False)
     mask = np.ones((SIZE // 8, SIZE // 8), np.float32)
     writer = ResultWriter(tmp_path, run_info())
-    writer.save("x", "x", AFFINE, image, reconstruction, image[0], extras={"latent_mask": mask})
+    save(writer, "x", "x", AFFINE, image, reconstruction, image[0], extras={"latent_mask": mask})
     stored = nib.load(tmp_path / "latent_mask" / "x.nii.gz")
     np.testing.assert_allclose(stored.affine, coarse_affine(AFFINE, 8))
 
@@ -71,7 +71,7 @@ def test_two_writers_share_a_folder(tmp_path):
     writers = [ResultWriter(tmp_path, run_info()) for _ in range(2)]
     image, reconstruction, _ = slice_with_lesion(np.random.default_rng(0), False)
     for number in range(6):
-        writers[number % 2].save(f"p{number}", "p", AFFINE, image, reconstruction, image[0] + number)
+        save(writers[number % 2], f"p{number}", "p", AFFINE, image, reconstruction, image[0] + number)
     assert all(writers[0].is_done(f"p{number}") for number in range(6))
     folder = ResultFolder(tmp_path)
     assert len(folder.names) == 6 and not folder.incomplete
@@ -125,7 +125,7 @@ def test_a_map_that_is_no_score_cannot_be_saved(tmp_path):
     image, reconstruction, _ = slice_with_lesion(np.random.default_rng(0), False)
     writer = ResultWriter(tmp_path, run_info())
     with pytest.raises(ValueError, match="non-negative"):
-        writer.save("x", "x", AFFINE, image, reconstruction, image[0] - 1)
+        save(writer, "x", "x", AFFINE, image, reconstruction, image[0] - 1)
     assert not writer.is_done("x")
 
 

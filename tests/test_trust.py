@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from commands import EVALUATE, run
-from result_folders import AFFINE, SIZE, run_info, write_folder
+from result_folders import AFFINE, SIZE, run_info, save, write_folder
 from sklearn.metrics import average_precision_score, f1_score
 
 from uad.errors import InputError
@@ -121,7 +121,7 @@ def test_groups_take_from_a_release_who_is_diseased(tmp_path):
     writer = ResultWriter(tmp_path / "run", run_info())
     for name, score in scores.items():
         image, found = np.zeros((1, SIZE, SIZE), np.float32), np.full((SIZE, SIZE), score, np.float32)
-        writer.save(name, name, AFFINE, image, image, found, record={"diseased": float(name in ("p1", "p2"))})
+        save(writer, name, name, AFFINE, image, image, found, record={"diseased": float(name in ("p1", "p2"))})
     study = open_study(tmp_path / "run", SAVED)
     attributes = read_attributes(table(tmp_path, "name,scanner\n" + "".join(f"{name},a\n" for name in scores)))
     clinical = evaluate(study, None, 0, 0)

@@ -137,10 +137,6 @@ class ResultWriter:
         """Whether image `name` is saved completely."""
         return self._record_path(name).exists()
 
-    def save(self, *args, **kwargs) -> None:
-        """Save one image, given as the fields of ImageResult, as `save_all` does."""
-        self.save_all([ImageResult(*args, **kwargs)])
-
     def save_all(self, images: Sequence[ImageResult], spread: Callable = map) -> None:
         """Save images together; their records come last and mark them complete.
 

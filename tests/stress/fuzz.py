@@ -39,7 +39,7 @@ from uad.data.reading.scans import load_scan
 from uad.data.reading.volumes import read_header, read_volume
 from uad.errors import InputError
 from uad.files import write_json
-from uad.results import ResultFolder, ResultWriter
+from uad.results import ImageResult, ResultFolder, ResultWriter
 
 SECONDS = 10
 MEMORY_MIB = 1024
@@ -129,7 +129,7 @@ def folder_targets(root: Path, image: np.ndarray) -> dict[str, Target]:
     """The JSON and NIfTI files of a result folder, and the settings of a prepared folder."""
     folder = root / "results"
     run = {"method": "m", "dataset": "custom", "n_channels": 1, "img_size": 12, "normalise": "joint", "seed": 0}
-    ResultWriter(folder, run).save("a", "p", np.eye(4), image[None], image[None], image)
+    ResultWriter(folder, run).save_all([ImageResult("a", "p", np.eye(4), image[None], image[None], image)])
     settings = root / "settings.json"
     write_json(settings, {"seed": 1, "val_patients": 3})
 

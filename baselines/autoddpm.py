@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.folded import build_noise_predictor
+from baselines.folded import build_noise_predictor, check_size
 from baselines.gaussian import (
     clean_predictor,
     draw_steps,
@@ -89,8 +89,7 @@ def configuration(img_size: int, n_channels: int, size: str) -> dict:
         process |= {"steps": 200, "beta_start": 5e-4, "beta_end": 1e-1}
         detection |= {"noise_level": 41, "resample_level": 11, "resamplings": 2}
         training |= {"lr": 5e-4, "batch_size": 8, "train_steps": 3000, "ema_beta": 0.99, "clip_norm": 1.0}
-    multiple = network["fold"] * 2 ** (len(network["channels"]) - 1)
-    check_values([("--img_size", img_size, f"a multiple of {multiple}", img_size % multiple == 0)])
+    check_size(img_size, network["fold"], network["channels"])
     return {
         "img_size": img_size,
         "n_channels": n_channels,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.corruptions import corrupted, drawn_corruptions, intensity_levels
-from baselines.folded import FoldedUNet
+from baselines.folded import FoldedUNet, check_size
 from baselines.gaussian import make_scheduler, run_network
 from uad.configuration import check_values
 from uad.inference import Reconstruction
@@ -52,8 +52,7 @@ def configuration(img_size: int, n_channels: int, size: str) -> dict:
             "norm_num_groups": 8,
         }
         training |= {"lr": 2e-4, "batch_size": 16, "train_steps": 2000, "ema_beta": 0.99, "weight_decay": 0.0}
-    multiple = network["fold"] * 2 ** (len(network["channels"]) - 1)
-    check_values([("--img_size", img_size, f"a multiple of {multiple}", img_size % multiple == 0)])
+    check_size(img_size, network["fold"], network["channels"])
     return {
         "img_size": img_size,
         "n_channels": n_channels,

@@ -1,7 +1,17 @@
 """MONAI's diffusion U-Net, on images that are folded for networks small enough to train on a CPU."""
 
+from collections.abc import Sequence
+
 from monai.networks.nets import DiffusionModelUNet
 from torch import Tensor, nn
+
+from uad.configuration import check_values
+
+
+def check_size(img_size: int, fold: int, channels: Sequence[int]) -> None:
+    """InputError for images that cannot be folded and then halved from level to level."""
+    multiple = fold * 2 ** (len(channels) - 1)
+    check_values([("--img_size", img_size, f"a multiple of {multiple}", img_size % multiple == 0)])
 
 
 class FoldedUNet(nn.Module):

@@ -33,9 +33,10 @@ from baselines.gaussian import (
     reverse_chain,
 )
 from baselines.inpainting import inpaint, inpainting_evaluations
-from baselines.perceptual import LpipsMap, find_squeezenet_weights
+from baselines.perceptual import SQUEEZENET_FILE, LpipsMap
 from uad.configuration import check_values
 from uad.errors import input_error
+from uad.imagenet import found_weights
 from uad.inference import Reconstruction
 from uad.randomness import keyed_generator
 from uad.scores import anomaly_map
@@ -145,7 +146,7 @@ class Detector:
         self.scheduler = make_scheduler(**config["process"])
         self.predict = clean_predictor(self.scheduler, network, amp)
         self.threshold = _as_threshold(self.options["mask_threshold"])
-        weights = find_squeezenet_weights(self.options["lpips_weights"])
+        weights = found_weights(self.options["lpips_weights"], SQUEEZENET_FILE)
         self.lpips = None
         if weights:
             device = next(network.parameters()).device

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from uad.checkpoints import load_checkpoint, load_weights
 from uad.errors import input_error
+from uad.imagenet import DEVIATION, MEAN, cached_weights
 
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Counted in training alone; files of early versions of torchvision do not have it.
 COUNTER = "num_batches_tracked"
 
@@ -93,7 +93,7 @@ def backbone_weights(name: str, path: str | Path | None) -> Path:
     Raises InputError, which says where it is to be had and where it may lie, if there is none.
     """
     backbone = BACKBONES[name]
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / backbone.file
+    cached = cached_weights(backbone.file)
     found = Path(path) if path else cached
     if not found.is_file():
         raise input_error(

@@ -8,7 +8,6 @@ downloaded.
 from pathlib import Path
 from warnings import catch_warnings, simplefilter
 
-import torch
 from lpips import LPIPS
 from torch import Tensor, nn
 from torchvision.models import alexnet, squeezenet1_1
@@ -19,12 +18,6 @@ SQUEEZENET_FILE = "squeezenet1_1-b8a52dc0.pth"
 FEATURES = "features."
 # The first convolution of AlexNet's, by which its weights are told from SqueezeNet's.
 ALEXNET_KEY, ALEXNET_SHAPE = f"{FEATURES}0.weight", (64, 3, 11, 11)
-
-
-def find_squeezenet_weights(path: str | Path | None) -> Path | None:
-    """The trunk's weights: `path` if given, else torchvision's file in torch's hub cache, else None."""
-    candidate = Path(path) if path else Path(torch.hub.get_dir()) / "checkpoints" / SQUEEZENET_FILE
-    return candidate if path or candidate.is_file() else None
 
 
 class LpipsMap(nn.Module):

@@ -9,16 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uad.checkpoints import load_checkpoint, load_weights
+from uad.imagenet import DEVIATION, MEAN
 
 VGG16_FILE = "vgg16-397923af.pth"
 # The last ReLU of each of VGG-16's five blocks: the layers that LPIPS compares.
 VGG16_BLOCK_ENDS = (4, 9, 16, 23, 30)
-
-
-def find_vgg16_weights(path: str | None) -> Path | None:
-    """The ImageNet VGG-16 weights: at `path`, else in torch's hub cache, else None. Nothing is downloaded."""
-    candidate = Path(path) if path else Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
-    return candidate if path or candidate.is_file() else None
 
 
 class PerceptualLoss(nn.Module):
@@ -37,8 +32,8 @@ class PerceptualLoss(nn.Module):
         load_weights(network, load_checkpoint(weights), weights)
         ends = (0, *VGG16_BLOCK_ENDS)
         self.blocks = nn.ModuleList(network.features[a:b] for a, b in pairwise(ends)).requires_grad_(False)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(DEVIATION)[:, None, None], persistent=False)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean distance of two batches (N, C, H, W) in [0, 1]; a scalar."""

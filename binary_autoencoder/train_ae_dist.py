@@ -37,7 +37,7 @@ from binary_autoencoder.flags import (
     architecture_of,
     loss_terms,
 )
-from binary_autoencoder.losses import PerceptualLoss, find_vgg16_weights
+from binary_autoencoder.losses import VGG16_FILE, PerceptualLoss
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
 from binary_autoencoder.objective import AutoencoderLosses, LossTerms
 from uad.checkpoints import told_images
@@ -62,6 +62,7 @@ from uad.data.reading.settings import Reading
 from uad.data.training.draws import WithDraws
 from uad.data.training.loading import TrainingImages, with_augmentation
 from uad.distributed import World, distributed_world
+from uad.imagenet import found_weights
 from uad.optimizers import make_optimizer
 from uad.pictures import save_rows
 from uad.precision import autocast
@@ -242,7 +243,7 @@ def perceptual_loss(chosen: Stage1, world: World) -> PerceptualLoss | None:
     """The perceptual distance where it has a weight and there are weights for its network."""
     if not chosen.terms.perceptual_weight:
         return None
-    weights = find_vgg16_weights(chosen.perceptual_weights)
+    weights = found_weights(chosen.perceptual_weights, VGG16_FILE)
     if weights is None:
         if world.is_main:
             print("No VGG-16 weights in torch's hub cache and no --perceptual_weights: the perceptual weight is 0.")

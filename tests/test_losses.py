@@ -5,14 +5,15 @@ import torch
 from torchvision.models import vgg16
 
 from binary_autoencoder.losses import (
+    VGG16_FILE,
     PerceptualLoss,
     adaptive_weight,
     code_uncertainty,
     code_usage,
     colour_and_translation,
     discriminator_hinge,
-    find_vgg16_weights,
 )
+from uad.imagenet import found_weights
 
 
 def test_code_terms():
@@ -55,10 +56,10 @@ def test_augmentation_limits():
 
 def test_perceptual_distance(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    assert find_vgg16_weights(None) is None
+    assert found_weights(None, VGG16_FILE) is None
     torch.manual_seed(0)
     torch.save(vgg16(weights=None).state_dict(), tmp_path / "vgg.pth")
-    distance = PerceptualLoss(find_vgg16_weights(str(tmp_path / "vgg.pth")))
+    distance = PerceptualLoss(found_weights(str(tmp_path / "vgg.pth"), VGG16_FILE))
     x, y = torch.rand(2, 4, 32, 32), torch.rand(2, 4, 32, 32)
     assert distance(x, x) == 0
     assert distance(x, y) > 0

@@ -48,6 +48,11 @@ class TrainedDiffusion:
     weights_hash: str
     command: str | None
 
+    @property
+    def identity(self) -> dict:
+        """What names the weights in the facts of results: the step and their hash."""
+        return {"step": self.step, "weights_hash": self.weights_hash}
+
 
 def checkpoint_files(log_dir: Path | str, ema_rate: float) -> CheckpointFiles:
     """Where a stage-2 run keeps its checkpoints: the released code's names, with `bld` for the model's."""

@@ -47,6 +47,11 @@ class TrainedAutoencoder:
     weights_hash: str
     command: str | None
 
+    @property
+    def identity(self) -> dict:
+        """What names the weights in the facts of results: the step and their hash."""
+        return {"step": self.step, "weights_hash": self.weights_hash}
+
     def judging(self, match_contrast: bool) -> Reading:
         """How images that are judged are read, see matching."""
         return matching(self.reading, self.facts.contrast, match_contrast, self.path)

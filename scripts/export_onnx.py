@@ -127,8 +127,8 @@ def config_of(out: Path, pair: TrainedPair, detection: Detection) -> dict[str, o
             "air": AIR,
         },
         "files": {name: file_hash(out / name) for name in FILES},
-        "autoencoder": {"step": autoencoder.step, "weights_hash": autoencoder.weights_hash},
-        "model": {"step": model.step, "weights_hash": model.weights_hash},
+        "autoencoder": autoencoder.identity,
+        "model": model.identity,
         "versions": versions(),
         "command": command_line(),
     }

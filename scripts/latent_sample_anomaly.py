@@ -115,14 +115,9 @@ def run_info(
         "compile": request.compile,
         **asdict(detection),
         "denoise_spacing": "quadratic",
-        "autoencoder": {
-            "step": autoencoder.step,
-            "weights_hash": autoencoder.weights_hash,
-            "command": autoencoder.command,
-        },
+        "autoencoder": autoencoder.identity | {"command": autoencoder.command},
         "model": {
-            "step": model.step,
-            "weights_hash": model.weights_hash,
+            **model.identity,
             "command": model.command,
             **({"chosen": model.config["chosen"]["words"]} if "chosen" in model.config else {}),
         },

@@ -257,7 +257,7 @@ def autoencoder(request: Request, world: World) -> Competitor:
     amp = precision_of(request.runtime.amp, world, [trained.network], begun=begun)
     facts = {
         "amp": amp,
-        "autoencoder": {"step": trained.step, "weights_hash": trained.weights_hash, "command": trained.command},
+        "autoencoder": trained.identity | {"command": trained.command},
         "parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
     }
     method = AutoencoderAlone(trained.network.to(world.device), amp, request.score)

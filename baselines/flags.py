@@ -20,40 +20,43 @@ ON_OFF = {"action": argparse.BooleanOptionalAction}
 # By group, the options of detection: how the parser reads each, and its help.
 OPTIONS = {
     "detection, all methods": {
-        "noise_level": ({"type": int}, "L, how many steps an image or its latents are noised by"),
-        "resamplings": ({"type": int}, "how often each inpainting step is made (ldm, autoddpm)"),
+        "noise_level": ({"type": int}, "L, steps of noise added to an image or its latents"),
+        "resamplings": ({"type": int}, "repetitions of each inpainting step (ldm, autoddpm)"),
     },
     "detection by ldm": {
-        "masked": (ON_OFF, "only unlikely latents are generated anew; needs --healthy_dir"),
+        "masked": (ON_OFF, "regenerate only unlikely latents; needs --healthy_dir"),
         "kl_range": ({"type": int, "nargs": 2}, "first and last time step of the divergence that masks latents"),
-        "kl_stride": ({"type": int}, "distance of the time steps in --kl_range"),
+        "kl_stride": ({"type": int}, "distance between the time steps in --kl_range"),
         "mask_percentile": ({"type": float}, "percentile of the healthy divergence above which a latent is masked"),
-        "mask_scope": ({}, "`position`: each position of the latents has its own percentile, or one `global`"),
-        "residual_against": ({}, "the reconstruction is compared with the `input`, or with that of the `autoencoder`"),
+        "mask_scope": ({}, "percentile for each `position` of the latents, or one `global`"),
+        "residual_against": ({}, "compare the reconstruction with the `input`, or with that of the `autoencoder`"),
     },
     "detection by pddpm": {
-        "iterative": (ON_OFF, "the whole reverse chain of every patch in place of one evaluation"),
+        "iterative": (ON_OFF, "run the whole reverse chain for every patch instead of one evaluation"),
     },
     "detection by disyre": {
-        "assumed_strengths": ({"type": int}, "for how many strengths of lesions the image is restored"),
-        "multi_step": (ON_OFF, "restore in steps from the strongest to none, in place of averaging over strengths"),
+        "assumed_strengths": ({"type": int}, "number of lesion strengths for which the image is restored"),
+        "multi_step": (ON_OFF, "restore in steps from the strongest to none, instead of averaging over strengths"),
     },
     "detection by patchcore": {
-        "nearest": ({"type": int}, "over how many of the nearest healthy patches distances are averaged"),
+        "nearest": ({"type": int}, "number of nearest healthy patches over which distances are averaged"),
     },
     "detection by autoddpm": {
         "resample_level": (
             {"type": int},
-            "how many steps the image is noised by before its masked part is sampled anew",
+            "steps of noise added to the image before its masked part is sampled again",
         ),
-        "mask_threshold": ({}, "of the evidence: a number, `healthy` (from --healthy_dir), or `image` (its own 95 %%)"),
+        "mask_threshold": (
+            {},
+            "threshold of the evidence: a number, `healthy` (from --healthy_dir), or `image` (its own 95th percentile)",
+        ),
         "mask_false_positives": ({"type": float}, "share of healthy pixels above --mask_threshold healthy"),
-        "percentile_region": ({}, "residuals are scaled by their 95 %% over the `image` or its `foreground`"),
+        "percentile_region": ({}, "residuals are scaled by their 95th percentile over the `image` or its `foreground`"),
         "lpips_weights": (
             {},
-            "file of SqueezeNet 1.1 (or AlexNet) weights; else torchvision's cache is looked into for the former",
+            "file of SqueezeNet 1.1 (or AlexNet) weights; without it, SqueezeNet's are sought in torchvision's cache",
         ),
-        "lpips_double_scaling": (ON_OFF, "images are scaled twice before LPIPS, as in the released code"),
+        "lpips_double_scaling": (ON_OFF, "scale images twice before LPIPS, as in the released code"),
     },
 }
 
@@ -71,23 +74,23 @@ def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
         group,
         "--vqvae_steps",
         type=int,
-        help="optimizer steps of ldm's autoencoder; --train_steps are those of its diffusion model",
+        help="optimizer steps of ldm's autoencoder; --train_steps sets those of its diffusion model",
         shown=FROM_METHOD,
     )
     add(
         group,
         "--noise_source",
         choices=NOISE_SOURCES,
-        help="simplex noise (anoddpm, pddpm) is computed `online`, or cut at random from a `bank` of larger fields; "
-        "detection does as the training did",
-        shown="online, with --size small bank",
+        help="simplex noise (anoddpm, pddpm): computed `online`, or cut at random from a `bank` of larger fields; "
+        "detection does the same as training",
+        shown="online; bank with --size small",
     )
-    add_switch(group, "--standardise_noise", "simplex noise has standard deviation 1 (anoddpm, pddpm)")
+    add_switch(group, "--standardise_noise", "scale simplex noise to standard deviation 1 (anoddpm, pddpm)")
     add(
         group,
         "--backbone",
         choices=tuple(BACKBONES),
-        help="the network, trained on ImageNet, whose features are compared (patchcore) or restored (fae)",
+        help="ImageNet network whose features are compared (patchcore) or restored (fae)",
         shown=FROM_METHOD,
     )
     add(
@@ -96,8 +99,8 @@ def add_method_training_flags(parser: argparse.ArgumentParser) -> None:
         help="file of torchvision's ImageNet weights of --backbone; nothing is downloaded, and detection needs none",
         shown="that in torch's cache",
     )
-    add(group, "--memory_images", type=int, help="healthy images that patches come from (patchcore)", shown=FROM_METHOD)
-    add(group, "--memory_share", type=float, help="share of the patches that is kept (patchcore)", shown=FROM_METHOD)
+    add(group, "--memory_images", type=int, help="healthy images to take patches from (patchcore)", shown=FROM_METHOD)
+    add(group, "--memory_share", type=float, help="share of the patches to keep (patchcore)", shown=FROM_METHOD)
 
 
 def given_parts(args: argparse.Namespace) -> dict:
@@ -113,7 +116,7 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
     add(group, "--score", default="paper", choices=RESIDUAL_SCORES, help="anomaly score of the saved maps")
     add_sides_flag(group, default=False)
     add_contrast_flag(group, default=False)
-    add(group, "--healthy_dir", help="folder of healthy slices that thresholds are taken from", shown="none")
+    add(group, "--healthy_dir", help="folder of healthy slices, from which thresholds are computed", shown="none")
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)
         for name, (reading, text) in options.items():

@@ -101,22 +101,22 @@ def add_model_flags(parser: argparse.ArgumentParser, compared: bool = False) -> 
         add(group, f"--{name}", help=help, **options, **default)
 
     add(group, "--sampler", default="bld", choices=("bld",), help="bld: binary latent diffusion with Bernoulli noise")
-    flag("diffusion_steps", "T", type=int)
+    flag("diffusion_steps", "T, number of noise levels", type=int)
     flag("noise_schedule", "schedule of beta_t", choices=NOISE_SCHEDULES)
     flag(
         "noise_kernel",
-        "released: the released code's forward noise, in which bits flip from 1 to 0 only, for its checkpoints",
+        "released: for checkpoints of the released code, whose forward noise flips bits from 1 to 0 only",
         choices=NOISE_KERNELS,
     )
     flag("num_channels", "width of the U-Net", type=int)
-    flag("channel_mult", "its levels, in multiples of it", type=int, nargs="+")
+    flag("channel_mult", "width of each level of the U-Net, in multiples of num_channels", type=int, nargs="+")
     flag("num_res_blocks", "residual blocks per level", type=int)
     flag("attention_resolutions", "code sizes with self-attention", type=int, nargs="*")
     flag("num_heads", "attention heads", type=int)
     flag(
         "prediction",
-        "what the last convolution gives. flip: log-odds of a flip, as in the paper; clean: log-odds of the clean "
-        "bit, turned into those of a flip by Bayes' rule, which a short training learns faster",
+        "output of the last convolution. flip: log-odds of a flip, as in the paper; clean: log-odds of the clean bit, "
+        "converted to those of a flip by Bayes' rule, which learns faster in short trainings",
         choices=PREDICTIONS,
     )
     if not compared:
@@ -161,7 +161,7 @@ def add_code_training_flags(parser: argparse.ArgumentParser) -> None:
         "--train_noise_levels",
         type=number_or_all,
         default="all",
-        help="noise levels in training are drawn uniformly from 1 to this; all: to --diffusion_steps",
+        help="training draws noise levels uniformly from 1 to this; all: up to --diffusion_steps",
     )
     group.add_argument("--noise_level", type=int, help=argparse.SUPPRESS)  # the former name
     add(
@@ -169,22 +169,22 @@ def add_code_training_flags(parser: argparse.ArgumentParser) -> None:
         "--schedule_sampler",
         default="uniform",
         choices=("uniform",),
-        help="how noise levels are drawn; --train_noise_levels says from which",
+        help="how noise levels are drawn, from the range of --train_noise_levels",
     )
     add(
         group,
         "--lesion_share",
         type=float,
         default=0.0,
-        help="an addition to the paper: this share of the training codes is of images with synthetic lesions, and the "
-        "healthy code is asked for; 0: noise only, as in the paper",
+        help="share of training codes made from images with synthetic lesions; the target is the healthy code. An "
+        "addition to the paper; 0: noise only, as in the paper",
     )
     add(
         group,
         "--lesions",
         choices=tuple(RECIPES),
-        help="which synthetic lesions. intensity: mostly changed intensities, anywhere in the body; structure: fainter "
-        "ones too, swollen and shrunken tissue, and more where the image is bright, for layers such as the retina's",
+        help="kind of synthetic lesions. intensity: mostly changed intensities, anywhere in the body; structure: also "
+        "fainter ones, swollen and shrunken tissue, and more in bright regions, for layers such as the retina's",
         shown=default_shown("lesions"),
     )
     add(
@@ -192,11 +192,11 @@ def add_code_training_flags(parser: argparse.ArgumentParser) -> None:
         "--code_views",
         type=int,
         help="variations of every image (mirrored, --augment, synthetic lesions) in the code cache",
-        shown=f"with --augment or --lesion_share as many as make {WANTED_VIEWS} images, {FEWEST_VIEWS} to "
-        f"{MOST_VIEWS}; otherwise 2 with --horizontal_flip, else 1",
+        shown=f"with --augment or --lesion_share enough for {WANTED_VIEWS} images, {FEWEST_VIEWS} to {MOST_VIEWS}; "
+        "otherwise 2 with --horizontal_flip, else 1",
     )
     add(group, "--ema_rate", type=float, default=0.999, help="decay of the U-Net's EMA weights")
-    add(group, "--resume_checkpoint", help="begin with the weights of this full stage-2 checkpoint", shown="none")
+    add(group, "--resume_checkpoint", help="start from the weights of this full stage-2 checkpoint", shown="none")
 
 
 def add_code_bits(group, shown: str) -> None:
@@ -205,8 +205,7 @@ def add_code_bits(group, shown: str) -> None:
         group,
         "--code_bits",
         choices=CODE_BITS,
-        help="bits of an image: threshold its probabilities at 0.5, or sample them; in training, sampled ones are "
-        "drawn anew in every step",
+        help="how probabilities become bits: threshold them at 0.5, or sample them (in training anew in every step)",
         shown=shown,
     )
 
@@ -237,7 +236,7 @@ def add_model_source_flags(parser: argparse.ArgumentParser) -> None:
         "--model_path",
         nargs="+",
         help="stage-2 checkpoint, or several whose flip probabilities are averaged",
-        shown="the newest one of this autoencoder",
+        shown="the newest for this autoencoder",
     )
     add(group, "--log_dir", help="folder of the stage-2 run", shown="<ae_load_dir>/bernoulli_diffusion")
     add_model_flags(parser, compared=True)
@@ -254,7 +253,7 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
     group = parser.add_argument_group("masked denoising")
     several = {"nargs": "+"} if grid else {}
     threshold = PROB_THRESHOLDS if grid else PROB_THRESHOLD
-    level = "L, steps of noise that are added and taken away"
+    level = "L, steps of noise that are added and removed"
     add(group, "--noise_level", type=int, default=200, help=level, **several)
     add(
         group,
@@ -268,8 +267,8 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
         group,
         "--denoise_steps",
         type=int,
-        help="K, steps from L to 0, shorter ones where the noise is weak",
-        shown=f"1 up to L = {ONE_STEP_LEVEL}, beyond that {ENOUGH_STEPS}; with --preset paper L, every step",
+        help="K, number of steps from L to 0; steps are shorter where the noise is weak",
+        shown=f"1 up to L = {ONE_STEP_LEVEL}, {ENOUGH_STEPS} above; with --preset paper L, every step",
         **several,
     )
     add(
@@ -278,7 +277,7 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
         type=int,
         default=1,
         choices=tuple(SHIFTS),
-        help="average over so many copies of an image, shifted by half a position of the code",
+        help="average over this many copies of an image, shifted by half a position of the code",
         **several,
     )
     add_code_bits(group, "as in the model's training")
@@ -289,11 +288,11 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
         "--polarity",
         nargs="+",
         type=int,
-        help="prior knowledge per channel: lesions are brighter (1), darker (-1), or do not show (0)",
+        help="prior knowledge for each channel: lesions are brighter (1), darker (-1), or do not show (0)",
         shown="none",
     )
     add_sides_flag(group, shown=default_shown("compare_sides"))
-    add_contrast_flag(group, shown="of models that store it True, of others False")
+    add_contrast_flag(group, shown="True for models that store it, else False")
 
 
 def add_settings_flag(parser: Flags, models: bool = False) -> None:
@@ -309,8 +308,8 @@ def add_settings_flag(parser: Flags, models: bool = False) -> None:
     add(
         parser,
         "--settings",
-        help="settings.json of scripts/sweep.py, for the same networks: the values of the flags of the masked "
-        "denoising; a flag that is given goes before",
+        help="settings.json of scripts/sweep.py, for the same networks: sets the flags of the masked denoising; a flag "
+        "on the command line takes precedence",
         shown="none",
     )
     parser.read_defaults("settings", defaults)

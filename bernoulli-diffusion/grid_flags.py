@@ -41,7 +41,7 @@ def add_members_flag(group) -> None:
         "--members",
         type=int,
         nargs="+",
-        help="how many models are averaged, the first ones of --model_path",
+        help="how many models are averaged, counted from the first of --model_path",
         shown="1 and all of --model_path",
     )
 

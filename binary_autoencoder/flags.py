@@ -91,16 +91,23 @@ def add_architecture_flags(parser: argparse.ArgumentParser, compared: bool = Fal
     flag("attn_resolutions", "sizes with self-attention", type=int, nargs="*")
     flag("emb_dim", "width of a bit's embedding", type=int)
     flag("codebook_size", "bits per position of the code", type=int)
-    flag("norm_first", "group normalisation in front of the generator", action=argparse.BooleanOptionalAction)
-    flag("use_tanh", "bits are shown to the generator as -1 and +1", action=argparse.BooleanOptionalAction)
+    flag("norm_first", "group normalisation before the generator", action=argparse.BooleanOptionalAction)
+    flag("use_tanh", "the generator sees bits as -1 and +1", action=argparse.BooleanOptionalAction)
     flag(
         "norm_groups",
-        "most groups of a group normalisation; at narrow widths many groups hide how bright an image is",
+        "largest number of groups in a group normalisation; in narrow networks, many groups hide an image's brightness",
         type=int,
     )
-    add(group, "--latent_shape", type=int, nargs=3, help="1, height and width of the code; checked", shown="derived")
+    add(
+        group,
+        "--latent_shape",
+        type=int,
+        nargs=3,
+        help="1, height and width of the code; only checked",
+        shown="derived",
+    )
     if not compared:
-        add_switch(group, "--deterministic", "bits are thresholded at 0.5 in training, too, instead of drawn")
+        add_switch(group, "--deterministic", "threshold bits at 0.5 in training too, instead of sampling them")
 
 
 def architecture_of(args: argparse.Namespace, reading: Reading) -> Architecture:
@@ -141,14 +148,14 @@ def add_loss_flags(parser: argparse.ArgumentParser) -> None:
         "--base_lr",
         type=float,
         default=4.5e-6,
-        help="learning rate per image of the batch, without --lr",
+        help="learning rate per image of the batch, if --lr is not given",
     )
     add(
         group,
         "--code_weight",
         type=float,
         default=0.0,
-        help="weight of mean p (1 - p), which makes bits certain",
+        help="weight of the term mean p (1 - p), which makes bits certain",
     )
     add(
         group,
@@ -161,9 +168,9 @@ def add_loss_flags(parser: argparse.ArgumentParser) -> None:
         group,
         "--perceptual_weights",
         help="file of ImageNet VGG-16 weights",
-        shown="torch's hub cache, if there",
+        shown="that in torch's hub cache, if any",
     )
-    add(group, "--disc_start_step", type=int, default=30_001, help="step from which the adversarial term acts")
+    add(group, "--disc_start_step", type=int, default=30_001, help="first step with the adversarial term")
     add(
         group,
         "--disc_weight_max",
@@ -180,14 +187,14 @@ def add_loss_flags(parser: argparse.ArgumentParser) -> None:
         "--steps_per_update_ema",
         type=int,
         default=10,
-        help="steps between two updates of the EMA weights",
+        help="steps between updates of the EMA weights",
     )
     add(
         group,
         "--ema",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="pictures and --val_dir show the EMA weights; --no-ema: the raw ones (both are kept)",
+        help="use the EMA weights for pictures and --val_dir; --no-ema: the raw ones (both are saved)",
     )
 
 
@@ -205,6 +212,6 @@ def loss_terms(args: argparse.Namespace) -> LossTerms:
 def add_start_flags(parser: argparse.ArgumentParser) -> None:
     """Where stage 1 begins."""
     group = parser.add_argument_group("starting point")
-    add(group, "--load_dir", help="begin with the weights of another stage-1 run", shown="none")
+    add(group, "--load_dir", help="start from the weights of another stage-1 run", shown="none")
     add(group, "--load_step", default="latest", help="its checkpoint: a step, or latest")
-    add_switch(group, "--load_optim", "take its optimizer states over, too; learning rates are this run's")
+    add_switch(group, "--load_optim", "also load its optimizer states; learning rates are this run's")

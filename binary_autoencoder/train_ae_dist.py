@@ -11,8 +11,8 @@ Several machines, the same line on each:
         binary_autoencoder/train_ae_dist.py ...
 In minutes on a CPU: --size small.
 
---batch_size is the global one. Running the same command again continues from the newest checkpoint. Written to
---log_dir (default logs/binaryae_<dataset>): saved_models/binaryae_<step>.th (all that resuming needs),
+--batch_size is the total over all processes. Run the same command again to continue from the newest checkpoint.
+Written to --log_dir (default logs/binaryae_<dataset>): saved_models/binaryae_<step>.th (all that resuming needs),
 binaryae_ema_<step>.th (weights for the later stages), log.jsonl, images/,
 slices-<hash>/ (decoded training images, see --cache_dir; may be deleted when no run uses them).
 """

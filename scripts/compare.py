@@ -2,11 +2,11 @@
 
     python scripts/compare.py --results A B C --healthy HEALTHY_A HEALTHY_B HEALTHY_C --out DIR
 
---results are the result folders of the methods on the test images, the first the one that the others are compared with;
---healthy, in the same order, those on healthy images: thresholds and image-level detection need them. All folders
-must hold the same images, read in the same way; of contrasts that were matched to different training images the table
-says by how much inputs differ. Written to --out: report.html, a page with the maps of all methods side by side,
-comparison.md (with differences), comparison.csv, comparison.tex, comparison.png and .pdf, summary.json.
+--results: one result folder per method on the test images; the first is the reference. --healthy: their result folders
+on healthy images, in the same order, needed for thresholds and image-level detection. All folders must hold the same
+images, read in the same way. If methods matched contrast to different training images, the table states how much their
+inputs differ. Written to --out: report.html, a page with the maps of all methods side by side, comparison.md (with
+differences), comparison.csv, comparison.tex, comparison.png and .pdf, summary.json.
 """
 
 from collections.abc import Mapping, Sequence

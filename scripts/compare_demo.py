@@ -1,11 +1,11 @@
-"""Every method on phantoms, small, in one table and one figure: what `make compare` runs.
+"""All methods on phantoms, with small networks, in one table and one figure: what `make compare` runs.
 
     python scripts/compare_demo.py --dataset brats      brain MRI, four channels
     python scripts/compare_demo.py --dataset OCT        retinal OCT, one channel
 
-First `make demo`, which makes the phantoms and trains the masked Bernoulli diffusion; then the comparing methods are
-trained for some minutes each, and all of them, the trivial ones too, are run on the same few images. A step that is
-done is skipped, one that was interrupted continues. Everything lies in demo/<dataset>/compare. Networks this small,
+First runs `make demo`, which makes the phantoms and trains the masked Bernoulli diffusion. Then the comparison methods
+are trained for some minutes each, and all methods, also the trivial ones, are run on the same few images. Finished
+steps are skipped, interrupted ones continue. Everything is saved in demo/<dataset>/compare. Networks this small,
 trained this briefly, show that the comparison works, not which method is best.
 """
 

@@ -1,17 +1,17 @@
-"""A validation that leaves groups out: train without a hospital, measure on it, for every hospital and seed.
+"""Leave-groups-out validation: train without a hospital, test on it, for every hospital and seed.
 
     python scripts/cross_validate.py --healthy_dir DIR --diseased_dir DIR --group 'TCGA_([A-Z]+)_' --out DIR
     python scripts/cross_validate.py --healthy_dir NORMAL --diseased_dir AMD --folds 2 --seeds 0 1 2 3 4 --out DIR
     python scripts/cross_validate.py --data_dir BMAD/Brain --out DIR
 
-A figure of one split of a few dozen patients moves by as much as most methods differ. Here both stages are trained on
-the healthy slices of all groups but those left out, and measured on the diseased slices (whose masks may lie in
-`<diseased_dir>_labels`) and the healthy slices of these. Diseased slices of groups without healthy ones are measured in
-every fold. Of a benchmark as it was released (--data_dir) these are the healthy images of its part train and the
-diseased ones of test.
+Results on one split of a few dozen patients vary as much as most methods differ. Here both stages are trained on the
+healthy slices of all groups except those left out, and tested on the diseased slices (masks, if any, in
+`<diseased_dir>_labels`) and healthy slices of the groups left out. Diseased slices of groups without healthy ones are
+tested in every fold. For a benchmark as it was released (--data_dir), the healthy images are those of its part train,
+the diseased ones those of test.
 
-Every step is one of the project's commands, printed as one would type it. One that is done is skipped, one that was
-interrupted continues. Written to --out: folds/ (links), logs/, results/, summary.md, summary.json.
+Every step is one of the project's commands, printed as you would type it. Finished steps are skipped, interrupted ones
+continue. Written to --out: folds/ (links), logs/, results/, summary.md, summary.json.
 """
 
 import argparse
@@ -67,21 +67,21 @@ def get_args_parser() -> Flags:
     add(parser, "--diseased_dir", help="slices with lesions, with or without masks", shown="required, or --data_dir")
     add(parser, "--data_dir", help="instead of both, a benchmark as released, see data/README.md", shown="none")
     add_layout_flags(parser, "--data_dir")
-    add(parser, "--out", help="output folder; started again, it continues", shown="required")
+    add(parser, "--out", help="output folder; run again to continue", shown="required")
     group = parser.add_argument_group("groups")
-    add(group, "--group", help="regular expression: what it finds in a name is the group", shown="the patient")
-    add(group, "--groups", nargs="+", help="leave out each of these, one at a time", shown="every group, with --group")
-    add(group, "--folds", type=int, help="or leave out so many random parts of them, anew for every seed", shown="5")
+    add(group, "--group", help="regular expression; its match in a name is the group", shown="the patient")
+    add(group, "--groups", nargs="+", help="groups to leave out, one at a time", shown="every group, with --group")
+    add(group, "--folds", type=int, help="or leave out random parts, this many, new for every seed", shown="5")
     add(
         group,
         "--patients",
-        help="a table of the patients, CSV or TSV: name, patient",
-        shown="manifest.csv beside folders that prepare_mri.py made, else names tell",
+        help="table of the patients, CSV or TSV with columns name, patient",
+        shown="manifest.csv next to folders made by prepare_mri.py; otherwise taken from the file names",
     )
     add(parser, "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training, and of random parts")
     group = parser.add_argument_group("commands")
-    add(group, "--stage1_flags", default="--size small --amp", help="flags of train_ae_dist.py, in one word")
-    add(group, "--stage2_flags", default="--size small --amp", help="flags of latent_train.py")
+    add(group, "--stage1_flags", default="--size small --amp", help="flags of train_ae_dist.py, in quotes")
+    add(group, "--stage2_flags", default="--size small --amp", help="flags of latent_train.py, in quotes")
     add(group, "--detection_flags", default="--amp --batch_size 32", help="flags of latent_sample_anomaly.py")
     return parser
 

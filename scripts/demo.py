@@ -2,10 +2,10 @@
 
     python scripts/demo.py --dataset brats      brain MRI, four channels
     python scripts/demo.py --dataset OCT        retinal OCT, one channel
-    python scripts/demo.py --pretrained         in two minutes, with a shipped model in place of the trainings
+    python scripts/demo.py --pretrained         in two minutes, with a shipped model instead of training
 
-Every step is one of the project's commands and is printed as one would type it. A step that is done is skipped, one
-that was interrupted continues. Everything lies in demo/<dataset>, with --pretrained in demo/<dataset>-pretrained.
+Every step is one of the project's commands, printed as you would type it. Finished steps are skipped, interrupted ones
+continue. Everything is saved in demo/<dataset>, with --pretrained in demo/<dataset>-pretrained.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def get_args_parser() -> Flags:
     """The demo's flags."""
     parser = Flags(__doc__)
     add(parser, "--dataset", choices=tuple(SCALES), default="brats", help="which phantoms")
-    add_switch(parser, "--pretrained", "use the shipped model of these phantoms, and train nothing")
+    add_switch(parser, "--pretrained", "use the shipped model for these phantoms; no training")
     return parser
 
 

@@ -1,20 +1,21 @@
-"""From scans to an answer: anomaly map, mask and score of volumes or slices, on their own grids.
+"""From scans to results: anomaly map, mask and score of volumes or slices, on their own grids.
 
     python scripts/detect.py FOLDER_OF_PATIENTS --model logs/binaryae_brats --healthy data/brats/val_healthy --out DIR
     python scripts/detect.py --channels t1=a.nii t1ce=b.nii t2=c.nii flair=d.nii --model DIR --out DIR
     python scripts/detect.py p1_t1.nii p1_t1ce.nii p1_t2.nii p1_flair.nii slice.png --model DIR --out DIR --amp
 
-INPUT: volumes (3-D, or 4-D with the model's channels in order; several files of one patient by the contrast in their
-names), a folder of patients in any layout of prepare_mri.py, a folder of slices, single slices, a DICOM series. No
-segmentation is needed. The scan is turned, brought to the spacing, cut and normalised in memory as the training slices
-were, which the checkpoint says; DIR is the folder of a stage-1 run with its stage 2 inside.
+INPUT: volumes (3-D, or 4-D with the model's channels in order; several files of one patient are told apart by the
+contrast in their names), a folder of patients in any layout of prepare_mri.py, a folder of slices, single slices, a
+DICOM series. No segmentation is needed. The scan is turned, resampled to the spacing, cut and normalised in memory like
+the training slices, as the checkpoint states. DIR after --model is a stage-1 run folder with its stage 2 inside.
 
 Written to --out, on the grid and affine of the input: anomaly_map/, reconstruction/, mask/ (at the threshold that
 marks the share --false_positives of healthy pixels) as NIfTI, montage/ as PNG, records/ and summary.csv with score,
-percentile among healthy patients, volume in ml and place of the maximum; report.html, a page that shows every input
+percentile among healthy patients, volume in ml and position of the maximum; report.html, a page that shows every input
 with its map (report_cases/). Slices that do not show the patient, or that the training left out, are zeros.
-Thresholds and percentiles come from --healthy, a folder of healthy slices; they are kept in --out, and in
-DIR/calibration where there are none, to be found again. The same command continues what was interrupted.
+Thresholds and percentiles come from --healthy, a folder of healthy slices. They are saved in --out; the first
+calibration for these settings is also saved in the model's calibration/ and reused without --healthy. Run the same
+command again to continue after an interruption.
 """
 
 import argparse
@@ -99,9 +100,9 @@ def get_args_parser() -> Flags:
         parser,
         "--healthy",
         type=Path,
-        help="folder of healthy slices of other patients than those of the training, from which thresholds and "
-        "percentiles come",
-        shown="those measured before with these settings, in --out or with the model",
+        help="folder of healthy slices of patients not used in training, from which thresholds and percentiles are "
+        "computed",
+        shown="earlier ones for these settings, in --out or with the model",
     )
     add(
         parser,
@@ -117,26 +118,25 @@ def get_args_parser() -> Flags:
         type=int,
         default=0,
         choices=(0, 3, 5),
-        help="side of a 3-D median filter of the map; 0: none",
+        help="side of a 3-D median filter applied to the map; 0: none",
     )
     add(
         parser,
         "--neighbours",
         type=float,
         default=SIGMA,
-        help="maps are averaged across the slices of a volume by a Gaussian of so many mm; 0: each slice by itself",
+        help="standard deviation in mm of the Gaussian by which maps are averaged across the slices of a volume; 0: "
+        "each slice by itself",
     )
     add(
         parser,
         "--spacing",
         type=float,
-        help="millimetres of a pixel of the model's 256 x 256 plane; 0: that of each volume",
+        help="millimetres per pixel of the model's 256 x 256 plane; 0: that of each volume",
         shown="as in training, or 1",
     )
-    add_switch(parser, "--resample", "bring a patient's volumes that lie on other grids onto the first channel's")
-    add_switch(
-        parser, "--all_slices", "judge slices that the training left out, too, by their number or for showing little"
-    )
+    add_switch(parser, "--resample", "resample a patient's volumes on other grids onto that of the first channel")
+    add_switch(parser, "--all_slices", "also score slices left out of training by number or for showing too little")
     add(parser, "--batch_size", type=int, default=8, help="slices at a time")
     add_detection_flags(parser)
     add_settings_flag(parser)

@@ -1,4 +1,4 @@
-"""Score result folders, or maps that any other software made: tables, curves, pictures and one report page.
+"""Score result folders, or maps made by any other software: tables, curves, pictures and one report page.
 
     python3 scripts/evaluation.py                                 the newest result folder under ./results
     python3 scripts/evaluation.py --results DIR --healthy DIR_OF_HEALTHY_IMAGES
@@ -6,16 +6,16 @@
     python3 scripts/evaluation.py --maps DIR --labels DIR         maps that were made elsewhere
     python3 scripts/evaluation.py --maps DIR --labels DIR --healthy DIR_OF_MAPS_OF_HEALTHY_IMAGES
 
-Maps and labels made elsewhere: slices (NIfTI, NPY, PNG, TIFF) or volumes (NIfTI, MetaImage, NRRD, NPY), one image a
-file. They belong together by name, p1_anomaly_map.nii.gz and p1_seg.nii.gz for instance. Where both files state where
-their voxels lie, they must lie on one grid, in any orientation; else shapes must be equal. Higher is more anomalous;
-scores may be negative. A volume counts as its axial slices, all of them: every voxel is scored, also outside the body.
+Maps and labels made elsewhere: slices (NIfTI, NPY, PNG, TIFF) or volumes (NIfTI, MetaImage, NRRD, NPY), one image per
+file, matched by name, such as p1_anomaly_map.nii.gz and p1_seg.nii.gz. If both files state where their voxels are, they
+must be on one grid, in any orientation; otherwise shapes must be equal. Higher is more anomalous; scores may be
+negative. A volume counts as all of its axial slices: every voxel is scored, also outside the body.
 
---protocol bmad, medianomaly and volumes score as these benchmarks do, by all images of --results and --healthy together
-and maps as they are saved; several --results are repeats there, with mean and deviation. docs/METRICS.md defines all.
+--protocol bmad, medianomaly and volumes score as these benchmarks do: all images of --results and --healthy together,
+maps as saved; several --results are then repeats, with mean and deviation. docs/METRICS.md defines all metrics.
 
-Without healthy images the thresholds at 1, 5 and 10 % false positives and the image AUROC are refused, with
-the reason. Everything is written to DIR/evaluation (or --out): per_image.csv, per_patient.csv,
+Without healthy images, the thresholds at 1, 5 and 10 % false positives and the image AUROC are not given, and the
+reason is stated. Everything is written to DIR/evaluation (or --out): per_image.csv, per_patient.csv,
 summary.json, tables.md, roc, pr, dice_vs_threshold, scores and panels (.png, .pdf), report.html with report_cases/.
 """
 
@@ -81,23 +81,23 @@ def get_args_parser() -> Flags:
         parser,
         "--healthy",
         nargs="+",
-        help="result folder of healthy images of the same run; with --maps, as many folders of maps of healthy images, "
-        "in the same order",
+        help="result folder of the same run on healthy images; with --maps, one folder of maps of healthy images for "
+        "each, in the same order",
         shown="none",
     )
     add(
         parser,
         "--patients",
-        help="with --maps, a table of the patients, CSV or TSV: name of a slice or a scan, patient",
-        shown="the names tell",
+        help="with --maps, table of the patients, CSV or TSV with columns name (of a slice or a scan), patient",
+        shown="taken from the file names",
     )
     add(
         parser,
         "--protocol",
         default="all",
         choices=PROTOCOLS,
-        help="what to compute. all: clinical and both of the paper, with --maps clinical; bmad, medianomaly, volumes: "
-        "what these benchmarks do, with each slice by itself unless --neighbours is given",
+        help="what to compute. all: clinical and both of the paper's, with --maps clinical only; bmad, medianomaly, "
+        "volumes: as these benchmarks do, each slice by itself unless --neighbours is given",
     )
     add_threshold_flag(parser)
     add_trust_flags(parser)
@@ -106,21 +106,21 @@ def get_args_parser() -> Flags:
         "--score",
         default=SAVED,
         choices=(SAVED, *SCORES),
-        help="saved: the maps as stored; others, not with --maps: made anew from the stored input and reconstruction",
+        help="saved: the maps as stored; others (not with --maps): recomputed from the stored input and reconstruction",
     )
     add(
         parser,
         "--polarity",
         nargs="+",
         type=int,
-        help="with any --score but paper, prior knowledge per channel: lesions are brighter (1), darker (-1), or "
-        "do not show (0)",
+        help="with any --score except paper, prior knowledge for each channel: lesions are brighter (1), darker (-1), "
+        "or do not show (0)",
         shown="none",
     )
     add(
         parser,
         "--out",
-        help="output folder; with several results, one folder in it for each",
+        help="output folder; with several results, it has a folder for each",
         shown="DIR/evaluation",
     )
     add_evaluation_flags(parser)

@@ -1,13 +1,13 @@
-"""Write the networks of a trained model as ONNX files, with all that rebuilds its detection without PyTorch.
+"""Write the networks of a trained model as ONNX files, with all that detection without PyTorch needs.
 
     python scripts/export_onnx.py --model logs/binaryae_brats --out DIR
 
-Written to --out: encoder.onnx, image (N, C, S, S) -> probability (N, K, h, w) that a bit is set, before it is
-thresholded; flip_network.onnx, code (N, K, h, w) of 0 and 1 in float32 and t (N), int64 -> log-odds that a bit is
-flipped; decoder.onnx, code -> image, clipped to [0, 1]; for any N, in float32, with the averaged weights that detection
+Written to --out: encoder.onnx, image (N, C, S, S) -> probability (N, K, h, w) that a bit is set, before thresholding;
+flip_network.onnx, code (N, K, h, w) of 0 and 1 in float32 and t (N), int64 -> log-odds that a bit is flipped;
+decoder.onnx, code -> image, clipped to [0, 1]. All work for any N, in float32, with the averaged weights that detection
 uses. config.json, written last: how images are read and normalised, shapes, alpha_bar, the masked denoising and the
-constants of the map as the flags below say, hashes. Each file is compared with PyTorch before it gets its name.
-docs/onnx_detection.py makes maps with them, with numpy and onnxruntime alone. Needs: pip install '.[onnx]'.
+constants of the map as set by the flags below, hashes. Each file is compared with PyTorch before it gets its name.
+docs/onnx_detection.py makes maps from them with numpy and onnxruntime alone. Needs: pip install '.[onnx]'.
 """
 
 import argparse

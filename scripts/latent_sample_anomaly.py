@@ -1,4 +1,4 @@
-"""Detection: masked Bernoulli denoising of every image of a folder, with its anomaly map.
+"""Detection: masked Bernoulli denoising and an anomaly map for every image of a folder.
 
     python scripts/latent_sample_anomaly.py --dataset brats --data_dir data/brats/val_diseased \\
         --ae_load_dir logs/binaryae_brats --ae_load_step latest --amp
@@ -7,7 +7,7 @@ Several GPUs: torchrun --standalone --nproc-per-node=4 scripts/latent_sample_ano
 Without --model_path the newest EMA checkpoint in <ae_load_dir>/bernoulli_diffusion that was trained on this autoencoder
 is used. Written to --out_dir (default results/<run>_<folder>_L<L>_P<P>), per image: input, reconstruction, anomaly_map,
 autoencoder (its own reconstruction, without diffusion), latent_mask, flip_probability as NIfTI with the input's affine,
-label where there is one, and a record; and run.json. Rerunning skips the images that are done.
+label if there is one, and a record; and run.json. A rerun skips finished images.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def get_args_parser() -> Flags:
         "--film",
         type=int,
         default=0,
-        help="images, evenly drawn, of which bits, mask and reconstruction are saved after each step of the denoising, "
+        help="number of images, evenly drawn, whose bits, mask and reconstruction are saved after each denoising step, "
         "for the viewer of report.html",
     )
     add_detection_flags(parser)

@@ -6,18 +6,18 @@ One process (CPU or one GPU):
 Several GPUs, one or more machines: as stage 1, with torchrun or torch.distributed.launch --use_env. In minutes on a
 CPU: --size small.
 
-The autoencoder's architecture and the way images are read come from its checkpoint. --batch_size is the global one.
-Running the same command again continues from the newest checkpoint. Written to --log_dir (default
+The autoencoder's architecture and the way images are read come from its checkpoint. --batch_size is the total over all
+processes. Run the same command again to continue from the newest checkpoint. Written to --log_dir (default
 <ae_load_dir>/bernoulli_diffusion, where inference looks for it): bld<step>.pt (all that resuming needs),
 emabld<rate>_<step>.pt (weights for inference), log.jsonl, images/, codes-*/. Decoded images are read
-from the cache of stage 1, see --cache_dir, where there is one.
+from the cache of stage 1, if there is one, see --cache_dir.
 
-With --val_dir the EMA weights are judged every --steps_per_eval steps by what they detect in a few of its images:
-val_ap and val_image_auroc in log.jsonl, validation.png with their curve, best.json and best_<step>.pt, the weights with
-the highest AP.
+With --val_dir, detection by the EMA weights is scored every --steps_per_eval steps on a few of its images: val_ap and
+val_image_auroc in log.jsonl, their curve in validation.png, best.json and best_<step>.pt, the weights with the highest
+AP.
 
-log.jsonl's `ratio` is the loss over the entropy of the noise: 1 means that nothing was learned; ratio_q1..q4 are the
-same for the quarters of the noise levels, weakest noise first.
+In log.jsonl, `ratio` is the loss divided by the entropy of the noise; 1 means that nothing was learned. ratio_q1..q4
+are the same for the quarters of the noise levels, weakest noise first.
 """
 
 import argparse
@@ -74,8 +74,8 @@ PICTURES = 8
 # Pictures show the paper's noise level, or the highest one that is trained.
 PICTURE_LEVEL, PICTURE_STEPS = 200, 10
 VALIDATION = (
-    "folder of slices of further patients, on a few of which detection is judged every --steps_per_eval steps: by "
-    "their masks where some have lesions, else with synthetic lesions; see docs/COMMANDS.md"
+    "folder of slices of other patients; detection is scored on a few of them every --steps_per_eval steps, by their "
+    "masks if some have lesions, else with synthetic lesions; see docs/COMMANDS.md"
 )
 
 

@@ -3,8 +3,8 @@
     python scripts/make_overview.py --dataset brats --data_dir data/brats/val_diseased \\
         --ae_load_dir logs/binaryae_brats --image BraTS20_Training_006_088 --out overview1.png
 
-Takes the flags of scripts/latent_sample_anomaly.py for the model and the masked denoising. Without --image the slice
-with the largest lesion is drawn. The picture comes from the run of a trained model; nothing in it is drawn by hand.
+Takes the flags of scripts/latent_sample_anomaly.py for the model and the masked denoising. Without --image, the slice
+with the largest lesion is drawn. The picture is made by running a trained model; nothing in it is drawn by hand.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Make phantoms in the layout and names of a raw release, for the real preparation to run on.
+"""Make phantoms with the layout and file names of a raw release, as input to the real preparation.
 
     python scripts/make_phantoms.py --dataset brats --out demo/raw --patients 32 --seed 0 --workers 2
     python scripts/prepare_mri.py --data_dir demo/raw --out demo/brats --img_size 128
 
 Brain phantoms (--dataset brats) are warped MNI152 brains with tumours of several kinds, written as
 MICCAI_BraTS2020_TrainingData; name_mapping.csv there says which kind each patient has. Retinal phantoms
-(--dataset OCT) are written as OCT2017, with masks. Patients that are complete are left as they are, so the
-same command continues what was interrupted, and a larger --patients adds to what is there.
+(--dataset OCT) are written as OCT2017, with masks. Complete patients are left as they are: run the same command
+again to continue after an interruption, or with a larger --patients to add more.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
     parser = Flags(__doc__)
     add(parser, "--dataset", choices=("brats", "OCT"), required=True, help="which release to imitate")
-    add(parser, "--out", type=Path, required=True, help="folder in which the release appears")
+    add(parser, "--out", type=Path, required=True, help="folder to write the release to")
     add(parser, "--patients", type=int, required=True, help="number of patients")
-    add(parser, "--seed", type=int, default=0, help="patient i depends on the seed and i only")
+    add(parser, "--seed", type=int, default=0, help="patient i depends only on the seed and i")
     add(parser, "--workers", type=int, default=2, help="processes")
     return parser
 

@@ -2,9 +2,9 @@
 
     python scripts/pack_model.py --model logs/mine --out models/mine --check data/mine/val_healthy
 
-The folder is again that of a stage-1 run with its stage 2 inside, so that every command takes it. The flip network's
-weights are rounded to float16, the autoencoder's stay as they are: rounding those moves bits of the codes. --check says
-by how much maps change. A calibration is left in the folder by `detect.py --model models/mine --healthy DIR`.
+The folder has the layout of a stage-1 run with its stage 2 inside, so every command accepts it. The flip network's
+weights are rounded to float16; the autoencoder's are kept, because rounding them would change bits of the codes.
+--check reports how much maps change. `detect.py --model models/mine --healthy DIR` adds a calibration to the folder.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def get_args_parser() -> Flags:
         parser,
         "--channels",
         nargs="+",
-        help="what the model's channels show, in order, where its training images, such as pictures, did not say it: "
+        help="contrasts of the model's channels, in order, if its training images (pictures, say) do not state them: "
         f"{', '.join(NAMES)}",
         shown="as trained",
     )

@@ -6,15 +6,15 @@
     python scripts/prepare_mri.py --data_dir RAW --out DIR --img_size 128 --every 2 --workers 8
 
 RAW holds volumes (NIfTI; with the extra `formats` also .mha, .nrrd and folders of DICOM) in any of these layouts, at
-any depth: patient folders or one flat folder of files that end in their contrast (all BraTS releases, IXI, ...), BIDS,
-the Medical Segmentation Decathlon or nnU-Net with dataset.json, the TIFF folders of kaggle_3m, and the data sets of
-Behrendt et al. (2025), one folder each of t1, t2, seg and mask, the brain, which is left alone. Each volume is turned
-to one orientation by its header, its slices are brought to --spacing.
+any depth: patient folders or one flat folder of files whose names end in the contrast (all BraTS releases, IXI, ...),
+BIDS, the Medical Segmentation Decathlon or nnU-Net with dataset.json, the TIFF folders of kaggle_3m, and the data sets
+of Behrendt et al. (2025), with a folder each for t1, t2, seg and mask (the brain mask, not used). Each volume is turned
+to one orientation by its header, and its slices are resampled to --spacing.
 
-Below --out appear train_healthy, val_healthy, val_diseased and val_diseased_labels with slices <scan>_<slice>.nii.gz
+Written to --out: train_healthy, val_healthy, val_diseased and val_diseased_labels with slices <scan>_<slice>.nii.gz
 (raw intensities), manifest.csv with a row per slice, volumes.csv with the geometry of every volume before and after,
-contact_sheet.png to look at, and prepare_mri.json with the configuration. Run the same command again to finish what was
-interrupted.
+contact_sheet.png to look at, and prepare_mri.json with the configuration. Run the same command again to continue after
+an interruption.
 """
 
 import argparse
@@ -46,18 +46,17 @@ BRATS_SLICES, BRATS_SKIPS = 155, (80, 26)
 def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
     parser = Flags(__doc__)
-    add(parser, "--data_dir", type=Path, required=True, help="the release, or a folder that holds it")
+    add(parser, "--data_dir", type=Path, required=True, help="the release, or a folder that contains it")
     add(parser, "--out", type=Path, required=True, help="folder to write to")
     add(
         parser,
         "--channels",
         nargs="+",
-        help="contrasts in the order in which they are stored, such as flair t1; NAME=ENDING where names of files end "
-        "otherwise",
-        shown="t1 t1ce t2 flair for BraTS, else all that are there",
+        help="contrasts in the order to store them, such as flair t1; NAME=ENDING if file names have other endings",
+        shown="t1 t1ce t2 flair for BraTS, else all that are found",
     )
     add_switch(parser, "--healthy", "all scans are of healthy people; no segmentation is looked for")
-    add_switch(parser, "--no_labels", "scans have no segmentation: all slices go to the folder unlabelled")
+    add_switch(parser, "--no_labels", "scans have no segmentation; all slices go to the folder unlabelled")
     add(
         parser,
         "--val_patients",
@@ -65,14 +64,19 @@ def get_args_parser() -> Flags:
         default=0.2,
         help="patients for validation: a share of all if below 1, else their number; 0: none",
     )
-    add(parser, "--seed", type=int, default=0, help="of the choice of patients")
-    add(parser, "--patients", help="CSV of scans and their patients (name, patient)", shown="by the names of the scans")
+    add(parser, "--seed", type=int, default=0, help="seed for choosing the patients")
+    add(
+        parser,
+        "--patients",
+        help="CSV file with columns name (of a scan), patient",
+        shown="taken from the scans' names",
+    )
     add(
         parser,
         "--split",
         nargs="+",
-        help="CSV of patients and their part (patient, train or val); or lists of scans with a column img_name, each "
-        "named by its part, such as IXI_train_fold0.csv IXI_val_fold0.csv: other scans are left out",
+        help="CSV file with columns patient, part (train or val); or lists of scans with a column img_name, each file "
+        "named after its part, such as IXI_train_fold0.csv IXI_val_fold0.csv; scans in no list are left out",
         shown="by --val_patients",
     )
     add(parser, "--workers", type=int, default=2, help="processes")
@@ -81,9 +85,9 @@ def get_args_parser() -> Flags:
         "--spacing",
         type=float,
         default=1.0,
-        help="millimetres of a pixel of the 256 x 256 plane; 0: each volume keeps its own",
+        help="millimetres per pixel of the 256 x 256 plane; 0: each volume keeps its own",
     )
-    add_switch(parser, "--resample", "bring a scan's volumes that lie on other grids onto the first channel's")
+    add_switch(parser, "--resample", "resample a scan's volumes on other grids onto that of the first channel")
     add(
         parser,
         "--img_size",
@@ -91,15 +95,15 @@ def get_args_parser() -> Flags:
         default=PLANE,
         help="side of the slices: 256 pads or crops the plane, 128 then takes the mean of 2 x 2 pixels",
     )
-    add(parser, "--skip_low", type=int, help="lowest slices left out", shown="80 for the 155 slices of BraTS, else 0")
-    add(parser, "--skip_high", type=int, help="highest slices left out", shown="26 for the 155 slices of BraTS, else 0")
-    add(parser, "--every", type=int, default=1, help="keep each K-th slice of the rest")
+    add(parser, "--skip_low", type=int, help="lowest slices to skip", shown="80 for the 155 slices of BraTS, else 0")
+    add(parser, "--skip_high", type=int, help="highest slices to skip", shown="26 for the 155 slices of BraTS, else 0")
+    add(parser, "--every", type=int, default=1, help="keep every K-th of the remaining slices")
     add(
         parser,
         "--min_brain",
         type=float,
         default=0.02,
-        help="slices with a smaller share of the patient are left out and counted",
+        help="slices in which the patient covers a smaller share are left out and counted",
     )
     return parser
 

@@ -3,10 +3,10 @@
     python scripts/prepare_oct.py --data_dir RAW --out prepared/OCT --img_size 256 --workers 8
 
 RAW holds OCT2017/{train,test,val}/{NORMAL,DRUSEN,CNV,DME}/CLASS-<patient>-<n>.jpeg, as downloaded, or is
-OCT2017 itself. Below --out appear NORMAL (training), val_NORMAL, DRUSEN, CNV, DME, their `_labels` where the
-raw tree has masks, and manifest.csv with a row per file of the release. The release's train, test and val are
-pooled and split anew, for they do not keep patients apart: all diseased images are for testing, and a patient
-in NORMAL is in no other folder. Run the same command again to finish what was interrupted.
+OCT2017 itself. Written to --out: NORMAL (training), val_NORMAL, DRUSEN, CNV, DME, their `_labels` if the raw
+tree has masks, and manifest.csv with a row per file of the release. The release's train, test and val share
+patients, so they are pooled and split again: all diseased images are for testing, and a patient in NORMAL is
+in no other folder. Run the same command again to continue after an interruption.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from uad.data.preparing.oct import Choice, prepare
 def get_args_parser() -> Flags:
     """The flags, apart from main so that they can be tested."""
     parser = Flags(__doc__)
-    add(parser, "--data_dir", type=Path, required=True, help="OCT2017 or the folder that holds it")
+    add(parser, "--data_dir", type=Path, required=True, help="OCT2017 or the folder that contains it")
     add(parser, "--out", type=Path, required=True, help="folder to write to")
     validation = parser.add_mutually_exclusive_group()
     add(
@@ -29,10 +29,10 @@ def get_args_parser() -> Flags:
         "--val_fraction",
         type=float,
         default=0.1,
-        help="part of the patients who are healthy only that goes to val_NORMAL",
+        help="share of the patients with healthy images only that goes to val_NORMAL",
     )
-    add(validation, "--val_patients", type=int, help="number of such patients instead of a part", shown="none")
-    add(parser, "--seed", type=int, default=0, help="of the choice of patients")
+    add(validation, "--val_patients", type=int, help="number of such patients instead of a share", shown="none")
+    add(parser, "--seed", type=int, default=0, help="seed for choosing the patients")
     add(parser, "--workers", type=int, default=4, help="processes")
     add(
         parser,
@@ -41,7 +41,7 @@ def get_args_parser() -> Flags:
         default=256,
         help="side of the PNG images, stretched to a square; 0 keeps the files",
     )
-    add(parser, "--max_per_class", type=int, help="most images of each output folder", shown="no limit")
+    add(parser, "--max_per_class", type=int, help="largest number of images in each output folder", shown="no limit")
     return parser
 
 

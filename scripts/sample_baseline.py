@@ -1,12 +1,12 @@
-"""Detection by one of the methods that the masked Bernoulli diffusion is compared with.
+"""Detection by one of the comparison methods.
 
     python scripts/sample_baseline.py --method anoddpm --data_dir data/brats/val_diseased --log_dir logs/anoddpm_brats
 Several GPUs: with torchrun, as for the main method; the images are shared.
 
 The networks and the way images are read come from the checkpoint: --model_path, or the newest of the method's last
 stage in --log_dir (default logs/<method>_<dataset>). Written to --out_dir (default results/<run>_<folder>), per image:
-input, reconstruction, anomaly_map and the method's own arrays as NIfTI, label where there is one, and a record; and
-run.json, and healthy.json where thresholds come from --healthy_dir. Rerunning skips the images that are done.
+input, reconstruction, anomaly_map and the method's own arrays as NIfTI, label if there is one, and a record; and
+run.json, and healthy.json if thresholds come from --healthy_dir. A rerun skips finished images.
 """
 
 import argparse

@@ -1,14 +1,15 @@
-"""Detection by a trivial competitor: what any trained method has to beat.
+"""Detection by a trivial baseline, which any trained method has to beat.
 
     python scripts/sample_trivial.py --method intensity --dataset brats --data_dir data/brats/val_diseased --channel 3
     python scripts/sample_trivial.py --method pca --dataset brats --data_dir data/brats/val_diseased \\
         --train_dir data/brats/train_healthy --model_path logs/pca_brats.pt
     python scripts/sample_trivial.py --method autoencoder --data_dir data/brats/val_diseased --ae_load_dir logs/binaryae
 
-intensity: the image itself, one channel or the sum, as it is or histogram-equalised, everywhere or (--interior) without
-the head's outer rim. pca: what the principal components of healthy images do not explain; they are fitted once and kept
-in --model_path, with which --train_dir and --components must then agree. autoencoder: the binarizing autoencoder
-without diffusion. Written to --out_dir (default results/<method>_<folder>): a result folder as of any other method.
+intensity: the image itself, one channel or the sum, unchanged or histogram-equalised, everywhere or (--interior)
+without the head's outer rim. pca: the residual that the principal components of healthy images do not explain; they are
+fitted once and saved in --model_path, and --train_dir and --components must then agree with that file. autoencoder: the
+binarizing autoencoder without diffusion. Written to --out_dir (default results/<method>_<folder>): a result folder like
+that of any other method.
 """
 
 import argparse
@@ -87,30 +88,30 @@ def get_args_parser() -> Flags:
     """All flags of the trivial competitors."""
     parser = Flags(__doc__)
     group = parser.add_argument_group("trivial competitors")
-    add(group, "--method", choices=tuple(COMPETITORS), help="which competitor", shown="required")
+    add(group, "--method", choices=tuple(COMPETITORS), help="which baseline", shown="required")
     add(group, "--channel", type=int, help="intensity: the channel, from 0", shown="the sum over channels")
     add_switch(group, "--equalise", "intensity: equalise the histogram of every image and channel")
     add_switch(
         group,
         "--interior",
-        f"intensity: an outer rim of the body, 1/{1 / RIM:g} of the image wide, counts as black: without skull and "
-        "scalp a bright lesion stands out",
+        f"intensity: set an outer rim of the body, 1/{1 / RIM:g} of the image wide, to black, so that bright lesions "
+        "stand out without skull and scalp",
     )
     add(
         group,
         "--train_dir",
-        help="pca: folder of healthy slices to fit to, intensity and pca: whose contrast --match_contrast takes; with "
-        "--split the release, of which the part train is taken",
+        help="folder of healthy slices: pca is fitted to them, and --match_contrast of intensity and pca takes their "
+        "contrast; with --split the release, of which the part train is read",
         shown="none",
     )
-    add(group, "--components", type=int, help="pca: number of components that are fitted", shown=str(COMPONENTS))
-    add(group, "--model_path", help="pca: file of the components; fitted where it does not exist", shown="none")
+    add(group, "--components", type=int, help="pca: number of components to fit", shown=str(COMPONENTS))
+    add(group, "--model_path", help="pca: file of the components; fitted if it does not exist", shown="none")
     add(
         group,
         "--score",
         default="paper",
         choices=RESIDUAL_SCORES,
-        help="anomaly score; intensity: smoothed unless it is paper",
+        help="anomaly score; intensity is smoothed unless this is paper",
     )
     add_sides_flag(group, default=False)
     add_contrast_flag(group, default=False)

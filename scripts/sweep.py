@@ -1,22 +1,21 @@
-"""Noise level L, flip-probability threshold P and more on one set of images: every combination scored, and one chosen.
+"""Score every combination of noise level L, flip-probability threshold P and more on one set of images; choose one.
 
     python scripts/sweep.py --data_dir data/brats/val_diseased --healthy_dir data/brats/val_healthy \\
         --ae_load_dir logs/binaryae_brats --noise_level 5 10 20 50 --prob_threshold 0.3 0.5 0.7 --out_dir sweep
     python scripts/latent_sample_anomaly.py --settings sweep/settings.json --data_dir data/brats/test ...
 
-Each combination is what scripts/latent_sample_anomaly.py finds with the same flags, scored as scripts/evaluation.py
-does; K, --shifts and --score take several values, too. Of several checkpoints in --model_path, all of one autoencoder,
-the flip probabilities of the first --members are averaged. Images are read and encoded once and nothing of them is
+Each combination gives the maps of scripts/latent_sample_anomaly.py with the same flags, scored as by
+scripts/evaluation.py. K, --shifts and --score also take several values. Of several checkpoints in --model_path, all for
+one autoencoder, the flip probabilities of the first --members are averaged. Images are read and encoded once and not
 saved: an image of C x S x S takes 4 S^2 (C + n) bytes of memory, n being the combinations of one L, and its code a
-fraction of that. Combinations with K above L are skipped. The setting that --preset has by default is run, too, but
-with the first of --shifts, of --score and of --members where the preset's, a single model, is not among them: the
-choice prefers it unless another is higher beyond chance.
+fraction of that. Combinations with K above L are skipped. The preset's default setting is always run as well. If the
+preset's value of --shifts or --score, or a single model, is not in your lists, the first value listed is used. The
+default is chosen unless another setting is significantly better.
 
-Written to --out_dir: records/ (one a combination, at once with the others of its L and its models), sweep.csv,
-sweep.md, summary.json, heat_maps.png and .pdf, and settings.json, the chosen setting, which --settings of detection
-takes. The same command continues; other values of L, P, K, shifts, score and members may follow in the same folder,
-and everything that was run there takes part in the choice. What is chosen on images fits these images: report numbers
-of others.
+Written to --out_dir: records/ (one per combination, written together with the others of its L and models), sweep.csv,
+sweep.md, summary.json, heat_maps.png and .pdf, and settings.json, the chosen setting, for --settings of detection. Run
+the same command again to continue. Other values of L, P, K, shifts, score and members may be added in the same folder;
+the choice is among everything run there. A setting chosen on images is fitted to them: report results on others.
 """
 
 import argparse
@@ -94,13 +93,13 @@ class Request:
 def get_args_parser() -> Flags:
     """The flags of detection, with lists for L, P, K, shifts, score and models, and those of scoring."""
     parser = Flags(__doc__, preset=GRID_PRESETS)
-    add(parser, "--out_dir", help="output folder; started again, it continues", shown="required")
-    add(parser, "--healthy_dir", help="folder of healthy slices, all of whose pixels are negatives", shown="none")
+    add(parser, "--out_dir", help="output folder; run again to continue", shown="required")
+    add(parser, "--healthy_dir", help="folder of healthy slices; all their pixels are negatives", shown="none")
     add(
         parser,
         "--choose_by",
         choices=tuple(METRICS),
-        help="the metric by which the setting is chosen",
+        help="metric by which the setting is chosen",
         shown="ap_with_healthy with --healthy_dir, else ap",
     )
     add(parser, "--batch_size", type=int, default=8, help="images at a time")

@@ -1,11 +1,11 @@
-"""Train one of the methods that the masked Bernoulli diffusion is compared with, all its stages in order.
+"""Train one of the comparison methods, all its stages in order.
 
     python scripts/train_baseline.py --method anoddpm --dataset brats --data_dir data/brats/train_healthy --amp
 Several GPUs: with torchrun, as for the main method. On a CPU: --size small.
 
---batch_size, --train_steps, --lr, --weight_decay and --clip_norm are by default those of the method. Running the same
-command again continues within a stage or with the next one. Written to --log_dir (default logs/<method>_<dataset>), a
-folder per stage: <method>_<stage>_<step>.pt (all that resuming needs), ema_<method>_<stage>_<step>.pt (weights for
+Each method has its own defaults of --batch_size, --train_steps, --lr, --weight_decay and --clip_norm. Run the same
+command again to continue, within a stage or with the next one. Written to --log_dir (default logs/<method>_<dataset>),
+a folder per stage: <method>_<stage>_<step>.pt (all that resuming needs), ema_<method>_<stage>_<step>.pt (weights for
 detection), log.jsonl, and, for the last stage, images/ with input, reconstruction and anomaly map in a row;
 slices-<hash>/ holds the decoded training images, see --cache_dir, and may be deleted when no run uses it.
 """

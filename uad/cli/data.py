@@ -18,19 +18,19 @@ from uad.suited import default_shown, suited_to
 
 HEALTHY_VALIDATION = "folder of healthy slices for --steps_per_eval"
 COMPARED = "accepted, and compared with the checkpoint"
-WHERE_FROM = "(a released checkpoint, which holds weights only, is built from them)"
+WHERE_FROM = "(needed for a released checkpoint, which holds weights only)"
 THE_CHECKPOINTS = "the checkpoint's"
 DATA_DIR_HELP = (
-    "folder of slices; masks are taken from <folder>_labels, or from beside the images (x_mask.png for x.png) where "
+    "folder of slices. Masks are read from <folder>_labels, or from files next to the images (x_mask.png for x.png) if "
     "every image has one. With --split, the folder of a data set as it was released"
 )
 PART_HELP = (
-    "--data_dir is a benchmark as it was released (see data/README.md), and this part of it is read: healthy and "
-    "diseased images with their masks, of train the healthy ones"
+    "part to read of a benchmark as it was released (see data/README.md), whose folder is --data_dir: healthy and "
+    "diseased images with their masks, for train only the healthy ones"
 )
 TABLE_HELP = (
-    "; or a CSV file of `patient, part` (train or val): all of --data_dir, a folder of slices, must be train, no other "
-    "folder's"
+    "; or, for a folder of slices, a CSV file with columns patient, part (train or val). Every patient in --data_dir "
+    "must be listed as train; no patient in --val_dir or --test_dir may be"
 )
 
 
@@ -50,7 +50,7 @@ def add_reading_flags(parser: argparse.ArgumentParser, compared: bool = False) -
         "--dataset",
         default=None if compared else "custom",
         choices=DATASETS,
-        help="brats: 4 channels; OCT: 1 channel; custom and its historical alias chexpert: --n_channels says",
+        help="brats: 4 channels; OCT: 1 channel; custom, or its historical alias chexpert: as many as --n_channels",
         shown=THE_CHECKPOINTS if compared else None,
     )
     shown = THE_CHECKPOINTS if compared else "4 for brats, 1 for OCT"
@@ -60,18 +60,18 @@ def add_reading_flags(parser: argparse.ArgumentParser, compared: bool = False) -
         "--img_size",
         type=int,
         default=None if compared else IMG_SIZE,
-        help="images are resized to this square, in pixels",
+        help="side in pixels of the square that images are resized to",
         shown=THE_CHECKPOINTS if compared else None,
     )
     add(
         group,
         "--normalise",
         choices=NORMALISATIONS,
-        help="intensities to [0, 1], per slice. joint: minimum..maximum over all channels together, as the released "
-        "code does; percentile: per channel, 99.5th percentile of the foreground to 1; foreground: per channel, "
-        "median and interquartile range, also of standardised images; tissue: per channel, median of the tissue's "
-        "interior to 0.4, air to 0, with or without skull; retina: the same, once the white that registration has left "
-        "at the upper and lower border is taken for air; none: already in [0, 1]",
+        help="how intensities are scaled to [0, 1], per slice. joint: minimum..maximum over all channels together, as "
+        "in the released code; percentile: per channel, 99.5th percentile of the foreground to 1; foreground: per "
+        "channel, by median and interquartile range, also for standardised images; tissue: per channel, median of the "
+        "tissue's interior to 0.4, air to 0, with or without skull; retina: like tissue, but the white that "
+        "registration leaves at the upper and lower border counts as air; none: already in [0, 1]",
         shown=THE_CHECKPOINTS if compared else default_shown("normalise"),
     )
 
@@ -139,12 +139,12 @@ def add_folder_flags(parser: argparse.ArgumentParser, validation: str | None = N
     add(
         group,
         "--patients",
-        help="CSV file of `name, patient` for scans or slices whose names do not tell the patient",
-        shown="manifest.csv beside a folder that prepare_mri.py made, else names tell",
+        help="CSV file with columns name, patient, for scans or slices whose file names do not contain the patient",
+        shown="manifest.csv next to a folder made by prepare_mri.py; otherwise taken from the file names",
     )
-    add(group, "--num_samples", type=int, default=0, help="use only so many images, evenly spread; 0: all")
+    add(group, "--num_samples", type=int, default=0, help="use only this many images, evenly spread; 0: all")
     add_switch(group, "--check_data", "check the folders, report, and stop")
-    add_switch(group, "--dry_run", "check the folders, show the settings that would hold, and stop")
+    add_switch(group, "--dry_run", "check the folders, show the settings that would be used, and stop")
 
 
 def add_release_flags(group, tables: bool) -> None:
@@ -158,11 +158,11 @@ def add_release_flags(group, tables: bool) -> None:
 
 def add_layout_flags(group, flag: str) -> None:
     """How a benchmark lies on the disk, beside the flag that says it is one."""
-    add(group, "--layout", choices=tuple(LAYOUTS), help=f"with {flag}, how the release lies", shown="recognised")
+    add(group, "--layout", choices=tuple(LAYOUTS), help=f"with {flag}, the release's folder layout", shown="recognised")
     add(
         group,
         "--contrast",
-        help=f"with {flag}, which images are read where a file shows one of several contrasts, such as t2",
+        help=f"with {flag}, the contrast to read, such as t2, if each file shows one of several",
         shown="the only one",
     )
 

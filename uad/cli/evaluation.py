@@ -37,18 +37,18 @@ class Scoring:
 
 def add_evaluation_flags(parser: Flags) -> None:
     """Masks, neighbours, bootstrap and processes."""
-    add(parser, "--labels", help="folder of masks that hold in place of those in the results", shown="none")
+    add(parser, "--labels", help="folder of masks to use instead of those in the results", shown="none")
     add_clinical_flags(parser)
-    add(parser, "--seed", type=int, default=0, help="of the bootstrap")
+    add(parser, "--seed", type=int, default=0, help="seed of the bootstrap")
     add(
         parser,
         "--viewer_cases",
         type=int,
         default=1000,
-        help=f"images in the viewer of report.html at most, evenly drawn by score; of these {EMBEDDED} lie in the page "
-        f"and the others in {CASES}/ beside it",
+        help=f"largest number of images in the viewer of report.html, evenly drawn by score; {EMBEDDED} of them are in "
+        f"the page itself, the others in {CASES}/ next to it",
     )
-    add(parser, "--workers", type=int, default=0, help="further processes; 0: none")
+    add(parser, "--workers", type=int, default=0, help="additional processes; 0: none")
 
 
 def add_clinical_flags(parser: Flags) -> None:
@@ -58,11 +58,11 @@ def add_clinical_flags(parser: Flags) -> None:
         "--neighbours",
         type=float,
         shown=f"{SIGMA:g}",
-        help="maps are averaged across the slices of a scan by a Gaussian of so many mm, also between --results and "
-        f"--healthy (slices of unknown distance count as {UNKNOWN_DISTANCE:g} mm apart), but for --maps; 0: each slice "
-        "by itself",
+        help="standard deviation in mm of the Gaussian by which maps are averaged across the slices of a scan, also "
+        f"between --results and --healthy, but not with --maps; slices at unknown distance count as "
+        f"{UNKNOWN_DISTANCE:g} mm apart. 0: each slice by itself",
     )
-    add(parser, "--bootstrap", type=int, default=1000, help="resamples of patients for the intervals")
+    add(parser, "--bootstrap", type=int, default=1000, help="bootstrap resamples of patients, for the intervals")
 
 
 def add_threshold_flag(parser: Flags) -> None:
@@ -72,8 +72,8 @@ def add_threshold_flag(parser: Flags) -> None:
         "--thresholds",
         nargs=3,
         type=float,
-        help=f"with --protocol {VOLUMES}: start, stop (left out) and step of those of which the best is chosen",
-        shown="200 even ones over the range of the scores",
+        help=f"with --protocol {VOLUMES}: start, stop (exclusive) and step of the thresholds to choose the best from",
+        shown="200 evenly spaced over the range of the scores",
     )
 
 

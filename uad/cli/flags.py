@@ -16,7 +16,7 @@ from uad.errors import InputError, input_error, missing_flag
 
 # What stands between a flag's help and its default.
 DEFAULT = " (default: "
-ROWS_HELP = "defaults of other flags, shown with them; a flag that is given goes before"
+ROWS_HELP = "sets the defaults of other flags, shown with each; a flag on the command line takes precedence"
 WIDTH = 100
 # How alike a mistyped flag and the one that is proposed are at least.
 NEAR = 0.8

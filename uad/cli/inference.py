@@ -45,9 +45,9 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         group,
         "--save",
         choices=KEPT,
-        help="what is kept of an image. all: everything; maps: anomaly map, reconstruction, label and what is coarser "
-        "than the map, which evaluation scores without PSNR, raw intensity and other scores",
-        shown=f"all below {MANY_IMAGES:,} images, else maps; in a folder that was begun, as begun",
+        help="what is saved for each image. all: everything; maps: anomaly map, reconstruction, label and arrays "
+        "coarser than the map; evaluation then has no PSNR, raw intensity or other scores",
+        shown=f"all below {MANY_IMAGES:,} images, else maps; an existing result folder keeps its own choice",
     )
 
 
@@ -58,7 +58,7 @@ def add_model_flag(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=Path,
         required=True,
-        help="folder of the stage-1 run, with its stage 2 inside, or the name of a shipped model, see models/README.md",
+        help="folder of a stage-1 run with its stage 2 inside, or the name of a shipped model, see models/README.md",
     )
 
 
@@ -68,8 +68,8 @@ def add_sides_flag(group, **default) -> None:
         group,
         "--compare_sides",
         action=argparse.BooleanOptionalAction,
-        help="what a map finds counts less where the mirrored place shows it, too: for bodies whose left and right are "
-        "alike, such as heads",
+        help="reduce scores where the mirrored position scores high as well; for anatomy with left-right symmetry, "
+        "such as the head",
         **default,
     )
 
@@ -80,8 +80,8 @@ def add_contrast_flag(group, **default) -> None:
         group,
         "--match_contrast",
         action=argparse.BooleanOptionalAction,
-        help="images are brought halfway towards the contrast of the training images: for other scanners, and slices "
-        "of other levels; models that were trained with --normalise tissue store it",
+        help="move the contrast of each image halfway towards that of the training images, for other scanners and "
+        "slices at other levels; models trained with --normalise tissue store that contrast",
         **default,
     )
 

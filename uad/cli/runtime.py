@@ -36,7 +36,7 @@ def add_runtime_flags(parser: argparse.ArgumentParser, compile: bool = False, cu
         "--device",
         default="auto",
         choices=("auto", "cpu", "cuda"),
-        help="auto: CUDA where there is a device",
+        help="auto: CUDA if there is a device, else cpu",
     )
     add(
         group,
@@ -45,13 +45,15 @@ def add_runtime_flags(parser: argparse.ArgumentParser, compile: bool = False, cu
         const="auto",
         default="off",
         choices=AMP_MODES,
-        help="mixed precision; alone: bf16 where a CUDA device has it, else fp16; on a CPU that has bfloat16 the "
-        "faster of bf16 and off, by a short measurement of the networks",
+        help="mixed precision. --amp alone: on CUDA, bf16 if the device has it, else fp16; on a CPU with bfloat16, the "
+        "faster of bf16 and off, measured briefly on the networks",
     )
     if compile:
-        add_switch(group, "--compile", "compile the networks (torch.compile): worth its minutes in long runs on a GPU")
+        add_switch(
+            group, "--compile", "compile the networks (torch.compile); takes minutes, pays off in long runs on a GPU"
+        )
     if cuda_graphs:
-        add_switch(group, "--cuda_graphs", "launch the network's kernels at once (CUDA graphs): for a single process")
+        add_switch(group, "--cuda_graphs", "launch the network's kernels together (CUDA graphs); single process only")
     add(group, "--seed", type=int, default=0, help="seed of all randomness")
     add(group, "--workers", type=int, default=2, help="worker processes that read images")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)

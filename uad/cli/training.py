@@ -109,7 +109,7 @@ def add_variation_flags(parser: argparse.ArgumentParser) -> None:
         "--augment",
         type=float,
         default=0.0,
-        help="training images get random contrast, gain, shading, sharpness and posture, so strongly; 1: as much as "
+        help="strength of random contrast, gain, shading, sharpness and posture of training images; 1: as much as "
         "between scanners; 0: none, as in the paper",
     )
 
@@ -131,9 +131,9 @@ def add_run_flags(
     add(
         group,
         "--cache_dir",
-        help="folder for the decoded training images, 4 bytes a value, which runs on the same images may share; "
+        help="folder for the decoded training images, 4 bytes per value, which runs on the same images may share; "
         f"{NO_CACHE}: the files are read again in every epoch, with the same result",
-        shown="that of the run",
+        shown="the run's folder",
     )
     add(group, "--batch_size", type=int, **own(8), help="images per step, over all processes together")
     add(
@@ -141,28 +141,28 @@ def add_run_flags(
         "--microbatch",
         type=int,
         default=0,
-        help="images at a time in a process (gradients accumulate); 0: all",
+        help="images processed at a time in each process (gradients accumulate); 0: all",
     )
-    add(group, "--train_steps", type=int, **own(120_000), help="optimizer steps in all")
+    add(group, "--train_steps", type=int, **own(120_000), help="total optimizer steps")
     add(group, "--lr", type=float, help="learning rate", shown=lr)
     add(
         group,
         "--optimizer",
         choices=OPTIMIZERS,
         default="adam",
-        help="adam; or muon, which learns in far fewer steps: orthogonalised momentum for the weights of convolutions "
-        "and linear layers, Adam for the rest",
+        help="adam; or muon, which needs far fewer steps: orthogonalised momentum for the weights of convolutions and "
+        "linear layers, Adam for the rest",
     )
     add(
         group,
         "--lr_anneal_steps",
         type=number_or_all,
         default=0,
-        help="the learning rates fall linearly to 0 over so many steps, or over all of them; 0: they do not",
+        help="learning rates fall linearly to 0 over this many steps, or over all of them; 0: constant",
     )
     if decays:
         add(group, "--weight_decay", type=float, **own(0.0), help="AdamW weight decay")
-    add(group, "--clip_norm", type=float, **own(0.0), help="largest gradient norm; 0: not clipped")
+    add(group, "--clip_norm", type=float, **own(0.0), help="largest gradient norm; 0: no clipping")
     add(
         group,
         "--steps_per_log",
@@ -170,7 +170,7 @@ def add_run_flags(
         dest="steps_per_log",
         type=int,
         default=200,
-        help="steps between two lines of log.jsonl",
+        help="steps between lines of log.jsonl",
     )
     add(
         group,
@@ -179,7 +179,7 @@ def add_run_flags(
         dest="steps_per_checkpoint",
         type=int,
         default=10_000,
-        help="steps between two checkpoints",
+        help="steps between checkpoints",
     )
     add(
         group,
@@ -188,11 +188,11 @@ def add_run_flags(
         dest="steps_per_save_output",
         type=int,
         default=5000,
-        help="steps between two picture grids; 0: none",
+        help="steps between picture grids; 0: none",
     )
-    add(group, "--steps_per_eval", type=int, default=1000, help="steps between two evaluations on --val_dir")
-    add(group, "--keep", type=int, default=3, help="the last so many checkpoints stay")
-    add(group, "--keep_every", type=int, default=0, help="checkpoints at multiples of this stay too; 0: none")
+    add(group, "--steps_per_eval", type=int, default=1000, help="steps between evaluations on --val_dir")
+    add(group, "--keep", type=int, default=3, help="number of latest checkpoints to keep")
+    add(group, "--keep_every", type=int, default=0, help="also keep checkpoints at multiples of this step; 0: none")
     add_switch(group, "--tensorboard", "also log to TensorBoard (pip install tensorboard)")
 
 

@@ -22,15 +22,15 @@ def add_trust_flags(parser: Flags) -> None:
     add(
         parser,
         "--calibration",
-        help="result folder (with --maps, folder of maps) of healthy images of patients who are neither trained nor "
-        "tested on: p-values of images, thresholds of pixels, and what these give on --healthy",
+        help="result folder (with --maps, folder of maps) of healthy images of patients used in neither training nor "
+        "testing: gives p-values of images, thresholds of pixels, and the rates these realise on --healthy",
         shown="none",
     )
     add(
         parser,
         "--meta",
-        help="CSV or TSV with a header: name (of a slice or a scan) or patient, and columns such as scanner or age: "
-        "numbers of the method for each value",
+        help="CSV or TSV with a header: name (of a slice or a scan) or patient, and columns such as scanner or age. "
+        "The method's numbers are given for each value",
         shown="none",
     )
 

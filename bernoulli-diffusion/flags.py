@@ -100,7 +100,8 @@ def add_model_flags(parser: argparse.ArgumentParser, compared: bool = False) -> 
         default = {"shown": THE_CHECKPOINTS} if compared else {"default": paper[name]}
         add(group, f"--{name}", help=help, **options, **default)
 
-    add(group, "--sampler", default="bld", choices=("bld",), help="bld: binary latent diffusion with Bernoulli noise")
+    # Of the released code, which has no other choice either.
+    group.add_argument("--sampler", choices=("bld",), help=argparse.SUPPRESS)
     flag("diffusion_steps", "T, number of noise levels", type=int)
     flag("noise_schedule", "schedule of beta_t", choices=NOISE_SCHEDULES)
     flag(
@@ -164,13 +165,8 @@ def add_code_training_flags(parser: argparse.ArgumentParser) -> None:
         help="training draws noise levels uniformly from 1 to this; all: up to --diffusion_steps",
     )
     group.add_argument("--noise_level", type=int, help=argparse.SUPPRESS)  # the former name
-    add(
-        group,
-        "--schedule_sampler",
-        default="uniform",
-        choices=("uniform",),
-        help="how noise levels are drawn, from the range of --train_noise_levels",
-    )
+    # Of the released code, which has no other choice either.
+    group.add_argument("--schedule_sampler", choices=("uniform",), help=argparse.SUPPRESS)
     add(
         group,
         "--lesion_share",

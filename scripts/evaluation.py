@@ -252,6 +252,11 @@ def _score(
     facts = _facts(chosen, study, healthy, calibration)
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
     leading, further, pictures, clinical, published = [], [], [], None, None
+    for other in filter(None, (healthy, calibration)):
+        if (there := other.folder.run.get("amp")) != (here := study.folder.run.get("amp")):
+            print(
+                f"Maps of {other.folder.folder} were made with --amp {there}, the others with {here}: rounding differs"
+            )
     if study.near is not None:
         print(averaging_notice(study, healthy))
     if chosen.protocol in BENCHMARKS:

@@ -236,6 +236,15 @@ def test_lesions_in_the_healthy_folder_and_other_settings_are_refused(folders, t
     assert len(raised.value.problems) == 2
 
 
+def test_healthy_images_may_have_been_judged_in_another_precision(run_evaluation, tmp_path):
+    """As --amp chooses by what it measures: their maps differ by rounding, which is said."""
+    words = "--results", write_folder(tmp_path / "a", amp="off"), "--bootstrap", 5, "--workers", 0, "--healthy"
+    done = run_evaluation(*words, write_folder(tmp_path / "b", lesion=False, amp="bf16"))
+    assert done.returncode == 0 and "made with --amp bf16, the others with off: rounding differs" in done.stdout
+    done = run_evaluation(*words, write_folder(tmp_path / "c", lesion=False, amp="off"))
+    assert done.returncode == 0 and "rounding" not in done.stdout
+
+
 def test_the_command_scores_a_folder_whole(run_evaluation, folders, tmp_path):
     out = tmp_path / "out"
     done = run_evaluation(

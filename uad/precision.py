@@ -12,6 +12,9 @@ from uad.errors import input_error
 
 AMP_MODES = ("auto", "bf16", "fp16", "off")
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "asimdbf16"}
+# On a CPU bf16 has to be so many times as fast: where both are about as fast, float32 is more exact, and two commands
+# would choose differently by chance.
+WORTHWHILE = 1.2
 # What `precision_seconds` times: so many kinds of convolutions, those with most of the work, on feature maps of this
 # side, and how long each precision is tried on one, in seconds.
 TIMED_LAYERS, TIMED_SIDE, TIMED_BATCH, TIMED_SECONDS = 4, 32, 8, 0.04
@@ -32,8 +35,8 @@ def keep_float32_exact() -> None:
 
 
 def resolve_amp(mode: str, device: torch.device, seconds: Callable[[], Mapping[str, float]]) -> str:
-    """`auto` -> on CUDA bf16 where the device has it, else fp16; on a CPU with bfloat16 what takes fewer `seconds` (see
-    precision_seconds), on others off. Other modes are kept as they are.
+    """`auto` -> on CUDA bf16 where the device has it, else fp16; on a CPU with bfloat16 that, where it is WORTHWHILE by
+    the `seconds` (see precision_seconds), else off. Other modes are kept as they are.
     """
     if mode not in AMP_MODES:
         raise input_error("--amp", mode, f"one of {', '.join(AMP_MODES)}", "choose one of these")
@@ -44,7 +47,7 @@ def resolve_amp(mode: str, device: torch.device, seconds: Callable[[], Mapping[s
     if not cpu_has_bfloat16():
         return "off"
     measured = seconds()
-    return min(measured, key=measured.get)
+    return "bf16" if measured["off"] > WORTHWHILE * measured["bf16"] else "off"
 
 
 def precision_seconds(modules: Iterable[nn.Module], training: bool) -> dict[str, float]:

@@ -21,8 +21,19 @@ from uad.neighbours import DISTANCE_KEY, UNKNOWN_DISTANCE, neighbours_of
 from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened
 from uad.scores import EVIDENCE_EXTRA
 
-# What may differ between the runs on diseased and on healthy images: their maps are on one scale all the same.
-FREE_KEYS = VOLATILE_KEYS | {"data_dir", "data_hash", "num_samples", "split", "layout", "seed", "out_dir", "save"}
+# What may differ between the runs on diseased and on healthy images: their maps are on one scale all the same, of amp
+# but for rounding.
+FREE_KEYS = VOLATILE_KEYS | {
+    "data_dir",
+    "data_hash",
+    "num_samples",
+    "split",
+    "layout",
+    "seed",
+    "out_dir",
+    "save",
+    "amp",
+}
 
 
 # So many slices keep what they are judged by themselves: more than a slice has neighbours of 1 mm.

@@ -39,11 +39,11 @@ def chain(lie: str | None, framing: Framing | None = None) -> Chain:
     return chain_of(READING, TrainingFacts(("t1",), framing, lie=lie), 1.0, False)
 
 
-def opened(folder: Path, lie: str | None):
+def opened(folder: Path, lie: str | None, framing: Framing | None = None):
     path = folder / "p1.nii.gz"
     # Blocks of 4 x 4 voxels of 1 mm: the plane of 256 voxels becomes a square of 64 pixels, their means.
     nib.save(nib.Nifti1Image(np.kron(volume(), np.ones((4, 4, 1), np.float32)), np.diag([-1.0, -1.0, 6.0, 1.0])), path)
-    return open_item(Item("p1", Scan("p1", folder, {"t1": Source((path,))})), chain(lie))
+    return open_item(Item("p1", Scan("p1", folder, {"t1": Source((path,))})), chain(lie, framing))
 
 
 @pytest.mark.parametrize(("start", "end"), list(product(AXIAL, AXIAL)))
@@ -87,6 +87,18 @@ def test_a_volume_looks_as_its_pictures_do_to_a_model_of_pictures(tmp_path):
         alone = open_item(Item("slice", slice_file=tmp_path / "slice.png"), chain(PICTURE))
         np.testing.assert_allclose(alone.images[0], image, atol=3e-3)
         assert lies(alone.plane_affine) == lies(found.plane_affine) and not alone.notices
+
+
+@pytest.mark.parametrize("lie", [PICTURE, OF_VOLUMES])
+def test_a_network_may_take_smaller_images_than_the_preparation_made(tmp_path, lie):
+    """Prepared at 128 x 128 and resized to 64 x 64, a slice lies where one does that was prepared at 64 x 64."""
+    found, plain = (opened(tmp_path, lie, Framing(1.0, size)) for size in (128, READING.img_size))
+    assert found.images.shape == plain.images.shape
+    np.testing.assert_allclose(found.plane_affine, plain.plane_affine, atol=1e-9)
+    np.testing.assert_allclose(found.images, plain.images, atol=0.2)
+    volumes = [each.volume(plain.images[:, 0]) for each in (found, plain)]
+    assert volumes[0].shape == volumes[1].shape and np.abs(volumes[0] - volumes[1]).max() < 0.2
+    assert np.corrcoef(*map(np.ravel, volumes))[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("lie", [PICTURE, OF_VOLUMES])

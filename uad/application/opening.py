@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from uad.application.inputs import Item
 from uad.data.reading.decoding import PLANE_AFFINE, full_scale_of
 from uad.data.reading.facts import Levels, TrainingFacts, as_seen
+from uad.data.reading.folder import resized_affine
 from uad.data.reading.formats import RawSlice, read_slice
 from uad.data.reading.geometry import CANONICAL, from_canonical
 from uad.data.reading.likeness import MANY
@@ -123,6 +124,8 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         plane = plane_of(brains, loaded.spacing[:2], chain.framing)
     except ValueProblem as error:
         raise error.at(item.where) from error
+    # The network may take smaller images than the preparation made.
+    prepared = (chain.framing.img_size,) * 2
     first, stop, notice = _trained_levels(chain, loaded.images.shape[3])
     notes = [note for note in loaded.notes if note.shows != LABEL]
     moved = [number for number, note in enumerate(notes) if note.resampled]
@@ -158,9 +161,9 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         loaded.images.shape[1:],
         grid.affine,
         float(loaded.spacing[2]),
-        turn.affine(plane.affine(loaded.affine, 0), images[0].shape[1:]),
+        resized_affine(turn.affine(plane.affine(loaded.affine, 0), prepared), prepared, images[0].shape[1:]),
         float(np.prod(grid.spacing)) / 1000,
-        lambda squares: plane.back(turn.back(squares)),
+        lambda squares: plane.back(turn.back(_resized(squares, prepared))),
         lambda volume: from_canonical(volume, grid.affine),
         tuple(dict.fromkeys(notices)),
     )
@@ -212,11 +215,6 @@ def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
     height, width = turned.shape[1:]
     image, foreground = _seen(turned, chain.reading, where, raw.full_scale)
 
-    def back(squares: np.ndarray) -> np.ndarray:
-        flat = torch.from_numpy(squares.reshape(1, -1, *squares.shape[-2:]).astype(np.float32))
-        fine = F.interpolate(flat, (height, width), mode="bilinear", align_corners=False)
-        return turn.back(fine.numpy().reshape(*squares.shape[:-2], height, width))
-
     return Opened(
         name,
         image[None],
@@ -227,10 +225,19 @@ def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
         0.0,
         turn.affine(raw.affine, (height, width)),
         None,
-        back,
+        lambda squares: turn.back(_resized(squares, (height, width))),
         lambda volume: volume,
         notices,
     )
+
+
+def _resized(squares: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(..., S, S) to (..., H, W): linear between the pixels' centres."""
+    if squares.shape[-2:] == shape:
+        return squares
+    flat = torch.from_numpy(squares.reshape(1, -1, *squares.shape[-2:]).astype(np.float32))
+    resized = F.interpolate(flat, shape, mode="bilinear", align_corners=False)
+    return resized.numpy().reshape(*squares.shape[:-2], *shape)
 
 
 def _turn_of_slice(lie: str, wanted: str | None) -> tuple[Turn, tuple[str, ...]]:

@@ -78,6 +78,7 @@ def main(args: argparse.Namespace) -> None:
     pack(pair, request.channels, *paths)
     size = sum(path.stat().st_size for path in paths) / 1e6
     reading, steps = pair.autoencoder.reading, f"step {pair.autoencoder.step} and step {pair.model.step}"
+    print("Thresholds and percentiles are not packed: name --healthy once when you judge with it")
     print(f"{request.out}: {size:.1f} MB, for {reading.dataset} images of {reading.n_channels} channel(s), of {steps}")
     if request.check:
         print(difference(request, checked))

@@ -34,6 +34,9 @@ from uad.errors import InputError
         ("T2_0012", "T2_0012"),  # nor one of a contrast or a fold
         ("fold1_T1w_0123", "fold1_T1w_0123"),
         ("site3_case7_012", "site3_case7"),
+        ("P01_slice20", "P01"),
+        ("P01_z-20", "P01"),
+        ("P01_scan20", "P01_scan20"),
         ("T1001_012", "T1001"),
         ("scan", "scan"),
     ],

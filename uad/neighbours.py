@@ -22,7 +22,7 @@ ROUNDING = 1e-3
 UNKNOWN_DISTANCE = 3.0
 # Where an image's record says how far its scan's slices are apart, in millimetres, if its file does.
 DISTANCE_KEY = "slice_distance"
-_NUMBER = re.compile(r".*_(\d+)")
+_NUMBER = re.compile(r".*_(?:[a-z]+-?)?(\d+)", re.IGNORECASE)
 
 
 def slice_number(name: str) -> int | None:

@@ -88,7 +88,14 @@ def find_items(
     names = [item.name for item in items]
     for name in sorted({name for name in names if names.count(name) > 1}):
         where = ", ".join(item.where for item in items if item.name == name)
-        problems.append(Problem(where, f"{names.count(name)} inputs called {name}", "different names", "rename one"))
+        problems.append(
+            Problem(
+                where,
+                f"{names.count(name)} inputs called {name}",
+                "different names",
+                "rename one, or name the folder above them",
+            )
+        )
     if not items and not problems:
         problems.append(Problem("INPUT", "nothing to judge", EXPECTED, "name a file or a folder"))
     if problems:

@@ -212,9 +212,9 @@ def _missing(scan: Scan, needed: Sequence[str]) -> Iterator[Problem]:
         if shows == LABEL:
             expected = f"{scan.name}_seg.nii.gz, or another of the known endings"
             remedy = (
-                "add it, or state its ending: --channels seg=ENDING; --no_labels prepares scans without, --healthy "
+                "add it, state its ending by --channels seg=ENDING, or move the scan elsewhere; --no_labels prepares "
+                "scans without, --healthy those of healthy people"
             )
-            remedy += "those of healthy people"
         else:
             known = ", ".join(ending for ending, channel in endings_of(None).items() if channel == shows)
             expected = f"a file whose name ends in one of {known or shows}"

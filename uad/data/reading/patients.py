@@ -29,7 +29,7 @@ _SCAN_PATTERNS = tuple(re.compile(pattern) for pattern in _SCANS)
 _ADNI_PATIENT = re.compile(r"\d{3}_S_\d{4,5}")
 _SESSION_FOLDER = re.compile(rf"(?i:{_SESSION}[-_ ]?\d+.*|baseline|(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*)")
 _OCT_SLICE = re.compile(r"[A-Za-z]+-(\d+)-\d+")
-_SLICE = re.compile(r"(.*\d.*)_\d+")
+_SLICE = re.compile(r"(.*\d.*)_(?:(?:slice|slc|z)-?)?\d+", re.IGNORECASE)
 # Words whose digit numbers no scan: T2_0012, fold1_0123, site3_v2_007.
 _NO_SCAN = re.compile(r"t[12][a-z]{0,5}|(?:fold|part|batch|split|set|group|class|grade|site|scanner|v|version)\d+")
 
@@ -57,8 +57,8 @@ def patient_of_folders(folders: Sequence[str]) -> str | None:
 
 
 def scan_of(name: str) -> str:
-    """The scan that a slice belongs to, from its name without extension: `<scan>_<digits>` with a digit in <scan> that
-    is not that of a contrast or of a part of a data set.
+    """The scan that a slice belongs to, from its name without extension: `<scan>_<digits>` or `<scan>_slice<digits>`
+    with a digit in <scan> that is not that of a contrast or of a part of a data set.
 
     Any other name is taken for a scan with a single slice: `img_012`, `NORMAL_1000`, `T2_0012` or `fold1_0123` count
     images, not slices of a scan "img", "NORMAL", "T2" or "fold1".

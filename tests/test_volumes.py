@@ -353,6 +353,17 @@ def test_slices_of_noise_or_of_a_constant_show_no_patient():
         assert np.array_equal(brains_of(stripped), (stripped != background)[0])
 
 
+@pytest.mark.parametrize("side", [20, 30, 40])
+def test_a_slice_that_shows_little_of_the_patient_is_no_patient_all_over(side):
+    """In a slice of noise with a bright corner of the head the noise stands out by the slice's own scale."""
+    x, y = np.mgrid[:256, :256] - 128
+    images = np.random.default_rng(0).rayleigh(20, (1, 256, 256, 6)).astype(np.float32)
+    images[0, ..., 2:] += 500 * (np.hypot(x, y) < 90)[..., None]
+    images[0, 100 : 100 + side, 100 : 100 + side, 1] += 500
+    brains = brains_of(images)
+    assert side**2 / 2 < brains[..., 1].sum() < 2 * side**2 and not brains[..., 0].any()
+
+
 @pytest.mark.parametrize(("field", "text"), [("meter", "unit meter"), ("micron", "unit micron")])
 def test_other_units_of_length_are_refused(tmp_path, field, text):
     image = nib.Nifti1Image(head(), LPS)

@@ -20,6 +20,8 @@ PLANE = 256
 SAME_SPACING = 1e-3
 # A slice with less than this share of bright pixels does not show the patient.
 LEAST_SIGNAL = 0.005
+# A body of so many times the bright pixels is noise; of 1,866 slices of real heads none had twice as many.
+MOST_OF_BRIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,8 @@ def brains_of(images: np.ndarray) -> np.ndarray:
     """The patient in a volume (C, X, Y, Z), (X, Y, Z) bool: what is no background where that was removed (see
     foreground_of, asked of the whole volume), else the body in every slice that shows some of it.
 
-    A slice without the patient holds noise, in which a slice alone would see a body: what is bright is judged by the
-    whole volume.
+    A slice with little or nothing of the patient holds noise, in which a slice alone would see a body: what is bright
+    is judged by the whole volume.
     """
     size = images.shape[1:]
     foreground = foreground_of(images.reshape(len(images), size[0], -1))[0].reshape(size)
@@ -186,5 +188,6 @@ def brains_of(images: np.ndarray) -> np.ndarray:
     bright = typical > SHARE_OF_THRESHOLD * otsu(typical[typical > 0]) if typical.max() > 0 else typical > 0
     brains = np.zeros(size, dtype=bool)
     for level in np.flatnonzero(bright.mean((0, 1)) >= LEAST_SIGNAL):
-        brains[..., level] = body_mask(images[..., level].clip(0))
+        body, there = body_mask(images[..., level].clip(0)), bright[..., level]
+        brains[..., level] = body if body.sum() <= MOST_OF_BRIGHT * there.sum() else there
     return brains

@@ -119,8 +119,9 @@ def cached_codes(
     )
     prepared = (_prepared(viewed, batch, world.device) for batch in loader)
     already = files.count - sum(len(files.rows_of(number)) for number in missing)
+    words = f"encoding {files.views.codes} views of each image" if files.views.codes > 1 else "encoding"
     with tqdm(
-        desc="encoding", unit="image", total=files.count, initial=already, disable=not world.is_main or not missing
+        desc=words, unit="image", total=files.count, initial=already, disable=not world.is_main or not missing
     ) as bar:
         for start in range(0, len(missing), world.size):
             # All meet after every shard, so that an error of one ends all at once.

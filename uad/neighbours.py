@@ -4,7 +4,6 @@ Maps, and the evidence that scores an image as a whole, are averaged across the 
 Gaussian of their distance in millimetres (equation 23 of docs/METHOD.md). A slice without neighbours stays as it is.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from uad.data.reading.decoding import NIFTI_EXTENSIONS, extension_of
-from uad.data.reading.patients import scan_of
+from uad.data.reading.patients import scan_and_number
 
 # Standard deviation of the Gaussian in millimetres, and how many of them it reaches.
 SIGMA, REACH = 3.0, 2.0
@@ -22,13 +21,11 @@ ROUNDING = 1e-3
 UNKNOWN_DISTANCE = 3.0
 # Where an image's record says how far its scan's slices are apart, in millimetres, if its file does.
 DISTANCE_KEY = "slice_distance"
-_NUMBER = re.compile(r".*_(?:[a-z]+-?)?(\d+)", re.IGNORECASE)
 
 
 def slice_number(name: str) -> int | None:
-    """The number of a slice within its scan, `<scan>_<number>`; None where the name tells none."""
-    match = _NUMBER.fullmatch(name)
-    return int(match.group(1)) if match and scan_of(name) != name else None
+    """The number of a slice within its scan; None where the name tells none, see scan_and_number."""
+    return scan_and_number(name)[1]
 
 
 def distance_of(path: Path, affine: np.ndarray) -> float | None:
@@ -49,11 +46,11 @@ def neighbours_of(
     scans: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     alone = {}
     for name in names:
-        number = slice_number(name)
+        scan, number = scan_and_number(name)
         if number is None or not sigma:
             alone[name] = ((name, 1.0),)
         else:
-            scans[scan_of(name)][number].append(name)
+            scans[scan][number].append(name)
     found = {}
     for scan, numbered in scans.items():
         reach = int(_reach(sigma) / distances[scan])

@@ -29,7 +29,7 @@ _SCAN_PATTERNS = tuple(re.compile(pattern) for pattern in _SCANS)
 _ADNI_PATIENT = re.compile(r"\d{3}_S_\d{4,5}")
 _SESSION_FOLDER = re.compile(rf"(?i:{_SESSION}[-_ ]?\d+.*|baseline|(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*)")
 _OCT_SLICE = re.compile(r"[A-Za-z]+-(\d+)-\d+")
-_SLICE = re.compile(r"(.*\d.*)_(?:(?:slice|slc|z)-?)?\d+", re.IGNORECASE)
+_SLICE = re.compile(r"(.*\d.*)_(?:(?:slice|slc|z)-?)?(\d+)", re.IGNORECASE)
 # Words whose digit numbers no scan: T2_0012, fold1_0123, site3_v2_007.
 _NO_SCAN = re.compile(r"t[12][a-z]{0,5}|(?:fold|part|batch|split|set|group|class|grade|site|scanner|v|version)\d+")
 
@@ -56,19 +56,24 @@ def patient_of_folders(folders: Sequence[str]) -> str | None:
     return folders[-2] if len(folders) > 1 and _SESSION_FOLDER.fullmatch(folders[-1]) else None
 
 
-def scan_of(name: str) -> str:
-    """The scan that a slice belongs to, from its name without extension: `<scan>_<digits>` or `<scan>_slice<digits>`
-    with a digit in <scan> that is not that of a contrast or of a part of a data set.
+def scan_and_number(name: str) -> tuple[str, int | None]:
+    """The scan that a slice belongs to and its number there, from its name without extension: `<scan>_<digits>` or
+    `<scan>_slice<digits>` with a digit in <scan> that is not that of a contrast or of a part of a data set.
 
-    Any other name is taken for a scan with a single slice: `img_012`, `NORMAL_1000`, `T2_0012` or `fold1_0123` count
-    images, not slices of a scan "img", "NORMAL", "T2" or "fold1".
+    Any other name is taken for a scan with a single slice, without a number: `img_012`, `NORMAL_1000`, `T2_0012` or
+    `fold1_0123` count images, not slices of a scan "img", "NORMAL", "T2" or "fold1".
     """
     match = _SLICE.fullmatch(name)
     if not match:
-        return name
+        return name, None
     words = re.split(r"[-_. ]+", match.group(1).lower())
     numbered = any(re.search(r"\d", word) and not _NO_SCAN.fullmatch(word) for word in words)
-    return match.group(1) if numbered else name
+    return (match.group(1), int(match.group(2))) if numbered else (name, None)
+
+
+def scan_of(name: str) -> str:
+    """The scan that a slice belongs to, see scan_and_number."""
+    return scan_and_number(name)[0]
 
 
 def patient_of(name: str, patients: Mapping[str, str] | None = None) -> str:

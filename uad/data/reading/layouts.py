@@ -142,8 +142,9 @@ def _by_dicom(scans: Sequence[Scan]) -> list[Scan]:
     for name, folder in series.items():
         with suppress(InputError):  # what cannot be read is said with all that is wrong
             stated[name] = dicom_patient(folder)
-    told = {name: patient for name, patient in stated.items() if patient and len(set(stated.values())) > 1}
-    return [scan._replace(patient=told.get(scan.name, scan.patient)) for scan in scans]
+    if len(set(stated.values())) < 2:
+        return list(scans)
+    return [scan._replace(patient=stated.get(scan.name) or scan.patient) for scan in scans]
 
 
 def _leads_nowhere(path: Path) -> Problem:

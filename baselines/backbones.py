@@ -16,9 +16,10 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from uad.checkpoints import load_checkpoint, load_weights
+from uad.checkpoints import load_checkpoint
 from uad.errors import input_error
 from uad.imagenet import DEVIATION, MEAN, cached_weights
+from uad.weights import load_weights
 
 # Counted in training alone; files of early versions of torchvision do not have it.
 COUNTER = "num_batches_tracked"

@@ -6,10 +6,11 @@ from types import ModuleType
 
 from torch import nn
 
-from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
+from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.data.reading.contrast import Contrast
 from uad.data.reading.settings import Reading, matching
 from uad.errors import input_error
+from uad.weights import load_weights, stored_weights, weights_hash
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ def load_baseline(method: ModuleType, path: Path) -> TrainedBaseline:
     content = _read(path, kind(method.NAME, last))
     config = content["config"]["method"]
     modules = method.build(config)
-    weights = {last: _weights(content)}
+    weights = {last: stored_weights(content)}
     sources = {last: path}
     for stage, earlier in content["config"]["earlier"].items():
         source = path.parent.parent / stage / earlier["file"]
-        weights[stage] = _weights(_read(source, kind(method.NAME, stage)))
+        weights[stage] = stored_weights(_read(source, kind(method.NAME, stage)))
         sources[stage] = source
         found = weights_hash(weights[stage])
         if found != earlier["weights_hash"]:
@@ -98,7 +99,3 @@ def _read(path: Path, expected: str) -> dict:
     if found != expected:
         raise input_error(path, f"a checkpoint of: {found}", f"one of: {expected}", "name a checkpoint of --method")
     return content
-
-
-def _weights(content: dict) -> dict:
-    return content["weights"] if "weights" in content else content["ema"]

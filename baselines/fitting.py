@@ -7,14 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.checkpoints import kind
-from uad.checkpoints import (
-    CheckpointFiles,
-    averaged_weights,
-    check_same_configuration,
-    described,
-    load_checkpoint,
-    save_checkpoint,
-)
+from uad.checkpoints import CheckpointFiles, check_same_configuration, described, load_checkpoint, save_checkpoint
+from uad.weights import averaged_weights
 
 # The number in the checkpoint's name, where others have their steps.
 FITTED = 1

@@ -12,7 +12,8 @@ from lpips import LPIPS
 from torch import Tensor, nn
 from torchvision.models import alexnet, squeezenet1_1
 
-from uad.checkpoints import load_checkpoint, load_weights
+from uad.checkpoints import load_checkpoint
+from uad.weights import load_weights
 
 SQUEEZENET_FILE = "squeezenet1_1-b8a52dc0.pth"
 FEATURES = "features."

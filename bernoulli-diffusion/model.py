@@ -10,9 +10,10 @@ from torch import nn
 from bernoulli_diffusion.architecture import Architecture, Model, Process, model_for
 from bernoulli_diffusion.ensemble import Ensemble
 from bernoulli_diffusion.process import BernoulliDiffusion
-from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
+from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.configuration import check_given
 from uad.errors import InputError, input_error
+from uad.weights import load_weights, stored_weights, weights_hash
 
 KIND = "bernoulli_diffusion"
 
@@ -73,7 +74,7 @@ def load_diffusion(path: Path | str, released: Callable[[], Model] | None = None
     content = load_checkpoint(path)
     if content.get("kind") == KIND:
         config, step = content["config"], content["step"]
-        weights = content["weights"] if "weights" in content else content["ema"]
+        weights = stored_weights(content)
         shape = Model(Architecture(**config["network"]), Process(**config["process"]))
     elif "time_embed.0.weight" in content and released is not None:
         config, step, shape = {"code_bits": "threshold"}, 0, released()

@@ -15,13 +15,14 @@ from bernoulli_diffusion.method import ENOUGH_STEPS, Detection, detector
 from bernoulli_diffusion.model import KIND, TrainedDiffusion
 from uad.application.judging import Judge
 from uad.best import AP, BEST_STEP, BestCheckpoint
-from uad.checkpoints import averaged_weights, described
+from uad.checkpoints import described
 from uad.configuration import BEFORE
 from uad.errors import input_error
 from uad.evaluation.figures import save
 from uad.evaluation.progress import CURVES, progress_figure, separation
 from uad.suited import suited_to
 from uad.training_log import LOG, logged
+from uad.weights import averaged_weights
 
 CURVE = "validation.png"
 BATCH = 16

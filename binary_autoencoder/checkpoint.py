@@ -8,11 +8,12 @@ from torch import Tensor
 
 from binary_autoencoder.architecture import Architecture
 from binary_autoencoder.networks import BinaryAutoEncoder
-from uad.checkpoints import CheckpointFiles, load_checkpoint, load_weights, weights_hash
+from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.configuration import check_given
 from uad.data.reading.facts import TrainingFacts
 from uad.data.reading.settings import Reading, matching
 from uad.errors import input_error
+from uad.weights import load_weights, weights_hash
 
 KIND = "binary_autoencoder"
 

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uad.checkpoints import load_checkpoint, load_weights
+from uad.checkpoints import load_checkpoint
 from uad.imagenet import DEVIATION, MEAN
+from uad.weights import load_weights
 
 VGG16_FILE = "vgg16-397923af.pth"
 # The last ReLU of each of VGG-16's five blocks: the layers that LPIPS compares.

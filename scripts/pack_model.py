@@ -3,7 +3,7 @@
     python scripts/pack_model.py --model logs/mine --out models/mine --check data/mine/val_healthy
 
 The folder has the layout of a stage-1 run with its stage 2 inside, so every command accepts it. The flip network's
-weights are rounded to float16; the autoencoder's are kept, because rounding them would change bits of the codes.
+weights are rounded to 16 bits; the autoencoder's are kept, because rounding them would change bits of the codes.
 --check reports how much maps change. `detect.py --model models/mine --healthy DIR` adds a calibration to the folder.
 """
 
@@ -19,7 +19,7 @@ from bernoulli_diffusion.model import default_log_dir
 from binary_autoencoder.checkpoint import checkpoint_files
 from uad.application.inputs import Item
 from uad.application.opening import Opened, chain_of, open_item
-from uad.checkpoints import averaged_weights, load_checkpoint, save_checkpoint
+from uad.checkpoints import load_checkpoint, save_checkpoint
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.cli.inference import add_model_flag
@@ -28,6 +28,7 @@ from uad.data.reading.listing import evenly_spread, list_folder
 from uad.data.reading.naming import ENDINGS, LABEL
 from uad.detector import TrainedPair, load_detector, load_pair
 from uad.errors import InputError, input_error
+from uad.weights import rounded_weights, stored_weights
 
 NAMES = tuple(name for name in ENDINGS if name != LABEL)
 # So many slices of --check are judged by both.
@@ -101,15 +102,14 @@ def check_channels(channels: Sequence[str] | None, pair: TrainedPair) -> None:
 
 def pack(pair: TrainedPair, channels: Sequence[str] | None, autoencoder: Path, model: Path) -> None:
     """Write the autoencoder's checkpoint as it is but for what its channels are called, and the model's with weights of
-    float16.
+    16 bits.
     """
     content = load_checkpoint(pair.autoencoder.path)
     if channels:
         content["config"]["facts"]["channels"] = tuple(channels)
     save_checkpoint(autoencoder, content)
     content = load_checkpoint(pair.model.path)
-    weights = {name: value.half() if value.is_floating_point() else value for name, value in content["weights"].items()}
-    save_checkpoint(model, content | averaged_weights(weights))
+    save_checkpoint(model, content | rounded_weights(stored_weights(content)))
 
 
 def slices_of(folder: Path, pair: TrainedPair) -> list[tuple[Item, Opened]]:

@@ -20,7 +20,6 @@ from pathlib import Path
 from baselines.trivial import AutoencoderAlone, PcaResidual, RawIntensity, fit_pca, load_pca, save_pca
 from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from binary_autoencoder.flags import add_autoencoder_flags, autoencoder_source
-from uad.checkpoints import weights_hash
 from uad.cli.command import command_of
 from uad.cli.data import Opening, add_folder_flags, only_shown, opening_of, ready
 from uad.cli.flags import Flags, add, add_switch, require
@@ -38,6 +37,7 @@ from uad.distributed import World, distributed_world
 from uad.errors import InputError, input_error, missing_flag
 from uad.scores import RESIDUAL_SCORES
 from uad.suited import suited_to
+from uad.weights import weights_hash
 
 # So many principal components are fitted unless --components says otherwise.
 COMPONENTS = 32

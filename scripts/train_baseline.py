@@ -24,7 +24,7 @@ from baselines.flags import FROM_METHOD, add_method_flag, add_method_training_fl
 from baselines.methods import load_method
 from baselines.parts import part_of, with_parts
 from baselines.stages import StageLoss, evaluator, picture_maker, shuffled_images
-from uad.checkpoints import newest_state, told_images, weights_hash
+from uad.checkpoints import newest_state, told_images
 from uad.cli.command import command_of
 from uad.cli.data import (
     HEALTHY_VALIDATION,
@@ -49,6 +49,7 @@ from uad.distributed import World, distributed_world
 from uad.optimizers import make_optimizer
 from uad.run_lock import exclusive
 from uad.training import Phase, Training
+from uad.weights import weights_hash
 
 # Networks of the methods' papers, or small ones for two cores.
 SIZES = {"paper": {"img_size": 256}, "small": {"img_size": 128}}

@@ -97,8 +97,8 @@ def test_another_default_type_of_numbers_changes_nothing(detector, scans):
 def test_an_image_is_judged_by_itself_unless_it_is_a_slice_of_a_scan(detector, scans):
     apart, beside = (detector(scans, names=NAMES, distance=distance) for distance in (None, 3.0))
     alone = np.stack([detector(image, names=[name]).anomaly_map for image, name in zip(scans, NAMES, strict=True)])
-    np.testing.assert_allclose(apart.anomaly_map, alone, rtol=1e-3, atol=1e-5)
-    assert np.abs(beside.anomaly_map - alone).max() > 1e-3
+    # Convolutions of three images round otherwise than those of one, on some processors by 1e-4.
+    assert np.abs(apart.anomaly_map - alone).max() < 1e-3 < np.abs(beside.anomaly_map - alone).max()
     assert beside.score.max() < apart.score.max()
 
 
@@ -288,13 +288,14 @@ def test_the_example_in_the_documents_runs(monkeypatch, capsys):
 def test_a_packed_model_holds_what_detection_needs(tmp_path):
     """Packed again it is the same; the folder of another model is not written into."""
     pack = "scripts/pack_model.py"
-    run(pack, f"--model {MODEL} --out {tmp_path / 'packed'}")
+    for before, after in ((MODEL, "packed"), (tmp_path / "packed", "again")):
+        run(pack, f"--model {before} --out {tmp_path / after}")
     for path in ("saved_models", "bernoulli_diffusion"):
-        (there,), (packed,) = ([*(folder / path).iterdir()] for folder in (MODEL, tmp_path / "packed"))
+        (there,), (packed,) = ([*(tmp_path / folder / path).iterdir()] for folder in ("packed", "again"))
         assert there.name == packed.name
         before, after = load_checkpoint(there), load_checkpoint(packed)
         assert before.keys() == after.keys() and before["weights_hash"] == after["weights_hash"]
-    assert all(value.dtype == torch.float16 for value in after["weights"].values())
+    assert {value.dtype for value in after["weights"].values() if value.ndim > 1} == {torch.int16}
     with pytest.raises(InputError, match="own folder"):
         run(pack, f"--model {MODEL} --out {MODEL}")
     (tmp_path / "empty").mkdir()

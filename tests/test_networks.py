@@ -11,10 +11,10 @@ from bernoulli_diffusion.process import BernoulliDiffusion
 from bernoulli_diffusion.unet import FlipUNet
 from binary_autoencoder.checkpoint import released_weights
 from binary_autoencoder.networks import BinaryAutoEncoder, Discriminator
-from uad.checkpoints import load_weights
 from uad.errors import InputError
 from uad.layers import GroupNorm
 from uad.precision import autocast, prepare_inference
+from uad.weights import load_weights
 
 HERE = Path(__file__).parent
 GOLDEN_AUTOENCODER = {

@@ -18,7 +18,6 @@ from bernoulli_diffusion.architecture import Model, Process
 from bernoulli_diffusion.method import NOT_THE_METHODS, Detection, MaskedBernoulliDiffusion, detector
 from bernoulli_diffusion.model import default_log_dir
 from binary_autoencoder.architecture import Architecture
-from uad.checkpoints import weights_hash
 from uad.data.reading.facts import TrainingFacts
 from uad.data.reading.settings import Reading
 from uad.detector import load_pair
@@ -28,6 +27,7 @@ from uad.onnx_export import export_network
 from uad.randomness import keyed_generator
 from uad.scores import gaussian
 from uad.sides import one_sided
+from uad.weights import weights_hash
 
 pytest.importorskip("onnx", reason="needs the extra `onnx`")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")

@@ -15,7 +15,6 @@ from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
-from torch import Tensor, nn
 
 from uad.distributed import World
 from uad.errors import InputError, Problem, input_error
@@ -61,16 +60,6 @@ def _commit() -> str:
         return "unknown"
 
 
-def weights_hash(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes, types and values of a state dict, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def described(kind: str, step: int, config: dict, command: str | None) -> dict:
     """What every checkpoint says of itself; the arguments are fields of uad.training.Training."""
     return {
@@ -81,11 +70,6 @@ def described(kind: str, step: int, config: dict, command: str | None) -> dict:
         "versions": versions(),
         "command": command,
     }
-
-
-def averaged_weights(state: dict[str, Tensor]) -> dict:
-    """What the light file holds beside its description: the EMA weights, as a state dict, for inference."""
-    return {"weights": state, "weights_hash": weights_hash(state)}
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
@@ -135,35 +119,6 @@ def _check_bytes(path: Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} is wrong")
-
-
-def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path | str) -> None:
-    """Load a state dict strictly, in float32, whatever torch's default; an InputError lists keys that are missing,
-    unknown or of another shape.
-    """
-    own = module.state_dict()
-    problems = [
-        Problem(
-            f"{source}: {key}",
-            "missing",
-            f"a tensor {tuple(own[key].shape)}",
-            "use a checkpoint of this network",
-        )
-        for key in own
-        if key not in state
-    ]
-    for key, value in state.items():
-        shape = tuple(value.shape)
-        if key not in own:
-            problems.append(
-                Problem(f"{source}: {key}", f"a tensor {shape}", "no such tensor", "check the configuration")
-            )
-        elif shape != tuple(own[key].shape):
-            expected = f"{tuple(own[key].shape)}"
-            problems.append(Problem(f"{source}: {key}", f"shape {shape}", expected, "check the configuration"))
-    if problems:
-        raise InputError(problems)
-    module.float().load_state_dict(state)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict, source: Path | str) -> None:

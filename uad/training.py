@@ -20,12 +20,10 @@ from tqdm import tqdm
 from uad.averaging import MovingAverage
 from uad.checkpoints import (
     CheckpointFiles,
-    averaged_weights,
     check_same_configuration,
     described,
     load_initial,
     load_optimizer,
-    load_weights,
     newest_state,
 )
 from uad.configuration import without_removed
@@ -37,6 +35,7 @@ from uad.optimizers import MATRIX_LR
 from uad.precision import autocast
 from uad.train_options import TrainOptions
 from uad.training_log import Fraction, Sums, TrainingLog
+from uad.weights import averaged_weights, load_weights
 
 Losses = tuple[Tensor, dict[str, Tensor | Fraction]]
 # Several processes stop together: so often, in steps, those with GPUs tell each other whether one was asked to.

@@ -22,7 +22,7 @@ from bernoulli_diffusion.shifts import SHIFTS
 from bernoulli_diffusion.unet import PREDICTIONS
 from uad.cli.data import THE_CHECKPOINTS, compared_group
 from uad.cli.flags import Flags, add, given, number_or_all
-from uad.cli.inference import add_contrast_flag, add_sides_flag
+from uad.cli.inference import add_contrast_flag, add_model_path_flag, add_sides_flag
 from uad.data.training.lesions import RECIPES
 from uad.distributed import World
 from uad.errors import input_error
@@ -227,13 +227,7 @@ def renaming_notice(args: argparse.Namespace) -> str | None:
 def add_model_source_flags(parser: argparse.ArgumentParser) -> None:
     """Which model detection uses."""
     group = parser.add_argument_group("the trained diffusion model")
-    add(
-        group,
-        "--model_path",
-        nargs="+",
-        help="stage-2 checkpoint, or several whose flip probabilities are averaged",
-        shown="the newest for this autoencoder",
-    )
+    add_model_path_flag(group, True, "the newest for this autoencoder")
     add(group, "--log_dir", help="folder of the stage-2 run", shown="<ae_load_dir>/bernoulli_diffusion")
     add_model_flags(parser, compared=True)
 
@@ -291,14 +285,12 @@ def add_detection_flags(parser: argparse.ArgumentParser, grid: bool = False) -> 
     add_contrast_flag(group, shown="True for models that store it, else False")
 
 
-def add_settings_flag(parser: Flags, models: bool = False) -> None:
-    """--settings, for a parser with the flags of `add_detection_flags`; models: and those of `add_model_source_flags`,
-    of which the file may say which checkpoints.
-    """
+def add_settings_flag(parser: Flags) -> None:
+    """--settings, for a parser with the flags of `add_detection_flags` and --model_path."""
 
     def defaults(path: str) -> dict:
         settings = read_settings(path)
-        named = {"model_path": list(settings.model_path)} if models and settings.model_path else {}
+        named = {"model_path": list(settings.model_path)} if settings.model_path else {}
         return settings.flags | named
 
     add(

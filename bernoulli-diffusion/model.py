@@ -16,6 +16,8 @@ from uad.errors import InputError, input_error
 from uad.weights import load_weights, stored_weights, weights_hash
 
 KIND = "bernoulli_diffusion"
+# What the EMA checkpoints of a run are called, whatever their rate.
+EMA_FILES = "emabld*_*.pt"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def newest_model_of(autoencoder_hash: str, folder: Path) -> Path:
     Raises InputError naming what lies there otherwise.
     """
     found = []
-    for path in sorted(folder.glob("emabld*_*.pt"), key=lambda p: int(p.stem.rsplit("_", 1)[1]), reverse=True):
+    for path in sorted(folder.glob(EMA_FILES), key=lambda p: int(p.stem.rsplit("_", 1)[1]), reverse=True):
         try:
             content = load_checkpoint(path)
         except InputError as error:

@@ -19,11 +19,10 @@ command again to continue after an interruption.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from bernoulli_diffusion.flags import (
@@ -36,22 +35,19 @@ from bernoulli_diffusion.flags import (
 from bernoulli_diffusion.method import DETECTION_PRESETS, METHOD, Detection
 from bernoulli_diffusion.method import detector as method_of
 from bernoulli_diffusion.settings import ChosenSettings
-from uad.application.calibration import RATES, calibrate, calibration_paths, keep, stored_calibrations
+from uad.application.calibration import RATES, calibration_paths
 from uad.application.inputs import Item, find_items, in_groups, slices_hash
-from uad.application.judging import Judge, Judged
 from uad.application.opening import Chain, chain_of
 from uad.application.page import write_scans_page
 from uad.application.writing import is_written, read_records, write_opened, write_summary
+from uad.cli.calibrating import Healthy
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
 from uad.cli.inference import add_model_flag
 from uad.cli.provenance import command_line
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_configuration, check_values
-from uad.data.reading.checks import check_folder, data_hash
-from uad.data.reading.opening import open_slices, patients_of
 from uad.data.reading.scans import header_problems
-from uad.data.reading.settings import Reading
 from uad.detector import Detector, load_pair
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, Problem, input_error
@@ -59,22 +55,22 @@ from uad.files import write_json
 from uad.neighbours import SIGMA
 
 RUN = "run.json"
-# A percentile among fewer has steps of 5 % and more.
-FEW_PATIENTS = 20
 
 
 @dataclass(frozen=True)
 class Request:
     """Everything that the flags say.
 
-    assigned: channel -> file; healthy: folder of healthy slices, None for what was measured before; rate: share of
-    healthy pixels that may be marked; median: side of the filter over voxels; spacing: None for the model's;
-    settings: the file that chose values of the detection, or None.
+    assigned: channel -> file; model_path: checkpoints of stage 2, none for the newest of the model; healthy: folder of
+    healthy slices, None for what was measured before; rate: share of healthy pixels that may be marked; median: side of
+    the filter over voxels; spacing: None for the model's; settings: the file that chose values of the detection, or
+    None.
     """
 
     inputs: tuple[Path, ...]
     assigned: dict[str, Path]
     model: Path
+    model_path: tuple[str, ...]
     out: Path
     healthy: Path | None
     rate: float
@@ -94,7 +90,7 @@ def get_args_parser() -> Flags:
     parser = Flags(__doc__, preset=DETECTION_PRESETS)
     parser.add_argument("INPUT", nargs="*", type=Path, help="files and folders, see above (default: none)")
     add(parser, "--channels", nargs="+", help="the files of one patient: CHANNEL=FILE for every channel", shown="none")
-    add_model_flag(parser)
+    add_model_flag(parser, several=True)
     add(parser, "--out", type=Path, required=True, help="folder to write to")
     add(
         parser,
@@ -162,6 +158,7 @@ def request_of(args: argparse.Namespace) -> Request:
         inputs=tuple(args.INPUT),
         assigned={word.partition("=")[0]: Path(word.partition("=")[2]) for word in args.channels or ()},
         model=args.model,
+        model_path=tuple(args.model_path or ()),
         out=args.out,
         healthy=args.healthy,
         rate=args.false_positives,
@@ -182,7 +179,7 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     runtime = request.runtime
     with distributed_world(runtime.device) as world:
-        pair = load_pair(request.model)
+        pair = load_pair(request.model, request.model_path)
         if request.settings:
             request.settings.check_networks(pair.autoencoder.weights_hash, pair.model.weights_hash)
         reading, detection = pair.autoencoder.reading, pair.detection(request.detection)
@@ -196,11 +193,10 @@ def main(args: argparse.Namespace) -> None:
         amp = precision_of(runtime.amp, world, networks, begun=amp_of_results(request.out))
         method = method_of(pair.autoencoder.network, pair.model, detection, world.device, amp)
         judge = pair.judge(method, world.device, request.batch_size, runtime.seed, detection)
-        own, of_model = (
-            calibration_paths(folder, settings, request.neighbours) for folder in (request.out, pair.folder)
-        )
-        world.on_main(lambda: calibrated(request, chain, own, of_model, judge))
-        calibrations = stored_calibrations(own)
+        paths = [calibration_paths(folder, settings, request.neighbours) for folder in (request.out, pair.folder)]
+        healthy = Healthy(request.healthy, *paths, pair.autoencoder.facts.likeness)
+        world.on_main(lambda: healthy.calibrate(reading, chain.reading, max(1, runtime.workers), judge))
+        calibrations = healthy.found
         info = info_of(request, chain, settings | {"amp": amp})
         check_configuration(request.out / RUN, info)
         detector = Detector(
@@ -227,54 +223,6 @@ def _check_headers(items: Sequence[Item], resampling: bool) -> None:
     problems = [problem for item in items if item.scan for problem in header_problems(item.scan, resampling)]
     if problems:
         raise InputError(problems)
-
-
-def calibrated(
-    request: Request, chain: Chain, own: Mapping[float, Path], of_model: Mapping[float, Path], judge: Judge
-) -> None:
-    """Have calibrations in --out, at `own`, unless there is nothing to measure on: those of --healthy, else of a former
-    command in --out, else those beside the model. The first that are measured become the model's, which stay.
-    """
-    wanted = data_hash(request.healthy) if request.healthy else None
-    stored = [(paths, stored_calibrations(paths).slices) for paths in (own, of_model)]
-    known = [paths for paths, found in stored if found and wanted in (None, found.data_hash)]
-    if not known and not request.healthy:
-        return
-    if known:
-        keep(known[0], own)
-    else:
-        measure(request.healthy, wanted, chain.reading, max(1, request.runtime.workers), own, judge)
-    found = stored_calibrations(own).slices
-    print(f"Thresholds and percentiles are those of {found}")
-    if len(found.scores) < FEW_PATIENTS:
-        print(f"{len(found.scores)} healthy patients say little of what is usual: name a folder of more by --healthy.")
-    if not known and stored[1][1]:
-        print(f"They hold in {request.out} only: the model has those of {stored[1][1]}, see {of_model[0.0].parent}")
-    elif not known:
-        keep_beside_model(own, of_model)
-
-
-def measure(
-    healthy: Path, content: str, reading: Reading, workers: int, paths: Mapping[float, Path], judge: Judge
-) -> None:
-    """Judge healthy slices and keep what is normal at the paths; content: the hash of the folder."""
-    how = (reading.n_channels, reading.img_size, reading.normalise)
-    patients = patients_of(healthy, None)
-    print(check_folder(healthy, *how, workers=workers, healthy=True, patients=patients))
-
-    def judged(images: np.ndarray, names: list[str], affines: list[np.ndarray]) -> Judged:
-        with tqdm(total=len(images), desc="calibrating", unit="slice") as bar:
-            return judge(images, names, affines, bar.update)
-
-    calibrate(open_slices(healthy, reading), content, judged, paths)
-
-
-def keep_beside_model(own: Mapping[float, Path], of_model: Mapping[float, Path]) -> None:
-    """Have later commands find the calibrations; a model in a folder that is read only has none."""
-    try:
-        keep(own, of_model)
-    except InputError as error:
-        print(f"They are not kept with the model: {error.problems[0].where}, {error.problems[0].found}")
 
 
 def info_of(request: Request, chain: Chain, settings: dict) -> dict:

@@ -42,9 +42,12 @@ FILES = ("encoder.onnx", "flip_network.onnx", "decoder.onnx")
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that the flags say; model: the stage-1 run or a name, out: folder to write to."""
+    """Everything that the flags say; model: the stage-1 run or a name, model_path: the checkpoint of stage 2, none for
+    the newest, out: folder to write to.
+    """
 
     model: Path
+    model_path: tuple[str, ...]
     out: Path
     detection: Detection
 
@@ -60,7 +63,7 @@ def get_args_parser() -> Flags:
 
 def request_of(args: argparse.Namespace) -> Request:
     """What the flags say, as plain values."""
-    return Request(args.model, args.out, detection_of(args))
+    return Request(args.model, tuple(args.model_path or ()), args.out, detection_of(args))
 
 
 def check_free(out: Path) -> None:
@@ -139,7 +142,7 @@ def main(args: argparse.Namespace) -> None:
     request = request_of(args)
     check_packages()
     check_free(request.out)
-    pair = load_pair(request.model)
+    pair = load_pair(request.model, request.model_path)
     detection = pair.detection(request.detection)
     export_networks(request.out, pair)
     write_json(request.out / CONFIG, config_of(request.out, pair, detection))

@@ -72,7 +72,7 @@ def get_args_parser() -> Flags:
         "for the viewer of report.html",
     )
     add_detection_flags(parser)
-    add_settings_flag(parser, models=True)
+    add_settings_flag(parser)
     add_runtime_flags(parser, compile=True, cuda_graphs=True)
     add_model_source_flags(parser)
     add_autoencoder_flags(parser)

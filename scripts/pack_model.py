@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bernoulli_diffusion.method import Detection
-from bernoulli_diffusion.model import default_log_dir
+from bernoulli_diffusion.model import EMA_FILES, default_log_dir
 from binary_autoencoder.checkpoint import checkpoint_files
 from uad.application.inputs import Item
 from uad.application.opening import Opened, chain_of, open_item
@@ -38,9 +38,12 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that the flags say; channels: what they show, check: folder of slices; None where not given."""
+    """Everything that the flags say; model_path: the checkpoint of stage 2, none for the newest; channels: what they
+    show, check: folder of slices; None where not given.
+    """
 
     model: Path
+    model_path: tuple[str, ...]
     out: Path
     channels: tuple[str, ...] | None
     check: Path | None
@@ -65,8 +68,10 @@ def get_args_parser() -> Flags:
 
 def main(args: argparse.Namespace) -> None:
     """Pack, and say how large the folder is and what it costs."""
-    request = Request(args.model, args.out, args.channels and tuple(args.channels), args.check)
-    pair = load_pair(request.model)
+    request = Request(
+        args.model, tuple(args.model_path or ()), args.out, args.channels and tuple(args.channels), args.check
+    )
+    pair = load_pair(request.model, request.model_path)
     check_channels(request.channels, pair)
     if request.out.resolve() == pair.folder.resolve():
         raise input_error(f"--out {request.out}", "the model's own folder", "another one", "choose another --out")
@@ -86,8 +91,9 @@ def main(args: argparse.Namespace) -> None:
 
 
 def packed_paths(pair: TrainedPair, out: Path) -> tuple[Path, Path]:
-    """Where the two checkpoints lie in a packed folder."""
-    return checkpoint_files(out).ema_path(pair.autoencoder.step), default_log_dir(out) / pair.model.path.name
+    """Where the two checkpoints lie in a packed folder, under names by which they are found there."""
+    name = pair.model.path.name if pair.model.path.match(EMA_FILES) else f"emabld_{pair.model.step:06d}.pt"
+    return checkpoint_files(out).ema_path(pair.autoencoder.step), default_log_dir(out) / name
 
 
 def check_channels(channels: Sequence[str] | None, pair: TrainedPair) -> None:
@@ -126,7 +132,7 @@ def slices_of(folder: Path, pair: TrainedPair) -> list[tuple[Item, Opened]]:
 
 def difference(request: Request, checked: Sequence[tuple[Item, Opened]]) -> str:
     """By how much the maps of the packed model are others."""
-    detectors = [load_detector(folder, device="cpu") for folder in (request.model, request.out)]
+    detectors = load_detector(request.model, "cpu", model_path=request.model_path), load_detector(request.out, "cpu")
     full, packed = (
         np.stack([judged.maps for judged in each.judged(*zip(*checked, strict=True))]) for each in detectors
     )

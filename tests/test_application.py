@@ -229,7 +229,8 @@ def test_slices_are_judged_one_by_one_or_by_the_folder(runs, tmp_path):
     np.testing.assert_allclose(results[0].affine, nib.load(one).affine, atol=1e-5)
     assert results[0].shape == (32, 32)
     rates = [float(np.mean(nib.load(path).get_fdata())) for path in (tmp_path / "all" / "mask").iterdir()]
-    assert np.mean(rates) <= 0.01, "these are the slices that the threshold was taken from"
+    # These are the slices that the threshold was taken from; other batches may round one pixel to its other side.
+    assert np.mean(rates) <= 0.01 + 1e-4
 
 
 def test_a_median_filter_removes_single_voxels_and_is_recorded(runs, tmp_path):
@@ -281,6 +282,15 @@ def test_other_healthy_slices_hold_for_their_results_and_the_models_own_stay(run
     assert [float(summary(tmp_path / each)[0]["threshold"]) for each in ("own", "later")] == [own, of_model]
     answer(runs, runs / "raw", tmp_path / "own", f"--healthy {runs / 'data' / 'val_healthy'}")
     assert float(summary(tmp_path / "own")[0]["threshold"]) == of_model
+
+
+def test_the_images_of_the_training_are_no_calibration(runs, tmp_path):
+    """Under whatever name: a model finds less on them, and its thresholds would be too low."""
+    shutil.copytree(runs / "data" / "train_healthy", tmp_path / "held_out")
+    for folder in (runs / "data" / "train_healthy", tmp_path / "held_out"):
+        with pytest.raises(InputError, match=r"(?s)the images that the model was trained on.*of other patients"):
+            answer(runs, runs / "raw", tmp_path / "out", f"--healthy {folder}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_cannot_be_written_to_is_calibrated_in_the_results(runs, tmp_path, capsys):

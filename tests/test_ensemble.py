@@ -1,8 +1,10 @@
 """Several models of one autoencoder averaged: by hand, in detection, and in a sweep that chooses how many."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from bernoulli_diffusion.ensemble import Ensemble
 from bernoulli_diffusion.model import joined, load_diffusion
 from uad.data.reading.formats import write_slice
+from uad.detector import load_detector
 from uad.errors import InputError
 from uad.files import read_json, write_json
 
@@ -108,6 +111,26 @@ def test_a_sweep_chooses_how_many_and_detection_takes_them(data, trained, tmp_pa
     (row,) = (each for name, each in found.items() if name == "masked Bernoulli diffusion")
     for end in ("value", "low", "high"):
         assert row["metrics"]["ap"][end] == pytest.approx(by_two["metrics"]["ap"][end], rel=1e-12)
+
+
+def test_scans_are_judged_by_the_models_that_are_named(data, trained, tmp_path):
+    """By the command and from Python; one of them can be packed, whatever its file is called."""
+    autoencoder, models = trained
+    first, settings = data / "diseased" / "p0_000.nii.gz", {"device": "cpu", "noise_level": 10, "shifts": 1}
+    words = f"{first} --model {autoencoder} --noise_level 10 --shifts 1 --device cpu --out {tmp_path / 'out'}"
+    run("scripts/detect.py", f"{words} --model_path {models[0]} {models[1]}")
+    detector = load_detector(autoencoder, model_path=models[:2], **settings)
+    command = nibabel.load(tmp_path / "out" / "anomaly_map" / first.name).get_fdata()
+    np.testing.assert_array_equal(detector(first).anomaly_map, np.squeeze(command))
+    best = tmp_path / "best_000002.pt"
+    shutil.copy(models[1], best)
+    run("scripts/pack_model.py", f"--model {autoencoder} --model_path {best} --out {tmp_path / 'packed'}")
+    alone = load_detector(autoencoder, model_path=best, **settings)(first).anomaly_map
+    np.testing.assert_allclose(load_detector(tmp_path / "packed", **settings)(first).anomaly_map, alone, atol=1e-3)
+    assert not np.array_equal(alone, detector(first).anomaly_map)
+    for wrong in (7, [None]):
+        with pytest.raises(InputError, match=r"(?s)--model_path.*a file, or a list of files"):
+            load_detector(autoencoder, model_path=wrong)
 
 
 @pytest.mark.parametrize("members", ["0", "3"])

@@ -92,7 +92,7 @@ def best_in_words(folder: Path) -> str | None:
     auroc = "n/a" if found["image_auroc"] is None else f"{found['image_auroc']:.3f}"
     lines = [
         f"Best by AP: step {found['step']}, AP {found['ap']:.3f}, image AUROC {auroc}, on {judged_on['words']}",
-        f"scripts/latent_sample_anomaly.py takes it with --model_path {folder / found['checkpoint']}",
+        f"Detection takes it with --model_path {folder / found['checkpoint']}",
     ]
     return "\n".join(lines + ([chosen_by_labels(judged_on)] if judged_on["real_labels"] else []))
 

@@ -77,11 +77,13 @@ class TrainedPair:
         return calibration_paths(self.folder, settings, neighbours)
 
 
-def load_pair(model: str | Path) -> TrainedPair:
-    """The pair in a folder, or that of a shipped model's name; InputError where it is missing or damaged."""
+def load_pair(model: str | Path, paths: Sequence[str | Path] = ()) -> TrainedPair:
+    """The pair in a folder, or that of a shipped model's name; paths: of other checkpoints of stage 2 than the newest
+    in it. InputError where one is missing or damaged.
+    """
     folder = model_folder(model)
     autoencoder = load_autoencoder(AutoencoderSource(str(folder)))
-    source = ModelSource((), default_log_dir(folder))
+    source = ModelSource(paths, default_log_dir(folder))
     return TrainedPair(
         folder, autoencoder, load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
     )
@@ -231,6 +233,7 @@ def load_detector(
     false_positives: float = 0.01,
     neighbours: float = SIGMA,
     preset: str = "recommended",
+    model_path: str | Path | Sequence[str | Path] = (),
     **detection,
 ) -> Detector:
     """The detector of a trained model, as scripts/detect.py with flags of the same names has it.
@@ -239,10 +242,12 @@ def load_detector(
     where there is a device), `cpu`, or a CUDA device of torch's (there float32 is kept exact in the whole process);
     amp: `off`, `bf16`, `fp16` or `auto`, which measures; batch_size: slices at a time; seed: of all randomness;
     false_positives: share of healthy pixels that masks may mark, one of uad.application.calibration.RATES; neighbours:
-    see Detector; preset: `recommended`, `fast` or `paper`; detection: fields of bernoulli_diffusion.method.Detection
-    that differ from it, such as noise_level=20.
+    see Detector; preset: `recommended`, `fast` or `paper`; model_path: a checkpoint of stage 2 where it is not the
+    newest in the folder, or several whose flip probabilities are averaged; detection: fields of
+    bernoulli_diffusion.method.Detection that differ from the preset, such as noise_level=20.
     Raises InputError for a model that is missing or damaged and for settings that mean nothing.
     """
+    paths = model_path if isinstance(model_path, (list, tuple)) else [model_path]
     batch_size, seed, neighbours = plain(batch_size), plain(seed), plain(neighbours)
     reach = is_number(neighbours) and 0 <= neighbours < math.inf
     check_values(
@@ -252,12 +257,13 @@ def load_detector(
             ("--batch_size", batch_size, "1 or more", is_whole(batch_size) and batch_size >= 1),
             ("--seed", seed, "a whole number", is_whole(seed)),
             ("--neighbours", neighbours, "0 or more", reach),
+            ("--model_path", model_path, "a file, or a list of files", all(isinstance(p, (str, Path)) for p in paths)),
         ]
     )
     where = _device_of(device)
     if where.type == "cuda":
         keep_float32_exact()
-    pair = load_pair(model)
+    pair = load_pair(model, paths)
     chosen = pair.detection(Detection.preset(preset, **detection))
     networks = (pair.autoencoder.network, pair.model.network)
     precision = resolve_amp(amp, where, lambda: precision_seconds(networks, training=False))

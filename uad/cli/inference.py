@@ -51,8 +51,8 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_flag(parser: argparse.ArgumentParser) -> None:
-    """--model, a trained pair, see uad.application.models."""
+def add_model_flag(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """--model, a trained pair, see uad.application.models, and --model_path; several: of which there may be several."""
     add(
         parser,
         "--model",
@@ -60,6 +60,13 @@ def add_model_flag(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folder of a stage-1 run with its stage 2 inside, or the name of a shipped model, see models/README.md",
     )
+    add_model_path_flag(parser, several, "the newest in the folder bernoulli_diffusion of --model")
+
+
+def add_model_path_flag(group, several: bool, shown: str) -> None:
+    """--model_path, a list of files; shown: what the help calls the default."""
+    more = ", or several whose flip probabilities are averaged" if several else ""
+    add(group, "--model_path", nargs="+" if several else 1, help=f"stage-2 checkpoint{more}", shown=shown)
 
 
 def add_sides_flag(group, **default) -> None:

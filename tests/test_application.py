@@ -19,6 +19,7 @@ from uad.data.reading.layouts import find_scans
 from uad.data.reading.likeness import differences, likeness_of
 from uad.data.reading.planes import Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
+from uad.detector import load_detector
 from uad.errors import InputError
 from uad.neighbours import smoothed
 
@@ -378,8 +379,27 @@ def test_scans_unlike_the_training_images_are_named():
     assert "upside down" in said(lambda image: image[:, :, ::-1].copy())
     assert "t1 looks like flair" in said(lambda image: image[::-1].copy())
     assert "elsewhere in the image: by +0% of its height and +1" in said(lambda image: np.roll(image, 10, 2))
-    assert "background is not 0" in said(lambda image: image + np.float32(0.01))
+    assert "no background of 0" in said(lambda image: image + np.float32(0.01))
+    noise = np.random.default_rng(0)
+    assert "resemble the training's too little" in said(lambda image: (image > 0) * noise.random(image.shape))
     assert "intensities of t1 are unlike" in said(lambda image: image * np.array([0.5, 1])[:, None, None])
+
+
+@pytest.mark.parametrize("how", ["volume", "slice"])
+def test_a_constant_that_was_added_is_noticed(runs, tmp_path, how):
+    """It takes the place of air, and halves the contrast of all tissue."""
+    detector = load_detector(runs / "model", device="cpu")
+    path = runs / "raw" if how == "volume" else sorted((runs / "data" / "val_healthy").iterdir())[5]
+    assert not any("dark pixels" in notice for notice in detector(path).notices)
+    if how == "volume":
+        shutil.copytree(path, tmp_path / "p90")
+        files = {channel: tmp_path / "p90" / f"p90_{channel}.nii.gz" for channel in ("t1", "flair")}
+        image = nib.load(files["flair"])
+        nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) + 400, image.affine), files["flair"])
+        answer = detector(files)
+    else:
+        answer = detector(np.moveaxis(nib.load(path).get_fdata(dtype=np.float32)[:, :, 0], -1, 0) + 400)
+    assert any("dark pixels" in notice for notice in answer.notices)
 
 
 def test_thresholds_mark_no_more_than_their_share():

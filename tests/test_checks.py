@@ -135,6 +135,17 @@ def test_a_constant_channel_is_counted_but_allowed(brains):
     assert check_folder(brains, 2, 16, "joint").flat_channel == 1
 
 
+def test_a_constant_that_was_added_is_noticed(brains):
+    def said(how: str) -> bool:
+        return "without dark pixels" in str(check_folder(brains, 2, 16, how))
+
+    assert not said("tissue")
+    for path in list(brains.glob("*.nii.gz")):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) + 1000, image.affine), path)
+    assert said("tissue") and said("percentile") and not said("joint")
+
+
 def test_range_is_checked_only_when_nothing_rescales(brains):
     write_slice(brains / "P1_000.nii.gz", 3 * image(), np.eye(4))
     problem = only_problem(brains, normalise="none")

@@ -16,6 +16,7 @@ from uad.data.reading.formats import RawSlice, read_slice
 from uad.data.reading.geometry import CANONICAL, from_canonical
 from uad.data.reading.likeness import MANY
 from uad.data.reading.naming import LABEL
+from uad.data.reading.normalise import is_lifted
 from uad.data.reading.planes import PLANE, Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.data.reading.settings import Reading
@@ -152,6 +153,7 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         notices.append(f"{others} resampled onto the grid of {notes[0].shows}; slices beyond are not judged")
     if chain.assumed:
         notices.append(f"the training does not say how large its images are: {PLANE} mm a side are taken, or --spacing")
+    notices += _lifted(loaded.images[..., levels], chain.reading)
     notices += [*plane.notices(loaded.spacing), *notice, *(said for note in loaded.notes for said in note.notices)]
     return Opened(
         item.name,
@@ -211,6 +213,7 @@ def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
     empty = [channel for channel, one in zip(chain.names, raw.image, strict=True) if one.min() == one.max()]
     if empty:
         notices = (*notices, f"the same value in every pixel of {', '.join(empty)}: judged by the other channels")
+    notices = (*notices, *_lifted(raw.image[..., None], chain.reading))
     turned = turn.there(raw.image)
     height, width = turned.shape[1:]
     image, foreground = _seen(turned, chain.reading, where, raw.full_scale)
@@ -229,6 +232,14 @@ def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
         lambda volume: volume,
         notices,
     )
+
+
+def _lifted(raw: np.ndarray, reading: Reading) -> list[str]:
+    """What to know where most of the slices (C, H, W, N) have a channel without dark pixels."""
+    lifted = [is_lifted(raw[..., level], reading.normalise) for level in range(raw.shape[-1])]
+    if 2 * sum(lifted) <= len(lifted):
+        return []
+    return ["a channel has no dark pixels: 0 is taken as no signal, so subtract a constant that was added"]
 
 
 def _resized(squares: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

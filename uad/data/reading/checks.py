@@ -14,6 +14,7 @@ from uad.data.reading.decoding import cannot_open
 from uad.data.reading.folder import normalised, read_labelled
 from uad.data.reading.formats import RawSlice
 from uad.data.reading.listing import Listing, labels_folder
+from uad.data.reading.normalise import is_lifted
 from uad.data.reading.patients import TRAIN, patient_of
 from uad.data.reading.released import Place, Released, list_images
 from uad.data.reading.remembering import Memory
@@ -34,6 +35,7 @@ class _Report(NamedTuple):
     flat_channel: bool = False
     marked: bool = False
     mostly_lesion: bool = False
+    lifted: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _reports(folder: Place, listing: Listing, expected: _Expected, workers: int)
     masks = {stem: listing.masks.get(stem) for stem in listing.slices}
     empty = listing.empty
     # Whether there are masks at all decides about the images without one.
-    memory = Memory(folder, "checks", (expected, _part_of(folder), bool(empty)))
+    memory = Memory(folder, "checks", (expected, _part_of(folder), bool(empty), _Report._fields))
     files = {stem: [path] + [masks[stem]] * (masks[stem] is not None) for stem, path in listing.slices.items()}
     reports = {stem: _Report([], tuple(size), *rest) for stem, (size, *rest) in memory.recall(files).items()}
     unknown = [stem for stem in listing.slices if stem not in reports]
@@ -227,6 +229,7 @@ def _check_file(path: Path, mask: Path | None, empty: bool, expected: _Expected)
         _has_flat_channel(raw.image),
         raw.marked,
         raw.label is not None and float(raw.label.mean()) > 0.5,
+        is_lifted(raw.image, expected.normalise),
     )
 
 
@@ -297,6 +300,7 @@ def _summary(
         with_lesion=sum(report.lesion for report in reports),
         mostly_lesion=sum(report.mostly_lesion for report in reports),
         flat_channel=sum(report.flat_channel for report in reports),
+        lifted=sum(report.lifted for report in reports),
         resized=sum(report.size != square for report in reports),
         distorted=sum(report.size[0] != report.size[1] for report in reports),
         marked=sum(report.marked for report in reports),

@@ -30,6 +30,7 @@ FAR = 0.1
 MANY, FEW = 0.8, 0.2
 # What so few of the training images had is unusual in a single one.
 RARE = 0.02
+AS_IT_LIES = (False, ())
 # What is said of slices that fit better transposed or not, with these axes running backwards. Heads and eyes are too
 # symmetric to tell left from right.
 _TURNS = {
@@ -88,7 +89,8 @@ def differences_of_many(known: Likeness, other: Likeness, channels: Sequence[str
     """What only many images tell, if these are enough: the order of the channels, and how and where the body lies."""
     if other.images < ENOUGH:
         return []
-    return [*_order(known, other, channels), *_position(known, other), *_place(known, other)]
+    told = [*_order(known, other, channels), *_position(known, other)]
+    return [*(told or _unlike(known, other)), *_place(known, other)]
 
 
 def differences_of_each(known: Likeness, other: Likeness, channels: Sequence[str]) -> list[str]:
@@ -123,12 +125,26 @@ def _fit(known: Likeness, other: Likeness) -> np.ndarray:
 
 def _position(known: Likeness, other: Likeness) -> list[str]:
     """Whether the mean image fits better once it is turned."""
-    there, here = (np.asarray(each.pattern) for each in (known, other))
-    fits = {turn: float((_turned(here, *turn) * there).sum()) / len(there) for turn in _TURNS}
+    fits = _fits(known, other)
     best = max(fits, key=fits.get)
-    if fits[best] - float((here * there).sum()) / len(there) < POSITION_MARGIN or fits[best] < LEAST_FIT:
+    if fits[best] - fits[AS_IT_LIES] < POSITION_MARGIN or fits[best] < LEAST_FIT:
         return []
     return [f"the slices seem to lie otherwise: they fit better {_TURNS[best]}"]
+
+
+def _fits(known: Likeness, other: Likeness) -> dict[tuple[bool, tuple[int, ...]], float]:
+    """The correlation of the mean images, as they lie and in every other position of _TURNS."""
+    there, here = (np.asarray(each.pattern) for each in (known, other))
+    return {turn: float((_turned(here, *turn) * there).sum()) / len(there) for turn in (AS_IT_LIES, *_TURNS)}
+
+
+def _unlike(known: Likeness, other: Likeness) -> list[str]:
+    """Whether the mean image fits too little in any position to say how it lies."""
+    fit = max(_fits(known, other).values())
+    if fit >= LEAST_FIT:
+        return []
+    said = "how they lie and in which order their channels are could not be checked"
+    return [f"the images resemble the training's too little: {said} (correlation {fit:.2f})"]
 
 
 def _place(known: Likeness, other: Likeness) -> list[str]:
@@ -148,9 +164,9 @@ def _turned(pattern: np.ndarray, swap: bool, flip: tuple[int, ...]) -> np.ndarra
 def _skull(known: Likeness, other: Likeness) -> list[str]:
     few = FEW if other.images >= ENOUGH else RARE
     if known.stripped >= 1 - few and other.stripped <= FEW:
-        return ["the background is not 0: the training images had their skulls and background removed"]
+        return ["there is no background of 0, as the training images had it, whose skulls were removed"]
     if known.stripped <= few and other.stripped >= MANY:
-        return ["the background is 0: the training images had theirs, as with skulls"]
+        return ["there is a background of 0, which the training images, with skulls, did not have"]
     return []
 
 

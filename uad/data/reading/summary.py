@@ -17,9 +17,9 @@ class FolderSummary:
     sizes: images per (H, W); minimum, maximum: of the raw intensities; resized: images of another size than
     img_size x img_size; distorted: those that are not square; labelled, with_lesion, mostly_lesion: images with a mask,
     with a lesion in it, and with one on more than half of the image; flat_channel: images in which a modality is
-    constant, as edge slices may be; marked: colour files taken as grey; masks_beside: whether the masks lie beside
-    their images; foreign, subfolders: names of files and folders that are left alone; notices: what else to say of a
-    release.
+    constant, as edge slices may be; lifted: in which one has no dark pixels, though 0 should mean no signal; marked:
+    colour files taken as grey; masks_beside: whether the masks lie beside their images; foreign, subfolders: names of
+    files and folders that are left alone; notices: what else to say of a release.
     """
 
     folder: Place
@@ -31,6 +31,7 @@ class FolderSummary:
     resized: int = 0
     distorted: int = 0
     flat_channel: int = 0
+    lifted: int = 0
     marked: int = 0
     patients: int = 0
     minimum: float = float("inf")
@@ -61,6 +62,11 @@ class FolderSummary:
             yield (
                 f"{self.mostly_lesion} of {self.with_lesion} lesions take more than half of their image: look whether "
                 "the masks say 0 where they mean the lesion"
+            )
+        if 2 * self.lifted > self.images:
+            yield (
+                f"{self.lifted} of {self.images} images have a channel without dark pixels: if a constant was added, "
+                "subtract it, for 0 is taken as no signal"
             )
         if self.marked:
             yield f"{_counted(self.marked, 'colour file')} taken as grey: less than 1 % of their pixels are in colour"

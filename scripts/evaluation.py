@@ -34,7 +34,7 @@ from uad.cli.maps import check_maps_flags
 from uad.cli.provenance import command_line
 from uad.cli.several import write_comparison, write_repeats
 from uad.cli.trust import add_trust_flags, check_trust_flags, trust_in
-from uad.data.reading.patients import read_patients, scan_of
+from uad.data.reading.patients import read_patients
 from uad.errors import InputError, input_error
 from uad.evaluation.attributes import Attributes, read_attributes
 from uad.evaluation.benchmarks import BENCHMARKS
@@ -42,12 +42,21 @@ from uad.evaluation.calibration import check_apart
 from uad.evaluation.clinical import Clinical, evaluate
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.foreign_maps import open_maps
+from uad.evaluation.notices import notices
 from uad.evaluation.paper_protocol import VARIANTS, image_rows, measure_image, paper_summary
 from uad.evaluation.pictures import write_pictures
 from uad.evaluation.published import Published
 from uad.evaluation.published_tables import published_table
 from uad.evaluation.rows import write_rows, write_table
-from uad.evaluation.study import Study, check_comparable, mapping, method_alone, open_study, with_neighbours
+from uad.evaluation.study import (
+    Study,
+    check_comparable,
+    check_no_image_twice,
+    mapping,
+    method_alone,
+    open_study,
+    with_neighbours,
+)
 from uad.evaluation.summary import clinical_summary, origin
 from uad.evaluation.tables import (
     detection_tables,
@@ -203,6 +212,8 @@ def _open_all(
         # Where one folder kept only maps, the others are scored by theirs, too: tables have the same rows everywhere.
         opened = {folder: method_alone(study) for folder, study in opened.items()}
     studies, healthy = ([opened[folder] for folder in group] for group in (folders, healthy_folders))
+    for study, other in product(studies, healthy):
+        check_no_image_twice(study, other)
     if known := opened.get(calibration):
         check_apart(known, *studies, *healthy)
     if not chosen.elsewhere:  # of maps made elsewhere nothing is stated that could be compared
@@ -237,14 +248,6 @@ def _output_folders(folders: Sequence[Path], out: str | None) -> list[Path]:
     return outputs
 
 
-def averaging_notice(study: Study, healthy: Study | None) -> str:
-    """Across which slices maps are averaged, so that names of other scans that are alike are seen."""
-    scans = {scan_of(name) for name in study.names}
-    said = f"Maps are averaged across slices: {len(study.names)} images of {len(scans)} scans, by their names"
-    shared = scans & {scan_of(name) for name in healthy.names} if healthy else ()
-    return said + (f"; {len(shared)} of these scans have slices in {healthy.folder.folder}, too" if shared else "")
-
-
 def _score(
     chosen: Chosen, study: Study, healthy: Study | None, calibration: Study | None, out: Path, spread: Callable
 ) -> Clinical | Published | None:
@@ -252,13 +255,8 @@ def _score(
     facts = _facts(chosen, study, healthy, calibration)
     summary = {**facts, **origin(study, healthy), "versions": versions(), "command": command_line()}
     leading, further, pictures, clinical, published = [], [], [], None, None
-    for other in filter(None, (healthy, calibration)):
-        if (there := other.folder.run.get("amp")) != (here := study.folder.run.get("amp")):
-            print(
-                f"Maps of {other.folder.folder} were made with --amp {there}, the others with {here}: rounding differs"
-            )
-    if study.near is not None:
-        print(averaging_notice(study, healthy))
+    for said in notices(study, healthy, calibration):
+        print(said)
     if chosen.protocol in BENCHMARKS:
         published = _published(chosen, study, healthy, spread)
         summary[chosen.protocol] = published.as_dict()
@@ -315,7 +313,9 @@ def _published(chosen: Chosen, study: Study, healthy: Study | None, spread: Call
 def _facts(chosen: Chosen, study: Study, healthy: Study | None, calibration: Study | None) -> dict:
     """What was evaluated and how, and every count of what was skipped."""
     scoring, run = chosen.scoring, study.folder.run
-    further = {key: run[key] for key in ("files", "paired_by_index")} if chosen.elsewhere else {}
+    further = (
+        {key: run[key] for key in ("files", "paired_by_index", "volumes_paired_by_index")} if chosen.elsewhere else {}
+    )
     if not chosen.elsewhere and not study.folder.has_inputs:
         further["left_out"] = ONLY_MAPS
     return {

@@ -1,6 +1,7 @@
 import csv
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from commands import module
 from result_folders import AFFINE, SIZE, run_info, save, slice_with_lesion, write_folder
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -20,6 +20,7 @@ from uad.errors import InputError
 from uad.evaluation.bootstrap import resample_weights
 from uad.evaluation.clinical import METRICS, difference, evaluate
 from uad.evaluation.metrics import float16_scale
+from uad.evaluation.notices import averaged_across
 from uad.evaluation.study import check_comparable, mapping, open_study
 from uad.results import ResultFolder, ResultWriter
 from uad.scores import DIFFUSE, FOCAL
@@ -304,11 +305,10 @@ def test_masks_from_another_folder(tmp_path, folders):
 def test_scans_that_both_folders_have_slices_of_are_counted():
     """They are of one person, or of two data sets that number their patients alike."""
     names = {"a": ("1_050", "2_050"), "b": ("2_051", "3_051")}
-    notice = module("scripts/evaluation.py").averaging_notice
     studies = [SimpleNamespace(names=names[key], folder=SimpleNamespace(folder=key)) for key in "ab"]
     said = "Maps are averaged across slices: 2 images of 2 scans, by their names"
-    assert notice(studies[0], None) == said
-    assert notice(*studies) == f"{said}; 1 of these scans have slices in b, too"
+    assert averaged_across(studies[0], None) == said
+    assert averaged_across(*studies) == f"{said}; 1 of these scans have slices in b, too"
 
 
 def test_given_masks_hold_in_place_of_those_in_the_results(tmp_path, folders):
@@ -319,6 +319,25 @@ def test_given_masks_hold_in_place_of_those_in_the_results(tmp_path, folders):
     study = open_study(folders[0], "saved", tmp_path / "masks")
     assert study.load(names[0]).label is None
     np.testing.assert_array_equal(study.load(names[1]).label, np.eye(SIZE))
+
+
+def test_a_small_lesion_of_a_larger_mask_stays(tmp_path, folders):
+    """It lies between the centres of the map's pixels, four times as far apart; its image is diseased all the same."""
+    name = ResultFolder(folders[0]).names[0]
+    mask = np.zeros((4 * SIZE, 4 * SIZE), dtype=np.uint8)
+    mask[41, 81] = 1
+    write_slice(tmp_path / "masks" / f"{name}.nii.gz", mask, AFFINE)
+    label = open_study(folders[0], "saved", tmp_path / "masks").load(name).label
+    assert np.argwhere(label).tolist() == [[10, 20]]
+
+
+def test_no_image_is_scored_as_diseased_and_as_healthy(tmp_path, folders, run_evaluation):
+    """Copies without masks, as of a folder of all images, would turn lesions into false positives."""
+    shutil.copytree(folders[0], tmp_path / "all", ignore=shutil.ignore_patterns("label", "evaluation"))
+    for path in (tmp_path / "all" / "records").iterdir():
+        path.write_text(path.read_text().replace('"has_label": true', '"has_label": false'))
+    found = run_evaluation("--results", folders[0], "--healthy", tmp_path / "all", "--bootstrap", 4)
+    assert found.returncode == 2 and "with the same maps" in found.stderr
 
 
 @pytest.mark.parametrize("of_nifti", [True, False])

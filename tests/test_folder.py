@@ -163,24 +163,24 @@ def test_masks_stay_binary_and_keep_their_share():
     mask = torch.zeros(60, 90, dtype=torch.uint8)
     mask[15:45, 30:60] = 1
     for size in (32, 128):
-        small = resize_mask(mask, size)
+        small = resize_mask(mask, (size, size))
         assert set(small.unique().tolist()) == {0, 1}
         assert abs(small.float().mean() - mask.float().mean()) < 0.02
     same = torch.eye(7, dtype=torch.uint8)
-    assert torch.equal(resize_mask(same, 7), same)
+    assert torch.equal(resize_mask(same, (7, 7)), same)
 
 
 def test_no_lesion_vanishes_when_its_mask_is_made_smaller():
     """One between the centres of the new pixels keeps the pixel with most of it; others are as in any mask."""
     label = torch.zeros((64, 48), dtype=torch.uint8)
     label[8:24, 8:24] = 1
-    plain = resize_mask(label, 16)
-    assert torch.equal(resize_label(label, 16), plain)
+    plain = resize_mask(label, (16, 16))
+    assert torch.equal(resize_label(label, (16, 16)), plain)
     label[40:42, 31] = 1  # rows 40 and 41 of pixel 10, column 31 of pixel 10
     label[55, 40:43] = 1  # columns 40 and 41 of pixel 13, 42 of pixel 14
-    added = (resize_label(label, 16) - plain).nonzero().tolist()
-    assert resize_mask(label, 16).sum() == plain.sum() and added == [[10, 10], [13, 13]]
-    assert torch.equal(resize_label(torch.zeros_like(label), 16), torch.zeros((16, 16), dtype=torch.uint8))
+    added = (resize_label(label, (16, 16)) - plain).nonzero().tolist()
+    assert resize_mask(label, (16, 16)).sum() == plain.sum() and added == [[10, 10], [13, 13]]
+    assert torch.equal(resize_label(torch.zeros_like(label), (16, 16)), torch.zeros((16, 16), dtype=torch.uint8))
 
 
 def test_image_and_mask_stay_aligned_when_resized(tmp_path):

@@ -15,6 +15,7 @@ from uad.errors import InputError
 from uad.evaluation.clinical import evaluate
 from uad.evaluation.foreign_files import read_planes
 from uad.evaluation.foreign_maps import METHOD, open_maps
+from uad.evaluation.notices import notices
 from uad.evaluation.pairing import Pair, image_name, pairs_of
 from uad.evaluation.study import mapping, open_study
 from uad.results import ResultFolder
@@ -196,6 +197,8 @@ def test_masks_and_maps_of_other_formats(tmp_path):
         Image.fromarray(label * 255).save(tmp_path / "labels" / f"{name}_mask.png")
     study = open_maps(tmp_path / "maps", tmp_path / "labels")
     assert study.names == ["a", "b_000", "b_001", "c"] and study.folder.run["paired_by_index"] == 3
+    (said,) = notices(study, None, None)
+    assert said.startswith("1 volume(s) without a place in the patient") and "(Z, Y, X)" in said
     np.testing.assert_array_equal(study.load("a").anomaly_map, scores)
     np.testing.assert_array_equal(study.load("a").label, label)
     np.testing.assert_array_equal(study.load("b_001").label, label)

@@ -55,6 +55,7 @@ class MapFolder:
             "labels": str(labels) if labels else None,
             "files": len(files),
             "paired_by_index": sum(contents.by_index for contents in files.values()),
+            "volumes_paired_by_index": sum(each.by_index and each.slices > 1 for each in files.values()),
             "patients_from_table": sum(
                 pair.name in self._patients or scan_of(pair.name) in self._patients for pair in files
             ),

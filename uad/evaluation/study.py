@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from uad.data.reading.folder import resize_label
 from uad.data.reading.formats import EXTENSIONS, read_mask, slice_stem
 from uad.data.reading.patients import scan_of
 from uad.errors import InputError, Problem, input_error
@@ -104,8 +105,8 @@ class Study:
     def load(self, name: str) -> Result:
         """One image, with its mask of `masks`, if there is one, where these hold.
 
-        A NIfTI mask of a NIfTI image is turned as that lies; one of another size is resampled to the map's grid by
-        nearest neighbour.
+        A NIfTI mask of a NIfTI image is turned as that lies; one of another size is resized to the map's, and
+        small lesions stay.
         """
         result = self.folder.load(name, self.extras)
         if self.masks is None:
@@ -115,7 +116,7 @@ class Study:
         # Only of NIfTI images it is known how they lie, and only theirs state a distance.
         lying = result.record.get(DISTANCE_KEY) is not None
         mask = read_mask(self.masks[name], self.folder.map_path(name) if lying else None, result.affine)
-        return result._replace(label=_nearest(mask, result.anomaly_map.shape))
+        return result._replace(label=resize_label(torch.from_numpy(mask), result.anomaly_map.shape).numpy())
 
     def each(self, function: Callable[["Study", str], object], mapper: Callable = map) -> Iterable:
         """function(study, name) of every image, in the order of .names; mapper: map, or one that `mapping` gives."""
@@ -218,6 +219,21 @@ def check_comparable(study: Study, healthy: Study) -> None:
         raise InputError(problems)
 
 
+def check_no_image_twice(study: Study, healthy: Study) -> None:
+    """InputError for images that are in both folders: diseased ones, that would count as healthy, or healthy ones, that
+    would count twice. The same image under the same name has the same map; maps of one value tell nothing.
+    """
+    shared = []
+    for name in sorted(set(study.names) & set(healthy.names)):
+        here, there = (each.folder.load(name).anomaly_map for each in (study, healthy))
+        if np.array_equal(here, there) and here.max() > here.min():
+            shared.append(name)
+    if shared:
+        found = f"{len(shared)} images of {study.folder.folder}, {shared[0]} for instance, with the same maps"
+        expected, remedy = "healthy images that are not among those scored", "leave them out of one of the two"
+        raise input_error(healthy.folder.folder, found, expected, remedy)
+
+
 def _find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         raise input_error(folder, "no such folder", "a folder of masks", "give the folder that holds the masks")
@@ -232,8 +248,3 @@ def _find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:
             "name the masks as the images",
         )
     return found
-
-
-def _nearest(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, mask.shape, strict=True))
-    return mask[rows[:, None], columns]

@@ -131,5 +131,5 @@ def as_seen(raw: np.ndarray, reading: Reading, full_scale: float = 1.0) -> tuple
     """
     normalised = normalise(raw, reading.normalise, full_scale, reading.matched_to)
     image = resize_image(torch.from_numpy(normalised), reading.img_size)
-    foreground = resize_mask(torch.from_numpy(foreground_of(raw)[0]), reading.img_size)
+    foreground = resize_mask(torch.from_numpy(foreground_of(raw)[0]), image.shape[1:])
     return image.numpy(), foreground.numpy()

@@ -90,26 +90,26 @@ def resize_image(image: torch.Tensor, size: int) -> torch.Tensor:
     return resized.clamp(0, 1)
 
 
-def resize_mask(mask: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize (H, W) to (size, size): the old pixel at the centre of the new one."""
-    rows, columns = (((torch.arange(size) + 0.5) * n / size).long() for n in mask.shape)
+def resize_mask(mask: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Resize (H, W) to `shape`: the old pixel at the centre of the new one."""
+    rows, columns = (((torch.arange(new) + 0.5) * n / new).long() for n, new in zip(mask.shape, shape, strict=True))
     return mask[rows][:, columns]
 
 
-def resize_label(label: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize a lesion mask (H, W) uint8 to (size, size) as resize_mask; of a lesion that lies between the centres of
-    the new pixels the one that holds most of it stays, so that none vanishes.
+def resize_label(label: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """Resize a lesion mask (H, W) uint8 to `shape` as resize_mask; of a lesion that lies between the centres of the new
+    pixels the one that holds most of it stays, so that none vanishes.
     """
-    resized = resize_mask(label, size)
+    resized = resize_mask(label, shape)
     if label.shape == resized.shape or not label.any():
         return resized
     lesions, _ = ndimage.label(label.numpy(), np.ones((3, 3)))
     for number, box in enumerate(ndimage.find_objects(lesions), 1):
         inside = np.argwhere(lesions[box] == number) + [each.start for each in box]
-        pixels = torch.from_numpy(inside * size // np.array(label.shape))
+        pixels = torch.from_numpy(inside * np.array(shape) // np.array(label.shape))
         if not resized[pixels[:, 0], pixels[:, 1]].any():
-            most = (pixels[:, 0] * size + pixels[:, 1]).bincount().argmax()
-            resized[most // size, most % size] = 1
+            most = (pixels[:, 0] * shape[1] + pixels[:, 1]).bincount().argmax()
+            resized[most // shape[1], most % shape[1]] = 1
     return resized
 
 
@@ -176,7 +176,7 @@ class SliceFolder(Dataset):
             "affine": torch.from_numpy(resized_affine(raw.affine, size, (self.img_size, self.img_size))),
         }
         if raw.label is not None:
-            item["label"] = resize_label(torch.from_numpy(raw.label), self.img_size)
+            item["label"] = resize_label(torch.from_numpy(raw.label), (self.img_size, self.img_size))
         return item
 
 

@@ -304,3 +304,25 @@ def test_labels_are_found_in_the_folders_of_a_release(tmp_path):
         (tmp_path / "mask" / f"{name}_fpr0.01.nii.gz").touch()
     pairs = pairs_of(tmp_path / "mask", tmp_path / "release")
     assert [(pair.name, pair.label.name) for pair in pairs] == [("p1", "p1_seg.nii.gz"), ("p2", "p2_seg.nii.gz")]
+
+
+@pytest.mark.parametrize(
+    ("change", "noticed"),
+    [
+        (lambda scores: scores, False),
+        (lambda scores: scores - 3, False),
+        (lambda scores: scores + 5000, True),
+        (lambda scores: 1 / (1 + np.exp(-(scores + 6))), True),
+    ],
+)
+def test_scores_that_rounding_ties_are_noticed(tmp_path, change, noticed):
+    """Of one order all, as float32: only those that differ little compared with their size lose it."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        label = np.zeros((64, 64), dtype=np.uint8)
+        label[20:30, 20:30] = 1
+        write(tmp_path / "labels" / f"{name}.nii.gz", label[..., None])
+        scores = np.abs(rng.normal(size=label.shape)) + label
+        write(tmp_path / "maps" / f"{name}.nii.gz", change(scores).astype(np.float32)[..., None])
+    said = notices(open_maps(tmp_path / "maps", tmp_path / "labels"), None, None)
+    assert any("float16" in each for each in said) is noticed

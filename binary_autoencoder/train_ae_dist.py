@@ -228,7 +228,7 @@ def build(chosen: Stage1, run: Run, world: World, check: Callable[[], None]) -> 
             "data": asdict(reading),
             "facts": asdict(facts_of(slices, reading)),
         },
-        settings=settings_of(chosen, run) | told_images(slices.names),
+        settings=settings_of(chosen, run) | told_images(slices.names, slices.paths),
         prepare=with_augmentation,
         sample=sample,
         evaluate=evaluate,

@@ -255,7 +255,7 @@ def build(
         phases=[Phase("unet", loss.network, optimizer, loss)],
         dataset=WithDraws(dataset, loss.draws),
         config=config,
-        settings=settings_of(chosen, run, config) | told_images(slices.names),
+        settings=settings_of(chosen, run, config) | told_images(slices.names, slices.paths),
         prepare=dataset.prepared if isinstance(dataset, LiveViews) else dict,
         former=former_settings,
         sample=sample,

@@ -237,7 +237,7 @@ def fit(request: Request, runs: dict[str, Run], world: World, method: ModuleType
     slices = run.images(folder, world, once=True)
     facts = {
         **data_of(request.reading, folder),
-        "settings": settings_of(request, run, config, {}) | told_images(folder.names),
+        "settings": settings_of(request, run, config, {}) | told_images(folder.names, folder.paths),
         "command": command_line(),
     }
     world.on_main(
@@ -272,7 +272,7 @@ def stage_training(
     options, folders = run.options, request.opening.folders
     folder = folders.open(request.reading)
     slices = run.images(folder, world)
-    settings = settings_of(request, run, config, earlier) | told_images(folder.names)
+    settings = settings_of(request, run, config, earlier) | told_images(folder.names, folder.paths)
     begun, _ = newest_state(files, world, kind(method.NAME, stage))
     if begun is None:
         if hasattr(method, "calibrate"):

@@ -1,6 +1,7 @@
 """What the flags of the stages become: sizes, former names and runs, contradictions, and looking without doing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,22 @@ def test_a_run_is_not_continued_with_as_many_other_images(images, autoencoder, t
         run(STAGE1, f"{words} --data_dir {other} --train_steps 2 --lr_anneal_steps 0")
     with pytest.raises(InputError, match="names of images"):
         run(STAGE2, stage2(other, autoencoder, f"--log_dir {tmp_path / 'd'} --train_steps 2 --lr_anneal_steps 0"))
-    check_same_configuration({"images": 8}, told_images([path.name for path in images.iterdir()]), tmp_path)
+    files = sorted(images.iterdir())
+    check_same_configuration({"images": 8}, told_images([path.name for path in files], files), tmp_path)
+
+
+def test_a_run_is_not_continued_with_other_images_of_the_same_names(images, autoencoder, tmp_path):
+    """As where they were prepared anew in their place: the networks would be those of the former ones."""
+    there = shutil.copytree(images, tmp_path / "healthy")
+    words = f"{SMALL_STAGE1} --n_channels 2 --normalise none --data_dir {there} --log_dir {tmp_path / 'ae'}"
+    run(STAGE1, f"{words} --train_steps 1 --lr_anneal_steps 0")
+    run(STAGE2, stage2(there, autoencoder, f"--log_dir {tmp_path / 'd'} --train_steps 1 --lr_anneal_steps 0"))
+    for path in there.glob("*.nii.gz"):
+        write_slice(path, read_slice(path, 2).image[:, ::-1], np.eye(4))
+    with pytest.raises(InputError, match=r"(?s)contents of images.*restore what the run began with"):
+        run(STAGE1, f"{words} --train_steps 2 --lr_anneal_steps 0")
+    with pytest.raises(InputError, match="contents of images"):
+        run(STAGE2, stage2(there, autoencoder, f"--log_dir {tmp_path / 'd'} --train_steps 2 --lr_anneal_steps 0"))
 
 
 def test_a_longer_training_is_told_why_the_learning_rate_stands_in_its_way(images, tmp_path):

@@ -26,8 +26,10 @@ STATE_KEYS = frozenset(
     {"kind", "format", "step", "config", "settings", "models", "ema", "ema_updates", "optimizers", "scaler",
      "skipped_steps"}
 )  # fmt: skip
-# The setting that tells images of other names, where there are as many.
-NAMES = "names of images"
+# The settings that tell images of other names, where there are as many, and others of the same names.
+NAMES, CONTENTS = "names of images", "contents of images"
+# So many files, evenly spread, tell whether the images are those of before: reading all would take long at every start.
+LOOKED_AT = 32
 CPU_INFO = Path("/proc/cpuinfo")
 PACKAGES = ("torch", "torchvision", "numpy", "nibabel", "scikit-learn", "scipy")
 
@@ -259,9 +261,15 @@ def _newest_usable(files: CheckpointFiles, kind: str) -> tuple[dict | None, list
     return state, complaints
 
 
-def told_images(names: Sequence[str]) -> dict:
-    """What a run's settings say of its training images: how many there are, and a hash of their names."""
-    return {"images": len(names), NAMES: hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]}
+def told_images(names: Sequence[str], paths: Sequence[Path]) -> dict:
+    """What a run's settings say of its training images: how many there are, a hash of their names, and one of the bytes
+    of some of their files.
+    """
+    contents = hashlib.sha256()
+    for path in paths[:: -(-len(paths) // LOOKED_AT)]:
+        contents.update(path.read_bytes())
+    hashes = {NAMES: hashlib.sha256("\n".join(names).encode()), CONTENTS: contents}
+    return {"images": len(names), **{key: found.hexdigest()[:16] for key, found in hashes.items()}}
 
 
 def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:
@@ -274,8 +282,8 @@ def check_same_configuration(saved: dict, given: dict, folder: Path) -> None:
             f"{_remedy(key, saved.get(key))}, or choose another --log_dir",
         )
         for key in sorted(saved.keys() | given.keys())
-        # Runs of earlier versions did not tell the names.
-        if saved.get(key) != given.get(key) and not (key == NAMES and key not in saved)
+        # Runs of earlier versions did not tell names and contents.
+        if saved.get(key) != given.get(key) and not (key in (NAMES, CONTENTS) and key not in saved)
     ]
     if problems:
         raise InputError(problems)

@@ -120,7 +120,7 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
         found, expected = f"axial slices, which run to {OF_VOLUMES}", f"slices as in training, which run to {turn.end}"
         raise input_error(item.where, found, expected, "use a model of axial slices, or judge slices as files")
     loaded = load_scan(item.scan, resampling)
-    brains = brains_of(loaded.images)
+    brains, covered = brains_of(loaded.images), loaded.covered()
     try:
         plane = plane_of(brains, loaded.spacing[:2], chain.framing)
     except ValueProblem as error:
@@ -129,12 +129,12 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
     prepared = (chain.framing.img_size,) * 2
     first, stop, notice = _trained_levels(chain, loaded.images.shape[3])
     notes = [note for note in loaded.notes if note.shows != LABEL]
-    moved = [number for number, note in enumerate(notes) if note.resampled]
+    moved = [note.shows for note in notes if note.resampled]
     images, foregrounds, levels = [], [], []
     for level in range(first, stop):
         raw = loaded.images[..., level]
-        covered = all(raw[number].max() > raw[number].min() for number in moved)
-        if covered and raw.max() > raw.min() and brains[..., level].sum() >= max(1, chain.min_brain * raw[0].size):
+        shown = raw.max() > raw.min() and brains[..., level].sum() >= max(1, chain.min_brain * raw[0].size)
+        if covered[level] and shown:
             image, foreground = _seen(turn.there(plane.squares(raw)), chain.reading, f"{item.where}, slice {level}")
             if foreground.mean() >= chain.least_foreground:
                 images.append(image)
@@ -145,12 +145,12 @@ def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
             f"slices with the patient in at least {max(chain.min_brain, chain.least_foreground):.0%} of the image"
         )
         remedy = "look at the volume; --all_slices judges slices that show less than those of the training"
-        raise input_error(item.where, "no slice that shows enough of the patient", expected, remedy)
+        beyond = f"; {(~covered).sum()} slices lie beyond another channel" if not covered.all() else ""
+        raise input_error(item.where, f"no slice that shows enough of the patient{beyond}", expected, remedy)
     grid = loaded.notes[0].grid
     notices = [f"turned from {grid.orientation} to {CANONICAL} for the model"] if grid.orientation != CANONICAL else []
     if moved:
-        others = ", ".join(notes[number].shows for number in moved)
-        notices.append(f"{others} resampled onto the grid of {notes[0].shows}; slices beyond are not judged")
+        notices.append(f"{', '.join(moved)} resampled onto the grid of {notes[0].shows}; slices beyond are not judged")
     if chain.assumed:
         notices.append(f"the training does not say how large its images are: {PLANE} mm a side are taken, or --spacing")
     notices += _lifted(loaded.images[..., levels], chain.reading)

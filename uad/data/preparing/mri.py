@@ -1,7 +1,8 @@
 """Volumes as people hold them to folders of axial slices, split by patient.
 
 Every scan is turned to one orientation by its affine, its slices are brought to one spacing, padded or cropped to a
-square around the patient and reduced to the size asked for. A slice without tumour is healthy. Slices of the training
+square around the patient and reduced to the size asked for. A slice is healthy if no tumour lies anywhere in it, also
+between the centres of its voxels, and every volume of the scan covers it. Slices of the training
 patients that show tumour are not used by any method here; the manifest lists them all the same.
 """
 
@@ -30,7 +31,7 @@ from uad.files import read_json, write_csv, write_json
 
 SPLITS = ("train_healthy", "val_healthy", "val_diseased", "unlabelled")
 LABELS = "val_diseased_labels"
-LEFT_OUT = ("unused_diseased", "unused_little_brain", "unused_tumour_vanishes")
+LEFT_OUT = ("unused_diseased", "unused_little_brain", "unused_not_covered", "unused_tumour_vanishes")
 COLUMNS = ("name", "patient", "slice", "split", "tumour_pixels", "brain_pixels", "source")
 VOLUME_COLUMNS = (
     "scan", "patient", "shows", "file", "shape", "axes", "spacing_mm", "oblique_degrees",
@@ -91,7 +92,7 @@ def prepare_scan(task: Task, out: Path, choice: Choice) -> Prepared:
     """Write a scan's slices; InputError as load_scan, and for a body larger than the slice."""
     scan, patient, _ = task
     loaded = load_scan(scan, choice.resampling)
-    brains = brains_of(loaded.images)
+    brains, covered = brains_of(loaded.images), loaded.covered()
     try:
         plane = plane_of(brains, loaded.spacing[:2], choice.framing)
     except ValueProblem as error:
@@ -99,7 +100,7 @@ def prepare_scan(task: Task, out: Path, choice: Choice) -> Prepared:
     rows = []
     for level in range(choice.skip_low, loaded.images.shape[3] - choice.skip_high, choice.every):
         name = f"{scan.name}_{level:03d}"
-        split, tumour, brain, contents = _slice(loaded, brains, plane, level, task.validation, choice)
+        split, tumour, brain, contents = _slice(loaded, brains, covered[level], plane, level, task.validation, choice)
         for folder in (LABELS, *SPLITS):
             path = out / folder / f"{name}.nii.gz"
             if folder in contents:
@@ -113,14 +114,24 @@ def prepare_scan(task: Task, out: Path, choice: Choice) -> Prepared:
     return Prepared(scan.name, rows, volumes, [])
 
 
-def _slice(loaded: LoadedScan, brains: np.ndarray, plane: Plane, level: int, validation: bool, choice: Choice):
+def _slice(
+    loaded: LoadedScan,
+    brains: np.ndarray,
+    covered: bool,
+    plane: Plane,
+    level: int,
+    validation: bool,
+    choice: Choice,
+):
     """Where a slice goes, its tumour and brain pixels, and what is written: folder -> array."""
     image = loaded.images[..., level]
     brain, tumour, mask = int(brains[..., level].sum()), 0, None
     if loaded.label is not None:
-        tumour = int(loaded.label[..., level].sum())
+        tumour = int(loaded.lesions[..., level].sum())
         mask = plane.mask(loaded.label[..., level]) if tumour else None
-    if brain < choice.min_brain * image[0].size:
+    if not covered:
+        split = "unused_not_covered"
+    elif brain < choice.min_brain * image[0].size:
         split = "unused_little_brain"
     elif choice.health == "unknown":
         split = "unlabelled"

@@ -16,6 +16,8 @@ CANONICAL = "LPS"
 SAME_GRID = 0.5
 # From which angle between voxel axes and the patient's axes a volume is called oblique, in degrees.
 OBLIQUE = 1.0
+# By so much, in voxels, a place may miss a border by rounding.
+ROUNDING = 1e-3
 
 
 class Grid(NamedTuple):
@@ -105,12 +107,44 @@ def displacement(one: Grid, other: Grid) -> float:
     return float(np.linalg.norm((corners @ (one.affine - other.affine).T)[:, :3], axis=1).max())
 
 
+def reach(own: Grid, grid: Grid) -> np.ndarray:
+    """Where the voxels of one grid reach on another: (X, Y, Z) bool of `grid`, True where a voxel's centre lies in the
+    field of view of `own`, whose border is that of its outermost voxels.
+    """
+    to_index = np.linalg.inv(own.affine) @ grid.affine
+    places = np.ogrid[tuple(slice(size) for size in grid.shape)]
+    inside = np.ones(grid.shape, dtype=bool)
+    for row, size in zip(to_index[:3], own.shape, strict=True):
+        index = row[0] * places[0] + row[1] * places[1] + row[2] * places[2] + row[3]
+        inside &= (index >= -0.5 - ROUNDING) & (index <= size - 0.5 + ROUNDING)
+    return inside
+
+
 def resample(values: np.ndarray, affine: np.ndarray, grid: Grid, nearest: bool = False) -> np.ndarray:
-    """Values (X, Y, Z) at the voxels of another grid: linear, or the nearest; outside the field of view 0, or the
-    lowest value where that is negative.
+    """Values (X, Y, Z) at the voxels of another grid: linear, or the nearest; beyond their reach that of their
+    background, 0 unless half of the volume's border is below 0.
     """
     to_index = np.linalg.inv(affine) @ grid.affine
-    order, outside = (0 if nearest else 1), min(0.0, float(values.min()))
-    return ndimage.affine_transform(
-        values, to_index[:3, :3], to_index[:3, 3], grid.shape, order=order, mode="constant", cval=outside
+    placed = ndimage.affine_transform(
+        values, to_index[:3, :3], to_index[:3, 3], grid.shape, order=0 if nearest else 1, mode="nearest"
     )
+    # Interpolation leaves a few values below 0 in raw images, too: the lowest value is no background.
+    border = np.concatenate([np.take(values, (0, -1), axis).ravel() for axis in range(3)])
+    placed[~reach(Grid(values.shape, affine), grid)] = min(0.0, float(np.median(border)))
+    return placed
+
+
+def touched(mask: np.ndarray, affine: np.ndarray, grid: Grid) -> np.ndarray:
+    """The voxels of another grid in which something of a mask (X, Y, Z) lies: (X, Y, Z) bool of `grid`.
+
+    Sampling a mask at the centres of larger voxels misses what lies between them. Here every marked voxel marks the
+    voxels nearest to points within it, a quarter of its sides from its centre, and those whose centre it holds.
+    """
+    to_index = np.linalg.inv(grid.affine) @ affine
+    found = resample(mask, affine, grid, nearest=True) > 0
+    marked = np.argwhere(mask)
+    for point in product((-0.25, 0.25), repeat=3):
+        index = np.rint((marked + point) @ to_index[:3, :3].T + to_index[:3, 3]).astype(int)
+        inside = ((index >= 0) & (index < grid.shape)).all(1)
+        found[tuple(index[inside].T)] = True
+    return found

@@ -8,16 +8,29 @@ from typing import NamedTuple
 import numpy as np
 
 from uad.data.reading.decoding import decode
-from uad.data.reading.geometry import OBLIQUE, Grid, by, canonical_grid, resample, same_grid, to_canonical
+from uad.data.reading.geometry import (
+    OBLIQUE,
+    Grid,
+    by,
+    canonical_grid,
+    reach,
+    resample,
+    same_grid,
+    to_canonical,
+    touched,
+)
 from uad.data.reading.labels import binary_label
 from uad.data.reading.layouts import Scan, Source
 from uad.data.reading.naming import LABEL
+from uad.data.reading.planes import brains_of
 from uad.data.reading.volumes import Header, Volume, read_header, read_volume
 from uad.errors import InputError, Problem, ValueProblem, input_error
 
 # Images without geometry in a stack: columns run to the patient's left, rows to the back, one millimetre a pixel.
 STACK_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 STACK_NOTICE = "the slices state no voxel size: taken for 1 mm"
+# A slice of which a volume misses more than this share of the patient is not covered.
+MOST_MISSED = 0.02
 
 
 class VolumeNote(NamedTuple):
@@ -33,12 +46,16 @@ class VolumeNote(NamedTuple):
 class LoadedScan(NamedTuple):
     """A scan in the orientation of uad.data.reading.geometry.
 
-    images: (C, X, Y, Z) float32, raw intensities; label: (X, Y, Z) uint8, 1 = lesion, or None; affine: (4, 4) of this
-    orientation; notes: of every volume, the first is the one whose grid all are on.
+    images: (C, X, Y, Z) float32, raw intensities; label: (X, Y, Z) uint8, 1 = lesion, or None; lesions: (X, Y, Z) bool,
+    voxels in which any of the lesion lies, also between the centres at which a finer label was sampled, or None; reach:
+    (X, Y, Z) bool, where every channel and the label have values of their own, None where all are on one grid; affine:
+    (4, 4) of this orientation; notes: of every volume, the first is the one whose grid all are on.
     """
 
     images: np.ndarray
     label: np.ndarray | None
+    lesions: np.ndarray | None
+    reach: np.ndarray | None
     affine: np.ndarray
     notes: tuple[VolumeNote, ...]
 
@@ -46,6 +63,13 @@ class LoadedScan(NamedTuple):
     def spacing(self) -> tuple[float, float, float]:
         """Millimetres of a voxel along X, Y and Z."""
         return Grid(self.images.shape[1:], self.affine).spacing
+
+    def covered(self) -> np.ndarray:
+        """(Z,) bool: slices that every volume covers, up to MOST_MISSED of the patient in the first channel."""
+        if self.reach is None:
+            return np.ones(self.images.shape[3], dtype=bool)
+        body = brains_of(self.images[:1])
+        return (body & ~self.reach).sum((0, 1)) <= MOST_MISSED * body.sum((0, 1))
 
 
 def header_problems(scan: Scan, resampling: bool) -> list[Problem]:
@@ -114,8 +138,8 @@ def load_scan(scan: Scan, resampling: bool = False) -> LoadedScan:
     """Read a scan's channels, in the order of its files, and its label.
 
     resampling: bring volumes on other grids onto that of the first channel, images linearly, the label to the nearest
-    voxel. Raises InputError with all that is wrong: damaged files, NaN, constant images, a label that is none,
-    different grids.
+    voxel (see also LoadedScan.lesions and reach). Raises InputError with all that is wrong: damaged files, NaN,
+    constant images, a label that is none, different grids.
     """
     problems, volumes, read = [], {}, {}
     for shows, source in scan.files.items():
@@ -128,17 +152,21 @@ def load_scan(scan: Scan, resampling: bool = False) -> LoadedScan:
         problems += _grid_problems(scan, {shows: volume.grid for shows, volume in volumes.items()})
     if problems:
         raise InputError(problems)
-    grid, placed, notes = None, {}, []
+    grid, placed, notes, lesions, reached = None, {}, [], None, None
     for shows, volume in volumes.items():
         values, affine = to_canonical(volume.values, volume.affine)
         own = Grid(values.shape, affine)
         grid = grid or own
         moved = not same_grid(grid, own)
         placed[shows] = resample(values, affine, grid, nearest=shows == LABEL) if moved else values
+        if moved:
+            reached = reach(own, grid) if reached is None else reached & reach(own, grid)
+        if shows == LABEL:
+            lesions = touched(values, affine, grid) if moved else values > 0
         path = str(scan.files[shows].paths[0])
         notes.append(VolumeNote(shows, path, volume.grid, moved, _notices(volume)))
     label = placed.pop(LABEL, None)
-    return LoadedScan(np.stack(list(placed.values())), label, grid.affine, tuple(notes))
+    return LoadedScan(np.stack(list(placed.values())), label, lesions, reached, grid.affine, tuple(notes))
 
 
 def _read(source: Source, read: dict[tuple, Volume]) -> Volume:

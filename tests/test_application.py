@@ -318,6 +318,15 @@ def test_what_lacks_is_made_again_and_what_is_no_record_is_named(runs, tmp_path)
         answer(runs, runs / "raw", out)
 
 
+def test_images_without_structure_tell_nothing_of_a_place():
+    """Such as a body of one pixel of the pattern: its mean image is 0 everywhere, which has no middle."""
+    heads = [(values[..., level], values[0, ..., level] > 0) for values in [head(0) / 1000] for level in (1, 2, 3) * 6]
+    flat = np.zeros((2, *SHAPE[:2]), np.float32)
+    flat[:, 8:12, 8:12] = 0.5
+    said = differences(likeness_of(heads), likeness_of([(flat, flat[0] > 0)] * 18), ("t1", "flair"))
+    assert not any("nan" in each or "elsewhere" in each for each in said)
+
+
 def test_all_that_is_wrong_with_the_inputs_is_named_at_once(runs, tmp_path):
     write_patient(tmp_path / "one", "p1", 1)
     (tmp_path / "one" / "p1_t1.nii.gz").unlink()

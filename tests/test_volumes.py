@@ -374,6 +374,29 @@ def test_other_units_of_length_are_refused(tmp_path, field, text):
             read(tmp_path / "v.nii.gz")
 
 
+@pytest.mark.parametrize(("factor", "refused"), [(1e-3, True), (1e3, True), (0.04, False), (8.0, False)])
+def test_voxels_in_metres_or_microns_are_refused_without_a_unit_too(tmp_path, factor, refused):
+    """Mice are scanned with voxels of 0.05 mm, and slices are up to 10 mm thick and more."""
+    scaled = LPS @ np.diag([factor, factor, factor, 1.0])
+    path = saved(tmp_path / "v.nii.gz", head(), scaled)
+    for read in (read_volume, read_header):
+        if not refused:
+            assert read(path).grid.shape == SHAPE
+            continue
+        with pytest.raises(InputError, match=r"(?s)voxels of .* mm.*sides of 0\.01 to 50 mm.*millimetres"):
+            read(path)
+
+
+def test_voxels_of_other_formats_are_of_a_scans_size_too(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    image = sitk.GetImageFromArray(head().transpose())
+    image.SetSpacing((0.002, 0.002, 0.005))
+    sitk.WriteImage(image, str(tmp_path / "v.mha"))
+    for read in (read_volume, read_header):
+        with pytest.raises(InputError, match=r"voxels of 0\.002 x 0\.002 x 0\.005 mm"):
+            read(tmp_path / "v.mha")
+
+
 def test_values_beyond_float32_are_refused(tmp_path):
     path = saved(tmp_path / "p1_flair.nii.gz", head() * 1e40, LPS)
     with pytest.raises(InputError, match="beyond float32"):

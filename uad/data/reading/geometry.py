@@ -16,6 +16,8 @@ CANONICAL = "LPS"
 SAME_GRID = 0.5
 # From which angle between voxel axes and the patient's axes a volume is called oblique, in degrees.
 OBLIQUE = 1.0
+# Voxel sides in millimetres, from ex vivo microscopy of mice to thick slices: others are in metres or microns.
+SIDES = (0.01, 50.0)
 # By so much, in voxels, a place may miss a border by rounding.
 ROUNDING = 1e-3
 
@@ -63,6 +65,12 @@ def affine_fault(affine: np.ndarray) -> str | None:
     if not (columns > 0).all() or abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-3:
         return "an affine whose axes do not span the space"
     return None
+
+
+def size_fault(grid: Grid) -> str | None:
+    """Why voxels cannot be of a scan, by their sides in millimetres (see SIDES); None where they can."""
+    low, high = SIDES
+    return None if all(low <= side <= high for side in grid.spacing) else f"voxels of {by(grid.spacing)} mm"
 
 
 def to_canonical(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

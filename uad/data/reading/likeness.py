@@ -149,8 +149,10 @@ def _unlike(known: Likeness, other: Likeness) -> list[str]:
 
 def _place(known: Likeness, other: Likeness) -> list[str]:
     """Whether the body lies somewhere else in the image: the middle of where the mean image shows it."""
-    middles = [np.argwhere(np.any(each.pattern, axis=0)).mean(0) for each in (known, other)]
-    down, right = (middles[1] - middles[0]) / PATTERN
+    shown = [np.argwhere(np.any(each.pattern, axis=0)) for each in (known, other)]
+    if not all(map(len, shown)):  # a mean image without structure tells of no place
+        return []
+    down, right = (shown[1].mean(0) - shown[0].mean(0)) / PATTERN
     if max(abs(down), abs(right)) <= FAR:
         return []
     return [f"the body lies elsewhere in the image: by {down:+.0%} of its height and {right:+.0%} of its width"]

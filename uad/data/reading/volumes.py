@@ -15,7 +15,7 @@ import numpy as np
 
 from uad.data.reading.decoding import NIFTI_EXTENSIONS, cannot_open, load_nifti, load_nifti_header
 from uad.data.reading.encoding import write_nifti
-from uad.data.reading.geometry import Grid, affine_fault, displacement
+from uad.data.reading.geometry import SIDES, Grid, affine_fault, displacement, size_fault
 from uad.errors import input_error
 
 ITK_EXTENSIONS = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -71,7 +71,7 @@ def read_volume(path: Path | str) -> Volume:
     """Read a volume file or the folder of one DICOM series.
 
     Axes of length 1 after the third are dropped. Raises InputError for a missing, damaged or huge file, what is no
-    volume, an affine that places nothing, and where SimpleITK is needed and missing.
+    volume, an affine that places nothing, voxels of no scan's size, and where SimpleITK is needed and missing.
     """
     path = Path(path)
     if volume_stem(path.name) is None or path.name.lower().endswith(ITK_EXTENSIONS) or path.is_dir():
@@ -85,7 +85,7 @@ def read_volume(path: Path | str) -> Volume:
     if values.dtype.kind not in "buif":
         found = f"values of type {values.dtype}"
         raise input_error(path, found, "real numbers", "convert the intensities to float32")
-    return Volume(values, affine, notices)
+    return _sized(path, Volume(values, affine, notices))
 
 
 def read_header(path: Path | str) -> Header:
@@ -97,7 +97,7 @@ def read_header(path: Path | str) -> Header:
     header = _guarded(path, lambda: load_nifti_header(path))
     shape = _volume_shape(path, header.get_data_shape())
     affine, notices = _placed(path, header)
-    return Header(Grid(shape[:3], affine), (*shape, 1)[3], notices)
+    return _sized(path, Header(Grid(shape[:3], affine), (*shape, 1)[3], notices))
 
 
 def nifti_shape(path: Path) -> tuple[int, ...]:
@@ -167,6 +167,16 @@ def _placed(path: Path, header: nib.Nifti1Header) -> tuple[np.ndarray, tuple[str
             stated = f"qform ({other.orientation}) and sform ({one.orientation})"
             return affine, (f"{stated} place a voxel {apart:.3g} mm apart: the sform is used",)
     return affine, ()
+
+
+def _sized(path: Path, read):
+    """A Volume or Header; InputError where its voxels cannot be of a scan."""
+    fault = size_fault(read.grid)
+    if fault:
+        expected = f"sides of {SIDES[0]:g} to {SIDES[1]:g} mm"
+        remedy = "write the file again in millimetres: lengths may be in metres or microns without saying so"
+        raise input_error(path, fault, expected, remedy)
+    return read
 
 
 @contextmanager

@@ -105,6 +105,30 @@ def test_grey_images_keep_their_depth(tmp_path, rng, extension, dtype, full_scal
     np.testing.assert_array_equal(read.affine, PLANE_AFFINE)
 
 
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_pictures_are_read_as_viewers_show_them(tmp_path, tag, kind):
+    """Stored turned, with the EXIF orientation that says how; tag 3: by 180 degrees, 6: by 90 to the left."""
+    shown = np.zeros((48, 32), np.uint8)
+    shown[:16, :8], shown[32:, 16:] = 240, 120
+    stored = {
+        1: shown, 2: shown[:, ::-1], 3: shown[::-1, ::-1], 4: shown[::-1],
+        5: shown.T, 6: np.rot90(shown), 7: shown[::-1, ::-1].T, 8: np.rot90(shown, -1),
+    }[tag]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    for name, values in (("a", stored), ("a_mask", np.where(stored, np.uint8(255), np.uint8(0)))):
+        Image.fromarray(np.ascontiguousarray(values)).save(tmp_path / f"{name}.{kind}", exif=exif)
+    np.testing.assert_allclose(read_slice(tmp_path / f"a.{kind}", 1).image[0], shown, atol=12)
+    if kind != "jpg":  # grey fringes are no mask
+        np.testing.assert_array_equal(read_mask(tmp_path / f"a_mask.{kind}"), shown > 0)
+
+
+def test_damaged_exif_data_are_ignored_as_viewers_do(tmp_path):
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01")
+    assert read_slice(tmp_path / "a.jpg", 1).image.shape == (1, 8, 8)
+
+
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
 def test_full_scale_does_not_depend_on_byte_order(tmp_path, order):
     stored = np.array([[1, 2], [3, 40000]], dtype=order)

@@ -132,6 +132,25 @@ def test_masks_follow_their_images(raw, tmp_path):
         prepare(raw, tmp_path / "other", CHOICE, workers=1)
 
 
+def test_images_are_prepared_as_viewers_show_them(raw, tmp_path):
+    """Of a release with EXIF orientations the masks were drawn on what viewers show."""
+    path = raw / "OCT2017" / "train" / "DME" / "DME-301-1.jpeg"
+    ramp = np.tile(np.linspace(0, 200, 48), (64, 1)).astype(np.uint8)  # 64 rows, 48 columns
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(ramp))).save(path, quality=95, exif=exif)
+    mask = raw / "OCT2017" / "train_labels" / "DME" / "DME-301-1.png"
+    mask.parent.mkdir(parents=True)
+    Image.fromarray((ramp > 100).astype(np.uint8) * 255).save(mask)
+    for image in {*(raw / "OCT2017").glob("*/DME/*.jpeg")} - {path}:
+        other = raw / "OCT2017" / f"{image.parts[-3]}_labels" / "DME" / f"{image.stem}.png"
+        other.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(other)
+    prepare(raw, tmp_path / "out", CHOICE, workers=1)
+    with Image.open(tmp_path / "out" / "DME" / "DME-301-1.png") as image:
+        assert np.corrcoef(np.asarray(image)[0], np.arange(32))[0, 1] > 0.99
+
+
 def test_rerun_finishes_and_touches_nothing_else(raw, tmp_path):
     out = tmp_path / "out"
     prepare(raw, out, CHOICE, workers=1)

@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from uad.configuration import check_configuration
-from uad.data.reading.decoding import EXTENSIONS
+from uad.data.reading.decoding import EXTENSIONS, upright
 from uad.data.reading.formats import read_mask
 from uad.errors import InputError, Problem, input_error
 from uad.files import write_csv, write_json, written_whole
@@ -190,7 +190,7 @@ def read_problem(image: RawImage) -> Problem | None:
     """What is wrong with an image or its mask, which are decoded wholly; None if nothing is."""
     try:
         with Image.open(image.path) as file:
-            size = file.convert("L").size
+            size = upright(file).convert("L").size
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         return Problem(str(image.path), f"unreadable ({error})", "a complete JPEG image", "fetch the file again")
     if image.mask is None:
@@ -220,7 +220,7 @@ def convert(img_size: int, task: tuple[RawImage, Path]) -> Problem | None:
             (mask.resize((img_size, img_size), Image.Resampling.NEAREST) if img_size else mask).save(temporary)
     if img_size:
         with Image.open(image.path) as file, written_whole(path) as temporary:
-            file.convert("L").resize((img_size, img_size), Image.Resampling.BILINEAR).save(temporary)
+            upright(file).convert("L").resize((img_size, img_size), Image.Resampling.BILINEAR).save(temporary)
     else:
         _link_or_copy(image.path, path)
     return None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from uad.errors import InputError, ValueProblem, input_error
 
@@ -31,6 +31,16 @@ PLANE_AFFINE = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1
 _IMAGE_FORMATS = ("PNG", "JPEG", "TIFF")
 _DIRECT_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F", "RGB", "RGBA"}
 _CONVERTED_MODES = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB", "CMYK": "RGB"}
+# What brings an image upright, by the orientation that its EXIF data state.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _MAX_NIFTI_OFFSET = 2**24
 # Holds the header of either version.
 _NIFTI_HEAD = 1024
@@ -209,20 +219,34 @@ def _pages(path: Path, count: int) -> ValueProblem:
     )
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An opened image as viewers show it, turned by its EXIF orientation; errors of any type for damaged pixels.
+
+    ImageOps.exif_transpose fails on damaged EXIF data, which viewers ignore.
+    """
+    image.load()  # turns a TIFF already
+    try:
+        stated = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # of many unrelated types
+        return image
+    return image.transpose(_UPRIGHT[stated]) if stated in _UPRIGHT else image
+
+
 def _decode_image(path: Path) -> Decoded:
     with Image.open(path, formats=_IMAGE_FORMATS) as image:
         if image.format == "PNG":
             image.verify()  # the checksums of all chunks, which decoding alone ignores; it uses the file up
-    with Image.open(path, formats=_IMAGE_FORMATS) as image:  # reads the header only
+    # By a file, not by its name: Pillow maps a named TIFF into memory, by sides that an orientation exchanges.
+    with path.open("rb") as file, Image.open(file, formats=_IMAGE_FORMATS) as image:  # reads the header only
         _refuse_large((image.height, image.width, len(image.getbands())))
         if getattr(image, "n_frames", 1) > 1 and image.format == "TIFF":
             raise _pages(path, image.n_frames)
         # Some versions of the decoder give 16-bit grey PNG as 32-bit integers.
         sixteen_bits = image.mode == "I" and image.format == "PNG"
         if image.mode in _CONVERTED_MODES:
-            values = np.asarray(image.convert(_CONVERTED_MODES[image.mode]))
+            values = np.asarray(upright(image).convert(_CONVERTED_MODES[image.mode]))
         elif image.mode in _DIRECT_MODES:
-            values = np.asarray(image)
+            values = np.asarray(upright(image))
         else:
             raise ValueError(f"the colour mode {image.mode} is not supported")
     full_scale = 65535.0 if sixteen_bits else full_scale_of(values)

@@ -1,12 +1,16 @@
 """What a training logs: means over images and fractions, whatever the parts in which the images come."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import STAGE1, STAGE2, run
 from small_diffusion import ALONE, BATCH, train
 
+from uad.errors import InputError
+from uad.train_options import TrainOptions
 from uad.training_log import LOG, Fraction, Sums, TrainingLog, logged
 
 TIMES = {"images_per_second", "cpu_seconds"}
@@ -89,3 +93,13 @@ def test_stage_2_logs_the_same_with_microbatches_and_processes(tmp_path):
         assert len(found) == len(whole)
         for line, expected in zip(found, whole, strict=True):
             assert line == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_missing_package_of_a_log_is_said_before_anything_is_computed(monkeypatch):
+    """With the other flags, not once all codes are encoded."""
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(InputError, match=r"--tensorboard(?s:.*)pip install tensorboard"):
+        TrainOptions(1, 2, 3, tensorboard=True)
+    for script, words in ((STAGE1, ""), (STAGE2, "--ae_load_dir nowhere")):
+        with pytest.raises(InputError, match="pip install tensorboard"):
+            run(script, f"--data_dir nowhere --n_channels 1 --tensorboard {words}")

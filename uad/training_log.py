@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -143,14 +144,15 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
+def check_tensorboard() -> None:
+    """InputError where the package is missing that --tensorboard needs; asked before anything is computed."""
+    if find_spec("tensorboard") is None:
+        found, remedy = "the package tensorboard is not installed", "pip install tensorboard, or leave the flag out"
+        raise input_error("--tensorboard", found, "it, beside this project", remedy)
+
+
 def _summary_writer(folder: Path, start: int):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise input_error(
-            "--tensorboard",
-            "the package tensorboard is not installed",
-            "it, beside this project",
-            "pip install tensorboard",
-        ) from error
+    # Here: it takes long to import, and few need it.
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=start)

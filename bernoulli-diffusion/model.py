@@ -95,12 +95,13 @@ def newest_model_of(autoencoder_hash: str, folder: Path) -> Path:
 
     Raises InputError naming what lies there otherwise.
     """
-    found = []
+    found, damaged = [], ""
     for path in sorted(folder.glob(EMA_FILES), key=lambda p: int(p.stem.rsplit("_", 1)[1]), reverse=True):
         try:
             content = load_checkpoint(path)
         except InputError as error:
-            found.append(str(error))
+            found += [f"{path.name}: {problem.found}" for problem in error.problems]
+            damaged = "copy the damaged files again, "
             continue
         if content.get("kind") == KIND and content["config"]["autoencoder"]["weights_hash"] == autoencoder_hash:
             return path
@@ -109,7 +110,7 @@ def newest_model_of(autoencoder_hash: str, folder: Path) -> Path:
         folder,
         "; ".join(found) or "no emabld*.pt",
         f"a model trained on the autoencoder with weights {autoencoder_hash}",
-        "train stage 2 on this autoencoder, choose the autoencoder by --ae_load_step, or pass --model_path",
+        f"{damaged}train stage 2 on this autoencoder, choose the autoencoder by --ae_load_step, or pass --model_path",
     )
 
 

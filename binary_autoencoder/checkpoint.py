@@ -8,6 +8,7 @@ from torch import Tensor
 
 from binary_autoencoder.architecture import Architecture
 from binary_autoencoder.networks import BinaryAutoEncoder
+from uad.application.models import shipped_folder
 from uad.checkpoints import CheckpointFiles, load_checkpoint
 from uad.configuration import check_given
 from uad.data.reading.facts import TrainingFacts
@@ -138,6 +139,10 @@ def _find(source: AutoencoderSource) -> tuple[Path, int]:
         raise input_error(
             "--ae_load_dir", "not given", "the log_dir of a stage-1 run", "train stage 1 first, or pass it"
         )
+    if not Path(source.load_dir).is_dir():
+        shipped = shipped_folder(source.load_dir)
+        remedy = f"pass {shipped}, the shipped model of this name" if shipped else "correct it, or train stage 1 first"
+        raise input_error(f"--ae_load_dir {source.load_dir}", "no such folder", "the log_dir of a stage-1 run", remedy)
     files = checkpoint_files(source.load_dir)
     steps = files.ema_steps() if source.ema else files.steps()
     step = find_step(files.folder, steps, "ae_load_step", source.load_step)

@@ -467,6 +467,21 @@ def test_a_file_of_more_channels_than_the_models_is_refused(runs, tmp_path):
         answer(runs, tmp_path / "p1.nii.gz", tmp_path / "out")
 
 
+def test_a_folder_of_nothing_to_judge_has_remedies_of_this_command(runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").touch()
+    lacking = write_patient(tmp_path / "lacking", "p1", 1)
+    (lacking / "p1_flair.nii.gz").unlink()
+    for channels in (("t1", "flair"), None):
+        for name in ("empty", "notes"):
+            with pytest.raises(InputError, match=r"a slice, a folder of patients(?s:.*)name another file") as caught:
+                find_items([tmp_path / name], {}, channels, 2)
+            assert "--data_dir" not in str(caught.value)
+    with pytest.raises(InputError, match="--channels t1=FILE flair=FILE"):
+        find_items([lacking], {}, ("t1", "flair"), 2)
+
+
 def test_a_picture_beside_volumes_is_left_alone(runs, tmp_path, capsys):
     source = write_patient(tmp_path / "a", "p1", 5)
     Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(source / "a_look.png")

@@ -13,6 +13,8 @@ from commands import ANSWER, ROOT, module, run
 from PIL import Image
 
 from bernoulli_diffusion.method import Detection
+from bernoulli_diffusion.model import ModelSource, load_model
+from binary_autoencoder.checkpoint import AutoencoderSource, load_autoencoder
 from uad import load_detector
 from uad.application.inputs import find_items
 from uad.application.models import model_folder, shipped_models
@@ -120,11 +122,15 @@ def test_a_lesion_raises_map_and_score(detector):
     ("image", "message"),
     [
         (np.zeros((64, 64)), "add or remove axes"),
-        (np.zeros((2, 64, 64)), "1, H, W"),
-        (np.full((1, 64, 64), np.nan), "finite"),
+        (np.zeros((2, 64, 64)), r"(?s)^1 problem.*1\. image 0\n.*1, H, W.*use a model of such images"),
+        (np.zeros((64, 64, 1)), r"np\.moveaxis"),
+        (np.full((1, 64, 64), np.nan), "4096 values are NaN.*(?s:.*)write 0 where there is no signal"),
+        (np.full((1, 64, 64), 1e300), "beyond float32"),
+        (np.ones((1, 64, 64), np.complex64), r"np\.abs"),
+        (None, "NoneType, which holds no numbers"),
         (np.full((1, 64, 64), "x"), "real numbers"),
-        (np.zeros((0, 1, 64, 64)), "one for each"),
-        (np.zeros((1, 0, 0)), "real numbers"),
+        (np.zeros((0, 1, 64, 64)), "empty"),
+        (np.zeros((1, 0, 0)), "empty"),
         ([np.zeros((1, 4, 4)), np.zeros((1, 4, 5))], "one array"),
         ("nothing_there.png", "no such file"),
         ("", "an empty text"),
@@ -137,6 +143,34 @@ def test_a_lesion_raises_map_and_score(detector):
 def test_what_cannot_be_judged_is_named(detector, image, message):
     with pytest.raises(InputError, match=message):
         detector(image)
+
+
+def test_damaged_files_of_a_model_are_named_with_remedies_of_the_command(tmp_path):
+    """One error, not an error in it; --ae_load_dir belongs to other commands."""
+    shutil.copytree(MODEL, tmp_path / "mine")
+    (path,) = (tmp_path / "mine" / "bernoulli_diffusion").glob("*.pt")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match=rf"{path.name}: cannot be read \(") as caught:
+        load_pair(tmp_path / "mine")
+    (problem,) = caught.value.problems
+    assert "\n" not in problem.found and "--model_path" in problem.remedy and "--ae_load" not in problem.remedy
+    (autoencoder,) = (tmp_path / "mine" / "saved_models").glob("*.th")
+    source = AutoencoderSource(str(MODEL))
+    with pytest.raises(InputError, match=r"copy the damaged files again, train stage 2 .*--ae_load_step"):
+        load_model(ModelSource((), path.parent), (8, 16, 16), load_autoencoder(source).weights_hash)
+    autoencoder.write_bytes(b"nothing")
+    with pytest.raises(InputError, match=rf"(?s){autoencoder.name}\n.*cannot be read"):
+        load_pair(tmp_path / "mine")
+
+
+def test_a_shipped_model_named_as_a_run_is_pointed_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"(?s)--ae_load_dir oct-phantom\n.*no such folder.*models/oct-phantom, the shipped"
+    ):
+        load_autoencoder(AutoencoderSource("oct-phantom"))
+    with pytest.raises(InputError, match="train stage 1 first"):
+        load_autoencoder(AutoencoderSource("nowhere"))
 
 
 def test_a_file_of_other_channels_wants_another_model(detector, tmp_path):

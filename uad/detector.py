@@ -22,7 +22,7 @@ from uad.application.answer import Answer, answer_of, together
 from uad.application.calibration import RATES, Calibration, Calibrations, calibration_paths, stored_calibrations
 from uad.application.inputs import Item, find_items
 from uad.application.judging import Judge, Judged
-from uad.application.models import model_folder
+from uad.application.models import model_folder, named_by_model
 from uad.application.opening import Chain, Opened, chain_of, open_array, open_item, slice_name
 from uad.configuration import check_values
 from uad.data.reading.decoding import cannot_open
@@ -82,11 +82,13 @@ def load_pair(model: str | Path, paths: Sequence[str | Path] = ()) -> TrainedPai
     in it. InputError where one is missing or damaged.
     """
     folder = model_folder(model)
-    autoencoder = load_autoencoder(AutoencoderSource(str(folder)))
-    source = ModelSource(paths, default_log_dir(folder))
-    return TrainedPair(
-        folder, autoencoder, load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
-    )
+    try:
+        autoencoder = load_autoencoder(AutoencoderSource(str(folder)))
+        source = ModelSource(paths, default_log_dir(folder))
+        model = load_model(source, autoencoder.network.code_shape, autoencoder.weights_hash)
+    except InputError as error:
+        raise named_by_model(error) from error
+    return TrainedPair(folder, autoencoder, model)
 
 
 @dataclass(frozen=True)
@@ -299,8 +301,8 @@ def _names_of(names: Sequence[str] | None, count: int) -> list[str]:
         raise input_error("names", repr(names)[:80], expected, "put them into a list")
     if not all(isinstance(name, str) for name in names):
         raise input_error("names", repr(list(names))[:80], expected, "make texts of them")
-    if not count or len(names) != count:
-        raise input_error("names", f"{len(names)} for {count} images", "one for each of some", "correct them")
+    if len(names) != count:
+        raise input_error("names", f"{len(names)} for {count} images", "one for each", "correct them")
     return [str(name) for name in names]  # randomness is keyed by plain texts
 
 
@@ -333,7 +335,11 @@ def _array_of(image) -> np.ndarray:
     except (ValueError, TypeError, RuntimeError) as error:  # lists of several sizes, tensors without a dense array
         found = f"{type(image).__name__} that is no array ({error})"
         raise input_error("image", found, expected, "make one array of it") from error
+    found = f"{type(image).__name__} of shape {array.shape}"
+    if array.dtype.kind == "O":
+        raise input_error("image", f"{type(image).__name__}, which holds no numbers", expected, "pass an array of them")
+    if not array.size:
+        raise input_error("image", f"{found}, which is empty", expected, "pass at least one image")
     if array.ndim not in (3, 4):
-        found = f"{type(image).__name__} of shape {array.shape}"
         raise input_error("image", found, expected, "add or remove axes")
     return array

@@ -1,6 +1,8 @@
 """What a user points at -> scans and single slices: files, folders of patients, folders of slices, DICOM series."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from uad.data.reading.volumes import VOLUME_EXTENSIONS, holds_dicom, nifti_shape
 from uad.errors import InputError, Problem, input_error
 
 EXPECTED = "a volume, a slice, a folder of patients or of slices, or the folder of a DICOM series"
+OTHER_INPUT = "name another file or folder"
 PLAIN_FILES = (*IMAGE_EXTENSIONS, ".npy")
 # Single slices that are opened and judged together.
 TOGETHER = 64
@@ -171,14 +174,35 @@ def _of_folder(folder: Path, channels: Sequence[str] | None, n_channels: int) ->
     if channels is None:
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
         volumes = [path for path in files if volume_stem(path.name)]
+        if not volumes:
+            there = f": {files[0].name}, ..." if files else ""
+            raise input_error(folder, f"nothing to judge in {len(files)} files{there}", EXPECTED, OTHER_INPUT)
         others = [path.name for path in files if not volume_stem(path.name)]
         return Inputs(
             [Item(scan.name, scan) for scan in _scans(volumes, channels, n_channels)], _others(folder, others)
         )
-    found = find_scans(folder, channels, labelled=False)
+    with _remedies_of_inputs(channels):
+        found = find_scans(folder, channels, labelled=False)
     used = {path for scan in found.scans for path in scan.paths}
     others = [path.name for path in found.files if path not in used and path.parent not in used]
     return Inputs([Item(scan.name, scan) for scan in found.scans], _others(folder, others))
+
+
+@contextmanager
+def _remedies_of_inputs(channels: Sequence[str]) -> Iterator[None]:
+    """What a preparation would mend by its flags --data_dir and --channels is mended here by naming other inputs."""
+    files = f"name the files of one patient, --channels {' '.join(f'{name}=FILE' for name in channels)}"
+    try:
+        yield
+    except InputError as error:
+        problems = []
+        for problem in error.problems:
+            if "--data_dir" in problem.remedy:
+                problem = replace(problem, expected=EXPECTED, remedy=OTHER_INPUT)
+            elif "--channels" in problem.remedy:
+                problem = replace(problem, remedy=f"{files}, or give them names that end in their contrast")
+            problems.append(problem)
+        raise InputError(problems) from error
 
 
 def _others(folder: Path, names: Sequence[str]) -> list[str]:
@@ -207,7 +231,8 @@ def _scans(files: Sequence[Path], channels: Sequence[str] | None, n_channels: in
             parts = {name: Source((path,), number, n_channels) for number, name in enumerate(names)}
         scans.append(Scan(stem, path.parent, parts))
     rest = [path for path in files if path not in whole]
-    return scans + (scans_of_files(rest, names) if rest else [])
+    with _remedies_of_inputs(names):
+        return scans + (scans_of_files(rest, names) if rest else [])
 
 
 def _holds(path: Path, n_channels: int) -> bool:

@@ -1,9 +1,10 @@
 """Where a trained model lies: a folder, or the name of one that is shipped."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from uad.errors import input_error
+from uad.errors import InputError, input_error
 
 # The folder models/ of the project, as it is installed; some of its models are not, see models/README.md.
 PACKAGE = "uad_models"
@@ -16,10 +17,7 @@ def model_folder(name: str | Path) -> Path:
     Such a folder is that of a stage-1 run with its stage 2 inside. Raises InputError with the names that there are.
     """
     given = Path(name)
-    places = [given]
-    if len(given.parts) == 1:
-        places += [place / given for place in _homes()]
-    found = next((place for place in places if (place / "saved_models").is_dir()), given)
+    found = given if (given / "saved_models").is_dir() else shipped_folder(given) or given
     if not found.is_dir():
         names = ", ".join(shipped_models()) or "none here"
         raise input_error(
@@ -29,6 +27,21 @@ def model_folder(name: str | Path) -> Path:
             "correct it; models/README.md of the project says which models there are and where each may be used",
         )
     return found
+
+
+def shipped_folder(name: str | Path) -> Path | None:
+    """The folder of a shipped model, None where none has this name."""
+    places = [home / name for home in _homes()] if len(Path(name).parts) == 1 else []
+    return next((place for place in places if (place / "saved_models").is_dir()), None)
+
+
+def named_by_model(error: InputError) -> InputError:
+    """What is wrong with a model's files for who names it by --model: --ae_load_dir is a flag of other commands."""
+    remedy = (
+        "copy the model's files again if they are damaged, name another model by --model, or by --model_path a "
+        "checkpoint of stage 2 that was trained on its autoencoder"
+    )
+    return InputError([replace(each, remedy=remedy) if "--ae_load" in each.remedy else each for each in error.problems])
 
 
 def shipped_models() -> list[str]:

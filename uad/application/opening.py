@@ -188,12 +188,25 @@ def open_array(array: np.ndarray, name: str, chain: Chain) -> Opened:
 
     InputError for another number of channels or axes and for values that cannot be used.
     """
-    channels = chain.reading.n_channels
-    if array.ndim != 3 or len(array) != channels or not array.size or array.dtype.kind not in "uifb":
-        found = f"an array of shape {array.shape} and type {array.dtype}"
-        raise input_error(name, found, f"real numbers ({channels}, H, W)", "bring the channels to the first axis")
-    raw = RawSlice(array.astype(np.float32), None, PLANE_AFFINE, full_scale_of(array))
-    return _opened_slice(name, raw, chain, name)
+    where, channels = f"image {name}", chain.reading.n_channels
+    found, expected = f"an array of shape {array.shape} and type {array.dtype}", f"real numbers ({channels}, H, W)"
+    if array.dtype.kind not in "uifb":
+        remedy = "take the magnitude, as np.abs does" if array.dtype.kind == "c" else "make numbers of its values"
+        raise input_error(where, found, expected, remedy)
+    if array.ndim != 3 or len(array) != channels:
+        remedy = f"pass all {channels} channel(s) of the training, or use a model of such images"
+        if array.ndim == 3 and array.shape[2] == channels:
+            remedy = "bring the channels to the first axis, as np.moveaxis(image, -1, 0) does"
+        raise input_error(where, found, expected, remedy)
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite
+        image = array.astype(np.float32)
+    faulty = image.size - int(np.isfinite(image).sum())
+    if faulty:
+        found = f"{faulty} values are NaN, infinite or beyond float32"
+        raise input_error(
+            where, found, "finite intensities", "write 0 where there is no signal, or leave the image out"
+        )
+    return _opened_slice(name, RawSlice(image, None, PLANE_AFFINE, full_scale_of(array)), chain, where)
 
 
 def _read_slice(path: Path, n_channels: int) -> RawSlice:

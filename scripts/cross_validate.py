@@ -245,8 +245,9 @@ def write(out: Path, rows: Sequence[dict]) -> None:
             "Over folds and seeds",
             ["metric", "mean", "deviation over seeds", "worst fold", "which"],
             summary,
-            "Mean over folds of the means over seeds; the deviation is that of the mean over folds. Pixels are those "
-            "of the diseased and the healthy slices left out. A metric that is undefined in a fold has no mean.",
+            "Mean over folds of the means over seeds; random parts are new for every seed, and each is a fold of its "
+            "own. The deviation is that of the mean over folds. Pixels are those of the diseased and the healthy "
+            "slices left out. A metric that is undefined in a fold has no mean.",
         ),
     ]
     write_text(out / "summary.md", "\n".join(table.markdown() for table in tables))
@@ -254,14 +255,21 @@ def write(out: Path, rows: Sequence[dict]) -> None:
 
 
 def means_of(rows: Sequence[dict]) -> dict[str, dict]:
-    """Mean, deviation over seeds (0 for a single one) and worst fold of every metric that all rows have."""
+    """Mean, deviation over seeds (0 for a single one) and worst fold of every metric that all rows have.
+
+    A fold that leaves out other patients for every seed, as random parts do, counts as one fold for each.
+    """
+    parts = defaultdict(set)
+    for row in rows:
+        parts[row["fold"]].add(tuple(row["left_out"]))
     means = {}
     for name in REPORTED:
         if not all(name in row for row in rows):
             continue
         by_fold, by_seed = defaultdict(list), defaultdict(list)
         for row in rows:
-            by_fold[row["fold"]].append(row[name])
+            changing = len(parts[row["fold"]]) > 1
+            by_fold[f"{row['fold']}, seed {row['seed']}" if changing else row["fold"]].append(row[name])
             by_seed[row["seed"]].append(row[name])
         folds = {fold: statistics.mean(values) for fold, values in by_fold.items()}
         seeds = [statistics.mean(values) for values in by_seed.values()]

@@ -145,6 +145,23 @@ def test_a_fold_without_masks_says_so_and_has_no_mean(tmp_path):
     assert text.count("n/a (no masks)") == 3 and "0.500" in text
 
 
+@pytest.mark.parametrize(
+    ("left_out", "worst", "name"),
+    [(["b", "a", "a", "b"], 0.4, "1of2, seed 1"), (["a", "b", "a", "b"], 0.55, "1of2")],
+)
+def test_the_worst_of_random_parts_is_one_part_not_a_mean_over_others(left_out, worst, name):
+    """Parts of one number leave out other patients for every seed; groups leave out the same."""
+    rows = [
+        {"fold": fold, "seed": seed, "left_out": (part,), "image_auroc": value}
+        for (seed, fold, value), part in zip(
+            [(0, "1of2", 0.7), (0, "2of2", 0.6), (1, "1of2", 0.4), (1, "2of2", 0.9)], left_out, strict=True
+        )
+    ]
+    found = module(COMMAND).means_of(rows)["image_auroc"]
+    assert found["worst"] == pytest.approx(worst) and found["worst_fold"] == name
+    assert found["mean"] == pytest.approx(0.65) and found["deviation"] == pytest.approx(0.0)
+
+
 def test_a_table_of_patients_goes_to_every_command_that_reads_slices(data, tmp_path, monkeypatch):
     names = [path.name.removesuffix(".nii.gz") for part in ("healthy", "diseased") for path in (data / part).iterdir()]
     (tmp_path / "pat.csv").write_text("".join(f"{name},{name[:2]}\n" for name in names))

@@ -482,6 +482,18 @@ def test_a_folder_of_nothing_to_judge_has_remedies_of_this_command(runs, tmp_pat
         find_items([lacking], {}, ("t1", "flair"), 2)
 
 
+def test_a_volume_of_one_slice_is_judged_by_naming_its_channels(runs, tmp_path):
+    """(X, Y, 1) in a folder is a slice, which has all channels in one file."""
+    for channel, values in zip(("t1", "flair"), head(1), strict=True):
+        nib.save(nib.Nifti1Image(values[..., 3:4], LPS), write_folder(tmp_path) / f"s_{channel}.nii.gz")
+    with pytest.raises(InputError, match=r"files of one channel each: --channels t1=FILE flair=FILE"):
+        answer(runs, tmp_path / "raw", tmp_path / "out")
+    files = " ".join(f"{channel}={tmp_path / 'raw' / f's_{channel}.nii.gz'}" for channel in ("t1", "flair"))
+    answer(runs, "", tmp_path / "out2", f"--channels {files}")
+    (row,) = summary(tmp_path / "out2")
+    assert row["name"] == "s" and row["judged_slices"] == "1"
+
+
 def test_a_picture_beside_volumes_is_left_alone(runs, tmp_path, capsys):
     source = write_patient(tmp_path / "a", "p1", 5)
     Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(source / "a_look.png")

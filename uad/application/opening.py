@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from uad.application.inputs import Item
-from uad.data.reading.decoding import PLANE_AFFINE, full_scale_of
+from uad.data.reading.decoding import NIFTI_EXTENSIONS, PLANE_AFFINE, full_scale_of
 from uad.data.reading.facts import Levels, TrainingFacts, as_seen
 from uad.data.reading.folder import resized_affine
 from uad.data.reading.formats import RawSlice, read_slice
@@ -21,6 +21,7 @@ from uad.data.reading.planes import PLANE, Framing, brains_of, plane_of
 from uad.data.reading.scans import load_scan
 from uad.data.reading.settings import Reading
 from uad.data.reading.turning import OF_VOLUMES, PICTURE, Turn, lies
+from uad.data.reading.volumes import nifti_shape
 from uad.errors import InputError, ValueProblem, input_error
 
 MIN_BRAIN = 0.02
@@ -111,7 +112,7 @@ def open_item(item: Item, chain: Chain, resampling: bool = False) -> Opened:
     """Read one input; InputError where it cannot be used."""
     if item.scan is not None:
         return _open_scan(item, chain, resampling)
-    return _opened_slice(item.name, _read_slice(item.slice_file, chain.reading.n_channels), chain, item.where)
+    return _opened_slice(item.name, _read_slice(item.slice_file, chain), chain, item.where)
 
 
 def _open_scan(item: Item, chain: Chain, resampling: bool) -> Opened:
@@ -209,14 +210,27 @@ def open_array(array: np.ndarray, name: str, chain: Chain) -> Opened:
     return _opened_slice(name, RawSlice(image, None, PLANE_AFFINE, full_scale_of(array)), chain, where)
 
 
-def _read_slice(path: Path, n_channels: int) -> RawSlice:
+def _read_slice(path: Path, chain: Chain) -> RawSlice:
     """As read_slice, whose remedy for another number of channels is a flag of training: here the model says it."""
+    n_channels = chain.reading.n_channels
     remedy = f"use a model of such images, or store the {n_channels} channel(s) of this one in one file"
     try:
         return read_slice(path, n_channels)
     except InputError as error:
+        if _is_volume_of_one_slice(path):
+            remedy += f"; files of one channel each: --channels {' '.join(f'{name}=FILE' for name in chain.names)}"
         problems = [replace(each, remedy=remedy) if "--n_channels" in each.remedy else each for each in error.problems]
         raise InputError(problems) from error
+
+
+def _is_volume_of_one_slice(path: Path) -> bool:
+    """Whether a file counts as a single slice but is one channel of a volume where channels are named: (X, Y, 1)."""
+    if not path.name.lower().endswith(NIFTI_EXTENSIONS):
+        return False
+    try:
+        return set(nifti_shape(path)[2:]) == {1}
+    except InputError:
+        return False
 
 
 def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:

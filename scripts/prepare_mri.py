@@ -28,7 +28,7 @@ from tqdm import tqdm
 from uad.cli.command import command_of
 from uad.cli.flags import Flags, add, add_switch
 from uad.configuration import check_values
-from uad.data.preparing.mri import LEFT_OUT, SPLITS, Choice, Task, geometry_notices, prepare
+from uad.data.preparing.mri import LEFT_OUT, SPLITS, Choice, Task, geometry_notices, prepare, values_notice
 from uad.data.preparing.splitting import SCANS, list_scans, listed_parts, split_patients, stated_split
 from uad.data.reading.layouts import Found, Scan, find_scans, is_brats
 from uad.data.reading.patients import patient_of_scan, read_patients, read_split
@@ -250,6 +250,8 @@ def main(args: argparse.Namespace) -> None:
         volumes += prepared.volumes
     for notice in geometry_notices(volumes):
         print(notice)
+    if values := values_notice(volumes):
+        print(values)
     print(f"{args.out}: " + ", ".join(f"{name} {counts[name]}" for name in (*SPLITS, *LEFT_OUT) if counts[name]))
     if labelled and counts["val_diseased"] and not (counts["train_healthy"] or counts["val_healthy"]):
         print("No slice is without lesion: look whether the segmentations are of lesions, and not of the brain")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from uad.data.reading.labels import MAX_REGION, binary_label
+from uad.data.reading.labels import MAX_REGION, binary_label, lesion_values
 from uad.errors import ValueProblem
 
 
@@ -55,3 +55,11 @@ def test_what_is_no_label_is_refused_with_a_remedy_for_its_cause(values, remedy)
         binary_label(np.array(values))
     assert remedy in caught.value.remedy
     assert ("losslessly" in caught.value.remedy) == ("write 0" not in remedy), "only grey values may be a JPEG's"
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [([0, 255], (255,)), ([0.0, 0.25], (0.25,)), ([0, 0], ()), ([0, 0.9999999, 1.0000001, 1.9999998], (1, 2))],
+)
+def test_values_above_0_are_those_that_count_as_lesion(values, found):
+    assert lesion_values(np.array(values)) == found

@@ -331,6 +331,25 @@ def test_commands_end_with_2_and_name_every_wrong_flag(tmp_path):
     assert "--patients" in said
 
 
+def test_values_that_all_count_as_lesion_are_said(tmp_path, capsys):
+    """As in the WMH challenge: 1 is a lesion, 2 other pathology, which no file tells."""
+    script = module("scripts/prepare_mri.py")
+    for number, values in ((1, (1, 2)), (2, (1, 1)), (3, (0, 0))):
+        seg = np.zeros(SHAPE, np.uint8)
+        seg[6:8, 8:10, 4], seg[9:11, 8:10, 5] = values
+        write_patient(tmp_path / "raw", f"p{number}", number, seg=seg)
+
+    def said(out: str) -> str:
+        words = ["--data_dir", str(tmp_path / "raw"), "--out", str(tmp_path / out), "--val_patients", "1"]
+        script.main(script.get_args_parser().parse_args(words))
+        return capsys.readouterr().out
+
+    expected = "The segmentations hold the values 1 in 2 patients, 2 in 1 patients: all count as lesion"
+    assert expected in said("out") and expected in said("out"), "also of scans that were done before"
+    shutil.rmtree(tmp_path / "raw" / "p1")
+    assert "segmentations hold" not in (text := said("one")) and "lesion values" not in text
+
+
 def test_lists_of_scans_say_which_are_prepared_and_their_part(tmp_path, capsys):
     header = ",img_name,age,label,img_path,mask_path,seg_path\n"
     lists = {

@@ -7,7 +7,7 @@ patients that show tumour are not used by any method here; the manifest lists th
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -32,6 +32,8 @@ from uad.files import read_json, write_csv, write_json
 SPLITS = ("train_healthy", "val_healthy", "val_diseased", "unlabelled")
 LABELS = "val_diseased_labels"
 LEFT_OUT = ("unused_diseased", "unused_little_brain", "unused_not_covered", "unused_tumour_vanishes")
+# Before the values of a segmentation among the notices of volumes.csv.
+LESION_VALUES = "lesion values "
 COLUMNS = ("name", "patient", "slice", "split", "tumour_pixels", "brain_pixels", "source")
 VOLUME_COLUMNS = (
     "scan", "patient", "shows", "file", "shape", "axes", "spacing_mm", "oblique_degrees",
@@ -157,11 +159,12 @@ def _volume_rows(task: Task, loaded: LoadedScan, plane: Plane) -> list[list]:
         before = note.grid
         turned = [f"turned from {before.orientation} to {CANONICAL}"] if before.orientation != CANONICAL else []
         moved = ["resampled onto the grid of the scan's first channel"] if note.resampled else []
+        values = [LESION_VALUES + " ".join(f"{value:g}" for value in note.lesion_values)] if note.lesion_values else []
         rows.append(
             [
                 task.scan.name, task.patient, note.shows, note.path, by(before.shape), before.orientation,
                 by(before.spacing), f"{before.obliquity:.1f}", by(after.shape), after.orientation, by(after.spacing),
-                "; ".join([*turned, *moved, *done, *note.notices]),
+                "; ".join([*turned, *moved, *done, *note.notices, *values]),
             ]
         )  # fmt: skip
     return rows
@@ -169,8 +172,29 @@ def _volume_rows(task: Task, loaded: LoadedScan, plane: Plane) -> list[list]:
 
 def geometry_notices(rows: Sequence[Sequence]) -> list[str]:
     """What the rows of volumes.csv say in words, with the number of volumes of which it is said."""
-    counts = Counter(notice for row in rows for notice in filter(None, row[-1].split("; ")))
+    counts = Counter(notice for row in rows for notice in _notices(row) if not notice.startswith(LESION_VALUES))
     return [f"{count} of {len(rows)} volumes: {notice}" for notice, count in counts.most_common()]
+
+
+def values_notice(rows: Sequence[Sequence]) -> str | None:
+    """Which values the segmentations of the rows of volumes.csv hold, and in how many patients; None for a single one.
+
+    Releases also number what is no lesion, such as other pathology, and nothing in a file tells.
+    """
+    patients = defaultdict(set)
+    for row in rows:
+        for notice in _notices(row):
+            if notice.startswith(LESION_VALUES):
+                for value in notice.removeprefix(LESION_VALUES).split():
+                    patients[float(value)].add(row[1])
+    if len(patients) < 2:
+        return None
+    held = ", ".join(f"{value:g} in {len(patients[value])} patients" for value in sorted(patients))
+    return f"The segmentations hold the values {held}: all count as lesion; write 0 over those that are none"
+
+
+def _notices(row: Sequence) -> list[str]:
+    return [notice for notice in row[-1].split("; ") if notice]
 
 
 def _progress_file(out: Path, scan: Scan) -> Path:

@@ -35,6 +35,14 @@ def binary_label(values: np.ndarray) -> np.ndarray:
     raise ValueProblem(found, EXPECTED, _remedy(regions, whole and not vanishes))
 
 
+def lesion_values(values: np.ndarray) -> tuple[float, ...]:
+    """The values above 0 of what binary_label takes, sorted: all of them count as lesion."""
+    levels = np.unique(values[values > 0])
+    if len(levels) > 1:
+        levels = np.unique(np.round(levels))
+    return tuple(float(level) for level in levels if level > 0)
+
+
 def _are_two_levels(levels: np.ndarray) -> bool:
     """Whether sorted values are 0 and a positive one, or one of them alone."""
     return bool(levels[0] >= 0) and (len(levels) == 1 or (len(levels) == 2 and bool(levels[0] == 0)))

@@ -19,7 +19,7 @@ from uad.data.reading.geometry import (
     to_canonical,
     touched,
 )
-from uad.data.reading.labels import binary_label
+from uad.data.reading.labels import binary_label, lesion_values
 from uad.data.reading.layouts import Scan, Source
 from uad.data.reading.naming import LABEL
 from uad.data.reading.planes import brains_of
@@ -34,13 +34,16 @@ MOST_MISSED = 0.02
 
 
 class VolumeNote(NamedTuple):
-    """What a volume was in its file. shows: a channel or the label; resampled: onto the grid of the first channel."""
+    """What a volume was in its file. shows: a channel or the label; resampled: onto the grid of the first channel;
+    lesion_values: of the label, those that count as lesion.
+    """
 
     shows: str
     path: str
     grid: Grid
     resampled: bool
     notices: tuple[str, ...]
+    lesion_values: tuple[float, ...] = ()
 
 
 class LoadedScan(NamedTuple):
@@ -141,11 +144,12 @@ def load_scan(scan: Scan, resampling: bool = False) -> LoadedScan:
     voxel (see also LoadedScan.lesions and reach). Raises InputError with all that is wrong: damaged files, NaN,
     constant images, a label that is none, different grids.
     """
-    problems, volumes, read = [], {}, {}
+    problems, volumes, read, counted = [], {}, {}, {}
     for shows, source in scan.files.items():
         try:
             volume = _read(source, read)
             volumes[shows] = volume._replace(values=_checked(source.paths[0], volume.values, shows == LABEL))
+            counted[shows] = lesion_values(volume.values) if shows == LABEL else ()
         except InputError as error:
             problems += error.problems
     if not problems and not resampling:
@@ -164,7 +168,7 @@ def load_scan(scan: Scan, resampling: bool = False) -> LoadedScan:
         if shows == LABEL:
             lesions = touched(values, affine, grid) if moved else values > 0
         path = str(scan.files[shows].paths[0])
-        notes.append(VolumeNote(shows, path, volume.grid, moved, _notices(volume)))
+        notes.append(VolumeNote(shows, path, volume.grid, moved, _notices(volume), counted[shows]))
     label = placed.pop(LABEL, None)
     return LoadedScan(np.stack(list(placed.values())), label, lesions, reached, grid.affine, tuple(notes))
 

@@ -17,7 +17,7 @@ from uad.cli.command import command_of
 from uad.cli.flags import Flags, add
 from uad.cli.steps import ROOT, SCRIPTS, Step, run_steps
 from uad.data.reading.normalise import CONTRASTED
-from uad.data.reading.settings import DISPLAY_CHANNEL
+from uad.data.reading.settings import CHANNEL_NAMES, shown_channel
 from uad.suited import suited_to
 
 
@@ -63,7 +63,7 @@ def steps_of(dataset: str, images: int) -> list[Step]:
     demo = Path("demo") / dataset
     data, root, folders = demo / "data", demo / "compare", FOLDERS[dataset]
     train = data / folders.train
-    pca, channel, suited = root / "logs" / "pca.pt", DISPLAY_CHANNEL.get(dataset, 0), suited_to(dataset)
+    pca, channel, suited = root / "logs" / "pca.pt", shown_channel(CHANNEL_NAMES.get(dataset, ())), suited_to(dataset)
     contrast = " --match_contrast" if suited.normalise == CONTRASTED else ""
     score = RESIDUAL_SCORE + (" --compare_sides" if suited.compare_sides else "") + contrast
     intensity = f"--method intensity {INTENSITY_SCORE}" + (f" --train_dir {train}{contrast}" if contrast else "")

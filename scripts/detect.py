@@ -48,6 +48,7 @@ from uad.cli.provenance import command_line
 from uad.cli.runtime import Runtime, add_runtime_flags, amp_of_results, precision_of, runtime_of
 from uad.configuration import check_configuration, check_values
 from uad.data.reading.scans import header_problems
+from uad.data.reading.settings import shown_channel
 from uad.detector import Detector, load_pair
 from uad.distributed import World, distributed_world
 from uad.errors import InputError, Problem, input_error
@@ -211,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
         if world.is_main:
             records = read_records(request.out)
             table = write_summary(request.out, records)
-            page = write_scans_page(request.out, records, chain.names, reading.display_channel, info)
+            page = write_scans_page(request.out, records, chain.names, shown_channel(chain.names), info)
             count = f"{len(items) - len(problems)} of {len(items)} inputs are in {request.out}"
             print(f"{count}; the table is {table}, a page for the browser {page}")
         if problems:
@@ -281,7 +282,7 @@ def judge_items(
                 write_json(run, info | more)
             for item, each, of_it, notices in zip(items, opened, judged, unlike, strict=True):
                 answer = detector.answer(item, each, of_it, notices)
-                channel = chain.reading.display_channel
+                channel = shown_channel(chain.names)
                 write_opened(request.out, item, each, of_it, answer, request.rate, request.median, channel)
     return problems
 

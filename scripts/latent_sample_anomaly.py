@@ -122,7 +122,7 @@ def run_info(
             **({"chosen": model.config["chosen"]["words"]} if "chosen" in model.config else {}),
         },
         "parameters": sum(p.numel() for network in networks for p in network.parameters()),
-        **provenance(reading, request.opening.folders, world),
+        **provenance(reading, request.opening.folders, world, autoencoder.facts.channels),
     }
 
 

@@ -231,7 +231,7 @@ def facts_of(
         **healthy,
         "neighbours": request.neighbours,
         "bootstrap": request.bootstrap,
-        **provenance(reading, request.opening.folders, world),
+        **provenance(reading, request.opening.folders, world, autoencoder.facts.channels),
     }
     return json.loads(json.dumps(facts))
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import ANSWER, ROOT, module, run
+from commands import ANSWER, DETECT, ROOT, module, run
 from PIL import Image
 
 from bernoulli_diffusion.method import Detection
@@ -20,9 +20,12 @@ from uad.application.inputs import find_items
 from uad.application.models import model_folder, shipped_models
 from uad.checkpoints import load_checkpoint
 from uad.data.phantoms.oct import oct_scan
+from uad.data.reading.formats import write_slice
 from uad.data.reading.turning import PICTURE
 from uad.detector import Detector, load_pair
 from uad.errors import InputError
+from uad.evaluation.study import open_study
+from uad.files import read_json
 from uad.neighbours import SIGMA
 from uad.scores import DIFFUSE, FOCAL
 
@@ -366,3 +369,16 @@ def test_arrays_for_a_model_of_volumes_are_pictures_too():
     array = np.random.default_rng(0).uniform(size=(4, 40, 30)).astype(np.float32)
     answer = found(array)
     assert "turned from PL to LP for the model" in answer.notices and answer.anomaly_map.shape == (40, 30)
+
+
+def test_results_call_the_channels_what_the_model_says_they_show(tmp_path):
+    """Of pictures nothing else says it; the one that is shown and scored by itself is FLAIR, wherever it stands."""
+    disc = np.hypot(*np.mgrid[-1:1:128j, -1:1:128j]) < 0.8
+    image = np.random.default_rng(0).random((3, 128, 128)) * disc
+    write_slice(tmp_path / "slices" / "p_001.nii.gz", image.astype(np.float32), np.eye(4))
+    model = f"--ae_load_dir {ROOT / 'models' / 'brain-lgg'} --device cpu --workers 0"
+    run(DETECT, f"{model} --data_dir {tmp_path / 'slices'} --out_dir {tmp_path / 'out'}")
+    run_info = read_json(tmp_path / "out" / "run.json")
+    assert (run_info["channel_names"], run_info["display_channel"]) == (["t1", "flair", "t1ce"], 1)
+    names = [row.name for row in open_study(tmp_path / "out", "saved").rows if row.kind == "intensity"]
+    assert names == [f"raw intensity (flair){ending}" for ending in ("", ", smoothed", ", interior")]

@@ -45,6 +45,8 @@ VOLATILE_KEYS = frozenset(
         "batch_size",
         "num_workers",
         "local_rank",
+        "channel_names",
+        "display_channel",
         "parameters",
         SETTINGS_KEY,
     }

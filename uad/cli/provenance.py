@@ -2,11 +2,12 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 
 from uad.checkpoints import versions
 from uad.data.reading.checks import data_hash, file_hash
 from uad.data.reading.opening import Folders
-from uad.data.reading.settings import CHANNEL_NAMES, DISPLAY_CHANNEL, Reading
+from uad.data.reading.settings import Reading, shown_channel
 from uad.distributed import World
 
 
@@ -15,15 +16,16 @@ def command_line() -> str:
     return shlex.join(["python", *sys.argv])
 
 
-def provenance(reading: Reading, folders: Folders, world: World) -> dict:
-    """Which images these are, display channel and channel names of the data set, if any, hashes of the images' files,
-    which one process reads for all, and of the table of patients, if any, versions, command.
+def provenance(reading: Reading, folders: Folders, world: World, channels: Sequence[str] | None = None) -> dict:
+    """Which images these are, what their channels show, if that is known, hashes of the images' files, which one
+    process reads for all, and of the table of patients, if any, versions, command.
+
+    channels: what a model says of its channels, if it does; else the data set does, if it has a name.
     """
-    channel, names = DISPLAY_CHANNEL.get(reading.dataset), CHANNEL_NAMES.get(reading.dataset)
+    names = channels or (reading.channel_names if reading.names_channels else None)
     return {
         **folders.facts,
-        **({} if channel is None else {"display_channel": channel}),
-        **({} if names is None else {"channel_names": list(names)}),
+        **({"display_channel": shown_channel(names), "channel_names": list(names)} if names else {}),
         "data_hash": world.told_by_main(lambda: data_hash(folders.images)),
         **({} if folders.patients is None else {"patients_hash": file_hash(folders.patients)}),
         "versions": versions(),

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from uad import scores
+from uad.data.reading.settings import CHANNEL_NAMES, SHOWN
 from uad.errors import input_error
 from uad.results import Result
 from uad.sides import one_sided
@@ -136,11 +137,11 @@ def contenders(
 
 def _intensities(run: Mapping) -> list[tuple[str, int | None]]:
     n_channels = run["n_channels"]
-    names = run.get("channel_names") or [f"channel {channel}" for channel in range(n_channels)]
+    known = run.get("channel_names") or CHANNEL_NAMES.get(run.get("dataset"))
+    names = list(known or (f"channel {channel}" for channel in range(n_channels)))
     if n_channels == 1:
         return [("raw intensity", 0)]
-    if n_channels == 4:
-        name = run["channel_names"][-1] if run.get("channel_names") else "FLAIR"
-        return [(f"raw intensity ({name})", 3)]
+    if SHOWN in names:
+        return [(f"raw intensity ({SHOWN})", names.index(SHOWN))]
     single = [(f"raw intensity ({names[channel]})", channel) for channel in range(n_channels)]
     return [("raw intensity (sum)", None), *single]

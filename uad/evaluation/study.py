@@ -71,9 +71,8 @@ class Study:
 
     @property
     def display_channel(self) -> int:
-        """The channel that is shown of its images: as run.json says, else the last."""
-        run = self.folder.run
-        return run.get("display_channel", run.get("n_channels", 1) - 1)
+        """The channel that is shown of its images: as run.json says, else the first."""
+        return self.folder.run.get("display_channel", 0)
 
     @property
     def extras(self) -> list[str]:

@@ -1,5 +1,6 @@
 """How images are read: what checkpoints keep as `data`, and what is known of the data sets by name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from uad.configuration import check_values
@@ -10,7 +11,8 @@ from uad.errors import input_error
 DATASETS = ("brats", "OCT", "custom", "chexpert")
 CHANNELS = {"brats": 4, "OCT": 1}
 CHANNEL_NAMES = {"brats": ("t1", "t1ce", "t2", "flair")}
-DISPLAY_CHANNEL = {"brats": 3}
+# The contrast that most lesions of the brain stand out in: where there is one, it is what pictures show.
+SHOWN = "flair"
 IMG_SIZE = 256
 COUNTS = ("n_channels", "img_size")
 
@@ -47,7 +49,12 @@ class Reading:
     @property
     def display_channel(self) -> int:
         """The channel that pictures show."""
-        return DISPLAY_CHANNEL.get(self.dataset, 0)
+        return shown_channel(self.channel_names)
+
+
+def shown_channel(names: Sequence[str]) -> int:
+    """Which of the channels with these names pictures show."""
+    return list(names).index(SHOWN) if SHOWN in names else 0
 
 
 def matching(reading: Reading, contrast: Contrast | None, wanted: bool, model: object) -> Reading:

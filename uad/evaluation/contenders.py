@@ -14,6 +14,8 @@ from uad.sides import one_sided
 from uad.suited import suited_to
 
 AUTOENCODER = "autoencoder"
+# The name of its row.
+AUTOENCODER_ALONE = "autoencoder alone"
 SAVED = "saved"
 
 
@@ -127,7 +129,7 @@ def contenders(
                 "choose --score paper or --score smooth, which score every row anew",
             )
         known = known and tuple(known)
-        rows.append(Contender("autoencoder alone", AUTOENCODER, alike, polarity=known, compare_sides=sides, **whole))
+        rows.append(Contender(AUTOENCODER_ALONE, AUTOENCODER, alike, polarity=known, compare_sides=sides, **whole))
     for name, channel in _intensities(run):
         alone = Contender(name, "intensity", channel=channel, **whole)
         smoothed = replace(alone, name=f"{name}, smoothed", smooth=True)

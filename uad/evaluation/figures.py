@@ -1,4 +1,4 @@
-"""Curves and score distributions of an evaluation as matplotlib figures."""
+"""Curves and score distributions of an evaluation as matplotlib figures; of many rows, those of leading.few."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from uad.evaluation.clinical import Clinical, Row
+from uad.evaluation.leading import few
 from uad.files import written_whole
 from uad.lettering import as_written
 
@@ -60,17 +61,19 @@ def dice_figure(rows: Mapping[str, Row]) -> Figure | None:
 
 
 def scores_figure(clinical: Clinical) -> Figure:
-    """Image scores of healthy and diseased images, one panel a row of the first four."""
-    names = list(clinical.rows)[:4]
-    figure = Figure(figsize=(2.9 * len(names), 3.4), layout="constrained")
+    """Image scores of healthy and diseased images, one panel a row."""
+    names, chosen = few(clinical.rows)
+    figure = Figure(figsize=(2.5 * len(names), 3.4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         diseased = [i.rows[name].image_score for i in clinical.images if i.diseased is not False]
         empty = [i.rows[name].image_score for i in clinical.images if i.diseased is False]
         healthy = empty + [i.rows[name].image_score for i in clinical.healthy]
         _strips(axes, [("healthy", healthy, COLOURS[0]), ("diseased", diseased, COLOURS[1])])
-        axes.set_title(as_written(name), fontsize=9)
+        axes.set_title(as_written(name), fontsize=8)
         axes.set_xlabel(f"image AUROC {clinical.rows[name].estimates['image_auroc']}", fontsize=7)
     figure.axes[0].set_ylabel("image score")
+    if chosen:
+        figure.supxlabel(chosen, fontsize=7, x=0.01, ha="left")
     return figure
 
 
@@ -90,9 +93,12 @@ def _strips(axes: Axes, groups: Sequence[tuple[str, Sequence[float], str]]) -> N
 
 
 def _new_axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(4.2, 3.7), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.set_xlabel(x_label, fontsize=9)
+    axes.set_ylabel(y_label, fontsize=9)
+    axes.tick_params(labelsize=8)
     axes.grid(color="0.92", lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -102,22 +108,26 @@ def _new_axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 def _with_curves(
     figure: Figure, axes: Axes, rows: Mapping[str, Row], x: str, y: str, metric: str, label: str
 ) -> Figure | None:
-    drawn = {name: row for name, row in rows.items() if row.curves is not None}
-    if not drawn:
+    """The figure with a curve of each of a few rows, and its legend below the axes, where it covers none."""
+    with_curves = {name: row for name, row in rows.items() if row.curves is not None}
+    if not with_curves:
         return None
-    for number, (name, row) in enumerate(drawn.items()):
+    drawn, chosen = few(with_curves)
+    for number, (colour, (name, row)) in enumerate(zip(COLOURS, drawn.items(), strict=False)):
         points = _thinned(len(row.curves[x]))
         value = row.estimates[metric].value
         axes.plot(
             row.curves[x][points],
             row.curves[y][points],
-            color=COLOURS[number % len(COLOURS)],
+            color=colour,
             lw=2.2 if number == 0 else 1.2,
-            ls="-" if number < len(COLOURS) else "--",
             zorder=3 if number == 0 else 2,
             label=f"{as_written(name)}: {label} {value:.3f}",
         )
-    axes.legend(fontsize=7, framealpha=0.85, edgecolor="none")
+    lines, _ = axes.get_legend_handles_labels()
+    legend = figure.legend(loc="outside lower left", fontsize=8, frameon=False, title=chosen, title_fontsize=8)
+    legend.set_alignment("left")
+    figure.set_figheight(figure.get_figheight() + 0.17 * (len(lines) + bool(chosen)))
     return figure
 
 

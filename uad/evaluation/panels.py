@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from uad.evaluation.clinical import Clinical
-from uad.evaluation.contenders import AUTOENCODER
+from uad.evaluation.contenders import AUTOENCODER, AUTOENCODER_ALONE
 from uad.evaluation.display import for_display
 from uad.evaluation.study import Study
 from uad.lettering import as_written
@@ -97,7 +97,7 @@ def _titles(study: Study, threshold: tuple[float, str] | None) -> dict[str, str]
         what = f" ({names[channel] if names else f'channel {channel}'})" if run["n_channels"] > 1 else ""
         titles["input"] = f"input{what}"
         if any(AUTOENCODER in row.extras for row in study.rows):
-            titles["autoencoder"] = "autoencoder alone"
+            titles["autoencoder"] = AUTOENCODER_ALONE
         titles["reconstruction"] = "reconstruction"
     chosen = "no threshold" if threshold is None else threshold[1]
     return titles | {

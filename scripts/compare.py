@@ -31,6 +31,7 @@ from uad.evaluation.comparison import (
 )
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.figures import save
+from uad.evaluation.leading import highest
 from uad.evaluation.panels import choose_cases
 from uad.evaluation.rows import write_table
 from uad.evaluation.study import Study, check_comparable, mapping, method_alone, open_study, with_neighbours
@@ -68,7 +69,8 @@ def compare(results: Sequence[str], healthy_results: Sequence[str], out: Path, s
             for name, study in studies.items()
         }
         scored = [Scored(name, study, healthy.get(name), clinical[name]) for name, study in studies.items()]
-        viewer = slice_viewer(out, scored, scoring.viewer_cases, spread("viewer"))
+        leading = list(clinical).index(highest({name: each.rows[name] for name, each in clinical.items()}))
+        viewer = slice_viewer(out, scored, scoring.viewer_cases, spread("viewer"), leading)
     facts = {
         "results": list(results),
         "healthy": list(healthy_results),
@@ -118,8 +120,8 @@ def write(
     """Tables as Markdown, CSV and LaTeX, the figure, the page, and all numbers as JSON, headed by the facts."""
     rows = {name: each.rows[name] for name, each in clinical.items()}
     costs = {name: cost_of(study) for name, study in studies.items()}
-    first = next(iter(clinical))
-    found = scopes(clinical[first])
+    leading = highest(rows)
+    found = scopes(clinical[leading])
     notices = [said for group in (studies, healthy) if group for said in contrast_notices(list(group.values()))]
     tables = [comparison_table(rows, costs, found[0], notices)]
     tables += [headline_table(rows, scope, "Comparison") for scope in found[1:]]
@@ -129,7 +131,8 @@ def write(
     write_text(out / "comparison.md", text)
     write_table(out / "comparison.csv", comparison_rows(rows, costs))
     write_text(out / "comparison.tex", "\n".join(latex(each) for each in tables))
-    save(comparison_figure(studies, clinical, choose_cases(clinical[first], first)), out / "comparison.png")
+    cases = choose_cases(clinical[leading], leading)
+    save(comparison_figure(studies, clinical, cases, leading), out / "comparison.png")
     methods = {
         name: {
             **origin(study, healthy.get(name)),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 
 import numpy as np
@@ -77,6 +78,24 @@ def test_one_table_and_one_figure_of_all_methods(folders, tmp_path):
         assert float(weak[f"difference_{metric}"]) == pytest.approx(expected)
     assert "Comparison, scored images (6)" in text and "Comparison, with the healthy images (6 + 6)" in text
     assert summary["methods"]["weak"]["cost"]["seconds"] == "not recorded"
+
+
+def test_what_can_be_of_one_method_is_of_the_best_and_says_so(folders, tmp_path):
+    """Also where another one is named first: figures on top, best and worst case, the order of cases, the picture."""
+    healthy = f"{folders['weak_healthy']} {folders['strong_healthy']}"
+    run(COMPARE, f"--results {folders['weak']} {folders['strong']} --healthy {healthy} --out {tmp_path} --bootstrap 20")
+    page = (tmp_path / "report.html").read_text()
+    _, strong = csv.DictReader((tmp_path / "comparison.csv").open())
+    assert strong["method"] == "strong" and "strong, the method with the highest AP: its figures" in page
+    for metric in ("ap", "best_dice", "auroc", "image_auroc"):
+        assert f"<div class='number'>{float(strong[metric]):.3f}</div>" in page
+        assert f"[{float(strong[f'{metric}_low']):.3f}, {float(strong[f'{metric}_high']):.3f}]</div>" in page
+    index = json.loads(re.search('id="index">(.*?)</script>', page)[1])
+    assert index["methods"][index["leading"]]["name"] == "strong"
+    by_strong = [case["numbers"][1]["ap"] for case in index["cases"] if "ap" in case["numbers"][1]]
+    assert by_strong[:2] == [max(by_strong), min(by_strong)]
+    assert f"<strong>Best case of strong</strong> AP {max(by_strong):.3f}, lesion of 64 pixels" in page
+    assert "chosen by the numbers of strong" in page and "Weak minus strong, AP: the difference is -0." in page
 
 
 def test_a_method_compared_with_itself_differs_by_exactly_nothing(folders, tmp_path):

@@ -182,6 +182,29 @@ def test_cases_beside_the_page_are_those_that_are_not_in_it(written, tmp_path):
     assert all(path.with_suffix(".pdf").read_bytes().startswith(b"%PDF") for path in written.glob("*.png"))
 
 
+def test_the_answer_is_one_sentence_and_the_rest_is_small(written):
+    page = (written / "report.html").read_text()
+    answer = unescape(re.search('<p class="answer">(.*?)</p>', page)[1])
+    metrics = json.loads((written / "summary.json").read_text())["clinical"]["rows"][HOSTILE]["metrics"]
+    ap = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**metrics["ap"])
+    prevalence = json.loads((written / "summary.json").read_text())["clinical"]["prevalence"]
+    said = f"marks lesions with an average precision of {ap}, where random scores have {prevalence:.4f}."
+    assert answer == f"{HOSTILE} {said}"
+    details = unescape(re.search("</header>\\s*<p class='note'>(.*?)</p>", page)[1])
+    assert details.startswith("23 images of 12 patients. The best of 3 simple competitors, raw intensity")
+
+
+def test_what_is_of_the_method_stands_out_and_nothing_else(written):
+    page = (written / "report.html").read_text()
+    own = re.findall("class='own'><th scope='row'>([^<]*)<", page)
+    assert own and {unescape(name) for name in own} == {HOSTILE}
+    assert " minus " not in str(own) and "<li class='own'><span class='name'>" in page
+    table = Table("t", ["", "a"], [["first", "1"], ["second", "2"]])
+    assert table_html(table).count("class='own'") == 0 and "<tr class='own'><th scope='row'>second" in table_html(
+        table, "second"
+    )
+
+
 def test_no_table_cell_lacks_the_name_of_its_column():
     text = table_html(Table("t", ["", "a<b"], [["row", "1.000 [0.900, 1.000]"]], "note"))
     assert "<td data-column='a&lt;b'>1.000 [0.900, 1.000]</td>" in text

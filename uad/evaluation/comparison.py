@@ -26,6 +26,8 @@ COST = {
     "peak_memory_mib": "peak memory (MiB)",
 }
 MATCHED_TO = "matched_to"
+# Around the figure, as a share of it.
+MARGIN = 0.008
 # Inputs of two runs may differ by this much: resizing rounds differently on different machines.
 SAME_INPUT = 1e-4
 
@@ -203,18 +205,24 @@ def _escaped(text: str) -> str:
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
-def comparison_figure(studies: Mapping[str, Study], clinical: Mapping[str, Clinical], cases: Sequence[Case]) -> Figure:
+def comparison_figure(
+    studies: Mapping[str, Study], clinical: Mapping[str, Clinical], cases: Sequence[Case], leading: str
+) -> Figure:
     """Input, truth and one map per method on the same images, and below AP with its interval per method.
 
-    Each method's maps share one scale, from 0 to their 99.8th percentile over the images shown: scales of different
-    methods mean nothing to each other.
+    leading: the method by whose numbers the cases were chosen, which the figure names. Each method's maps share one
+    scale, from 0 to their 99.8th percentile over the images shown: scales of different methods mean nothing to each
+    other.
     """
     width, columns = 1.6, len(studies) + 2
     height = 1.75 * len(cases) + 0.5 + 0.34 * len(studies) + 0.9
     figure = Figure(figsize=(max(6.0, width * columns), height), layout="constrained")
+    figure.get_layout_engine().set(rect=(MARGIN, MARGIN, 1 - 2 * MARGIN, 1 - 2 * MARGIN))
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.75 * len(cases) + 0.5, 0.34 * len(studies) + 0.9])
     grid = top.subplots(len(cases), columns, squeeze=False)
     _draw_inputs(grid[:, :2], _with_inputs(studies.values()), cases)
+    if len(studies) > 1:
+        top.supxlabel(as_written(f"Images: chosen by the numbers of {leading}"), fontsize=7, x=MARGIN, ha="left")
     for column, (name, study) in zip(grid[:, 2:].T, studies.items(), strict=True):
         results = [study.load(case.name) for case in cases]
         maps = [study.maps(result)[study.rows[0].name] for result in results]

@@ -1,8 +1,10 @@
-"""The result in a sentence and a few figures, made of the same strings as the tables."""
+"""The result in a sentence, its details and a few figures, made of the same strings as the tables."""
 
 from collections.abc import Mapping, Sequence
 
+from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Clinical, Row, difference
+from uad.evaluation.leading import RANKED_BY, highest, ranking
 from uad.evaluation.published import Published
 from uad.evaluation.tables import HEADLINE, signed
 from uad.report.markup import card_html, forest_html
@@ -18,71 +20,71 @@ CARDS = {
 
 
 def answer_of(clinical: Clinical, method: str) -> str:
-    """What was found, how sure it is, and what the best of the competitors does."""
-    row, counts = clinical.rows[method], clinical.counts
-    name = method[0].upper() + method[1:]
+    """What was found and how sure it is, in one sentence."""
+    row = clinical.rows[method]
+    name = _capital(method)
     ap, image = row.estimates["ap"], row.estimates["image_auroc"]
-    images = f"{_of(counts['images'], 'image')} of {_of(counts['patients'], 'patient')}"
     if ap.value is not None:
-        prevalence = f"{clinical.prevalence:.4f}"
-        found = f"{name} marks lesions in {images} with an average precision of {ap} (random scores: {prevalence})."
-        found += _beside_the_best(clinical.rows, method)
-        if image.value is not None:
-            found += f" It tells diseased from healthy images with an AUROC of {image}."
-        return found
+        chance = f"random scores have {clinical.prevalence:.4f}"
+        return f"{name} marks lesions with an average precision of {ap}, where {chance}."
     if image.value is not None:
-        return f"{name} tells diseased from healthy images with an AUROC of {image}, over {images}. Pixels: {ap}."
-    return f"{name} was run on {images}. Pixels: {ap}. Images: {image}. The maps can be looked at below."
+        return f"{name} tells diseased from healthy images with an AUROC of {image}; of pixels: {ap}."
+    return f"{name} was run on {_images(clinical)}; of pixels: {ap}; of images: {image}."
+
+
+def details_of(clinical: Clinical, method: str) -> str:
+    """On how many images that holds, and what the best of the simple competitors reaches."""
+    return f"{_capital(_images(clinical))}. {_beside_the_best(clinical.rows, method)}".strip()
+
+
+def _images(clinical: Clinical) -> str:
+    return f"{_of(clinical.counts['images'], 'image')} of {_of(clinical.counts['patients'], 'patient')}"
 
 
 def _of(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _beside_the_best(rows: Mapping[str, Row], method: str) -> str:
     """The competitor of the highest AP and the paired difference to it, and whether that is more than chance."""
     others = {name: row for name, row in rows.items() if name != method and row.estimates["ap"].value is not None}
-    if not others:
+    if not others or rows[method].estimates["ap"].value is None:
         return ""
-    best = max(others, key=lambda name: others[name].estimates["ap"].value)
+    best = highest(others)
     found = difference(rows[method], rows[best], "ap")
-    said = f" The best of {len(others)} simple competitors, {best}, reaches {rows[best].estimates['ap']}"
-    if len(others) == 1:
-        said = f" {best[0].upper() + best[1:]} reaches {rows[best].estimates['ap']}"
-    return f"{said}; the difference is {signed(found)}{_chance(found)}."
+    said = f"The best of {len(others)} simple competitors, {best}," if len(others) > 1 else _capital(best)
+    return f"{said} has an average precision of {rows[best].estimates['ap']}; {_difference(found)}."
 
 
-def _chance(found) -> str:
-    if found.low is None:
-        return ""
-    return ", which may be chance" if found.low <= 0 <= found.high else ""
+def _difference(found: Estimate) -> str:
+    """A paired difference in words, and whether it may be chance."""
+    by_chance = found.low is not None and found.low <= 0 <= found.high
+    return f"the difference is {signed(found)}{', which may be chance' if by_chance else ''}"
 
 
 def answer_of_methods(rows: Mapping[str, Row], clinical: Clinical) -> str:
-    """Which of several methods has the highest AP (without masks, AUROC of images), and the first beside the others."""
-    counts = clinical.counts
-    images = f"{_of(counts['images'], 'image')} of {_of(counts['patients'], 'patient')}"
-    metric, word = next(
-        (
-            (metric, word)
-            for metric, word in (("ap", "average precision"), ("image_auroc", "AUROC of images"))
-            if any(row.estimates[metric].value is not None for row in rows.values())
-        ),
-        (None, None),
-    )
+    """Which of several methods has the highest AP (without masks, AUROC of images), in one sentence."""
+    metric, best = ranking(rows), highest(rows)
+    methods = f"{_of(len(rows), 'method')} on the same {_images(clinical)}"
     if metric is None:
-        return f"{_of(len(rows), 'method')} on the same {images}: {next(iter(rows.values())).estimates['ap']}."
-    defined = {name: row for name, row in rows.items() if row.estimates[metric].value is not None}
-    best = max(defined, key=lambda name: defined[name].estimates[metric].value)
-    said = f"Of {_of(len(rows), 'method')} on the same {images}, {best} has the highest {word}, "
-    said += f"{rows[best].estimates[metric]}."
-    first = next(iter(rows))
-    others = [name for name in defined if name != first]
-    if first in defined and others:
-        against = best if best != first else max(others, key=lambda name: defined[name].estimates[metric].value)
-        found = difference(rows[first], rows[against], metric)
-        said += f" {first[0].upper() + first[1:]} minus {against}: {signed(found)}{_chance(found)}."
-    return said
+        return f"{methods}: {rows[best].estimates['ap']}."
+    word = "average precision" if metric == "ap" else RANKED_BY[metric]
+    return f"Of {methods}, {best} has the highest {word}, {rows[best].estimates[metric]}."
+
+
+def details_of_methods(rows: Mapping[str, Row]) -> str:
+    """The first of several methods beside the highest of the others; nothing where these cannot be ranked."""
+    metric, first = ranking(rows), next(iter(rows))
+    others = {name: row for name, row in rows.items() if name != first}
+    if not others or metric is None or rows[first].estimates[metric].value is None or ranking(others) != metric:
+        return ""
+    best = highest(others)
+    found = difference(rows[first], rows[best], metric)
+    return f"{_capital(first)} minus {best}, {RANKED_BY[metric]}: {_difference(found)}."
 
 
 def cards_of(clinical: Clinical, method: str) -> str:
@@ -104,28 +106,28 @@ def cards_of_published(found: Published) -> str:
     return f"<div class='cards'>{cards}</div>"
 
 
-def forest_of(rows: Mapping[str, Row], most: int) -> str:
-    """AP of the first row and of the best others, at most so many, in their order; AUROC of images where AP is not
-    defined; nothing where neither is.
+def forest_of(rows: Mapping[str, Row], own: str, chosen: str = "") -> str:
+    """AP of rows, AUROC of images where no AP is defined, nothing where neither is; own: the one that stands out;
+    chosen: how they were chosen of more.
     """
-    first, *others = rows
-    for metric in ("ap", "image_auroc"):
-        found = {name: row.estimates[metric] for name, row in rows.items() if row.estimates[metric].value is not None}
-        best = sorted((name for name in others if name in found), key=lambda name: -found[name].value)[:most]
-        if found:
-            shown = {name: found[name] for name in rows if name in found and name in (first, *best)}
-            left_out = f"; the best {len(best)} of {len(others)} others" if len(best) < len(others) else ""
-            return forest_html(f"{HEADLINE[metric]}, with 95 % intervals over patients{left_out}", shown)
-    return ""
+    metric = ranking(rows)
+    if metric is None:
+        return ""
+    found = {name: row.estimates[metric] for name, row in rows.items() if row.estimates[metric].value is not None}
+    title = f"{HEADLINE[metric]}, with 95 % intervals over patients"
+    return forest_html(f"{title}. {chosen}" if chosen else title, found, own)
 
 
 def examples_of(viewer: Viewer) -> Sequence[tuple[int, str, str]]:
     """The first two cases of the viewer, best and worst by AP, or else by score: number, word, caption."""
-    known = ("ap", "AP") if "ap" in viewer.cases[0]["numbers"][0] else ("score", "image score")
-    words = ("Best case", "Worst case") if known[0] == "ap" else ("Highest score", "Lowest score")
+    metric, known = ("ap", "AP") if "ap" in viewer.cases[0]["numbers"][viewer.leading] else ("score", "image score")
+    words = ("Best case", "Worst case") if metric == "ap" else ("Highest score", "Lowest score")
+    whose = f" of {viewer.methods[viewer.leading].name}" if len(viewer.methods) > 1 else ""
     found = []
     for number, word in enumerate(words[: len(viewer.cases)]):
         case = viewer.cases[number]
-        value = f"{case['numbers'][0][known[0]]:{'.3f' if known[0] == 'ap' else '.4g'}}"
-        found.append((number, word, f"{known[1]} {value}, {case['name']}"))
+        parts = [f"{known} {case['numbers'][viewer.leading][metric]:{'.3f' if metric == 'ap' else '.4g'}}"]
+        if case["lesion_pixels"]:
+            parts.append(f"lesion of {_of(case['lesion_pixels'], 'pixel')}")
+        found.append((number, f"{word}{whose}", ", ".join([*parts, case["name"]])))
     return found

@@ -51,15 +51,16 @@ def _numbers(image: ImageMeasure, name: str) -> dict[str, float]:
     return {"score": row.image_score} | {key: value for key, value in numbers.items() if value == value}
 
 
-def by_interest(entries: Sequence[Entry]) -> list[Entry]:
+def by_interest(entries: Sequence[Entry], leading: int = 0) -> list[Entry]:
     """The images in the order in which they are worth a place: best, worst and median by AP (without masks by score),
     the healthy one of the highest score and the diseased one of the lowest, then evenly drawn ones by score, of
-    diseased and healthy images in turn.
+    diseased and healthy images in turn; leading: the method by whose numbers.
     """
-    by_score = sorted(entries, key=lambda entry: (entry.numbers[0]["score"], entry.group, entry.name))
+    by_score = sorted(entries, key=lambda entry: (entry.numbers[leading]["score"], entry.group, entry.name))
     healthy = [entry for entry in by_score if entry.group == HEALTHY or entry.diseased is False]
     others = [entry for entry in by_score if not (entry.group == HEALTHY or entry.diseased is False)]
-    by_ap = sorted((entry for entry in others if "ap" in entry.numbers[0]), key=lambda entry: entry.numbers[0]["ap"])
+    with_ap = [entry for entry in others if "ap" in entry.numbers[leading]]
+    by_ap = sorted(with_ap, key=lambda entry: entry.numbers[leading]["ap"])
     ranked = by_ap or others
     first = [ranked[-1], ranked[0], ranked[len(ranked) // 2]] if ranked else []
     first += healthy[-1:] + others[:1]

@@ -1,9 +1,11 @@
 """The page of an evaluation, and the page of a comparison of several methods."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 from uad.evaluation.clinical import Clinical
+from uad.evaluation.leading import RANKED_BY, few, highest, ranking
 from uad.evaluation.pictures import CAPTIONS, WIDE
 from uad.evaluation.published import Published
 from uad.evaluation.tables import Table
@@ -12,15 +14,15 @@ from uad.report.answer import (
     answer_of_methods,
     cards_of,
     cards_of_published,
+    details_of,
+    details_of_methods,
     examples_of,
     forest_of,
 )
-from uad.report.markup import facts_html, folded, picture_html, table_html
+from uad.report.markup import facts_html, folded, note_html, picture_html, table_html
 from uad.report.page import PAGE, examples_html, write_page
 from uad.report.viewer import Viewer
 
-# So many competitors of an evaluated method stand beside it above the viewer; the tables have them all.
-COMPETITORS = 4
 # Tables of at most so many rows are open.
 SHORT = 6
 
@@ -43,17 +45,19 @@ def write_evaluation_page(
     """
     leading, further = tables
     answer = "Every image is scaled by itself in this protocol; the table below has its numbers."
-    cards, forest = "", ""
+    lead, forest = "", ""
     if isinstance(found, Clinical):
         answer = answer_of(found, method)
-        cards, forest = cards_of(found, method), forest_of(found.rows, COMPETITORS)
+        rows, chosen = few(found.rows)
+        lead = note_html(details_of(found, method)) + cards_of(found, method)
+        forest = forest_of(rows, method, chosen)
     elif found is not None:
         answer = f"Scored as the benchmark {found.protocol} does; each table says which thresholds saw test labels."
-        cards = cards_of_published(found)
-    content = _leading_tables(leading) + _figures(folder, pictures)
-    content += _folded_tables(further, opened=not leading)
+        lead = cards_of_published(found)
+    content = _leading_tables(leading, method) + _figures(folder, pictures)
+    content += _folded_tables(further, method, opened=not leading)
     content += folded("Settings and counts", facts_html(facts))
-    write_page(folder / PAGE, name, "Evaluation", answer, cards + _lead(forest, viewer), content, viewer)
+    write_page(folder / PAGE, name, "Evaluation", answer, lead + _lead(forest, viewer), content, viewer)
 
 
 def write_comparison_page(
@@ -65,14 +69,25 @@ def write_comparison_page(
     methods: Mapping[str, Clinical],
     viewer: Viewer | None,
 ) -> None:
-    """Write the page of several methods on the same images; methods: by the name of their row; figure: its file."""
+    """Write the page of several methods on the same images; methods: by the name of their row; figure: its file.
+
+    What can only be of one method, the figures on top and the numbers of single images, is of the one that is ranked
+    highest, and the page names it.
+    """
     rows = {name: clinical.rows[name] for name, clinical in methods.items()}
-    answer = answer_of_methods(rows, next(iter(methods.values())))
-    caption = "The same images through every method, and average precision with its interval."
-    content = _leading_tables(tables)
+    best, metric = highest(rows), ranking(rows)
+    answer = answer_of_methods(rows, methods[best])
+    why = f"the method with the highest {RANKED_BY[metric]}" if metric else "the first method, since none can be ranked"
+    whose = f"<h3 class='whose'>{escape(best)}, {why}: its figures, and below its best and worst case</h3>"
+    lead = note_html(details_of_methods(rows)) + whose + cards_of(methods[best], best)
+    caption = (
+        f"The same images through every method, chosen by the numbers of {best}, and average precision with its "
+        "interval."
+    )
+    content = _leading_tables(tables, best)
     content += folded("Figure for a paper", picture_html(folder / figure, caption))
     content += folded("Settings", facts_html(facts))
-    write_page(folder / PAGE, title, "Comparison", answer, _lead(forest_of(rows, len(rows)), viewer), content, viewer)
+    write_page(folder / PAGE, title, "Comparison", answer, lead + _lead(forest_of(rows, best), viewer), content, viewer)
 
 
 def _lead(forest: str, viewer: Viewer | None) -> str:
@@ -91,15 +106,15 @@ def _figures(folder: Path, names: Sequence[str]) -> str:
     return f"<h2>Figures</h2><div class='curves'>{curves}</div>{wide}"
 
 
-def _leading_tables(tables: Sequence[Table]) -> str:
-    """The first of the tables, and the others, those that are long folded away."""
+def _leading_tables(tables: Sequence[Table], own: str) -> str:
+    """The first of the tables, and the others, those that are long folded away; own: the row that stands out."""
     if not tables:
         return ""
-    others = "".join(folded(table.title, table_html(table), len(table.rows) <= SHORT) for table in tables[1:])
-    return f"<h2>Detection</h2>{table_html(tables[0])}{others}"
+    others = "".join(folded(table.title, table_html(table, own), len(table.rows) <= SHORT) for table in tables[1:])
+    return f"<h2>Detection</h2>{table_html(tables[0], own)}{others}"
 
 
-def _folded_tables(tables: Sequence[Table], opened: bool) -> str:
+def _folded_tables(tables: Sequence[Table], own: str, opened: bool) -> str:
     if not tables:
         return ""
-    return "<h2>More numbers</h2>" + "".join(folded(table.title, table_html(table), opened) for table in tables)
+    return "<h2>More numbers</h2>" + "".join(folded(table.title, table_html(table, own), opened) for table in tables)

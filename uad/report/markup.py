@@ -12,24 +12,34 @@ from uad.evaluation.tables import Table
 LONG = 30
 
 
-def table_html(table: Table) -> str:
-    """A table with its title and note. Every cell repeats its column's name, which narrow screens show beside it."""
+def table_html(table: Table, own: str | None = None) -> str:
+    """A table with its title and note. Every cell repeats its column's name, which narrow screens show beside it; own:
+    the name of rows that stand out.
+    """
     head = "".join(f"<th scope='col'>{escape(cell)}</th>" for cell in table.header)
-    body = "".join(_line(table.header, row) for row in table.rows)
-    note = f"<p class='note'>{escape(table.note)}</p>" if table.note else ""
+    body = "".join(_line(table.header, row, own) for row in table.rows)
     title = escape(table.title)
     # The keyboard scrolls what can have the focus.
     long = f" long' tabindex='0' role='region' aria-label='{title}" if len(table.rows) > LONG else ""
     return (
         f"<section class='table'><h3>{title}</h3><div class='box{long}'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>{note}</section>"
+        f"<tbody>{body}</tbody></table></div>{note_html(table.note)}</section>"
     )
 
 
-def _line(header: Sequence[str], row: Sequence[str]) -> str:
+def _own(name: str, own: str | None) -> str:
+    return " class='own'" if name == own else ""
+
+
+def _line(header: Sequence[str], row: Sequence[str], own: str | None) -> str:
     cells = zip(header[1:], row[1:], strict=True)
     named = "".join(f"<td data-column='{escape(name)}'>{escape(cell)}</td>" for name, cell in cells)
-    return f"<tr><th scope='row'>{escape(row[0])}</th>{named}</tr>"
+    return f"<tr{_own(row[0], own)}><th scope='row'>{escape(row[0])}</th>{named}</tr>"
+
+
+def note_html(text: str) -> str:
+    """A paragraph in small letters; nothing where there is nothing to say."""
+    return f"<p class='note'>{escape(text)}</p>" if text else ""
 
 
 def folded(title: str, content: str, opened: bool = False) -> str:
@@ -56,11 +66,13 @@ def card_html(label: str, estimate: Estimate, note: str) -> str:
     )
 
 
-def forest_html(title: str, estimates: Mapping[str, Estimate]) -> str:
-    """A line per name: a dot and a bar on a scale from 0 to 1, and the number with its interval."""
+def forest_html(title: str, estimates: Mapping[str, Estimate], own: str) -> str:
+    """A line per name: a dot and a bar on a scale from 0 to 1, and the number with its interval; own: the name that
+    stands out.
+    """
     lines = "".join(
-        f"<li><span class='name'>{escape(name)}</span>{_scale(estimate)}<span class='shown'>{escape(str(estimate))}"
-        "</span></li>"
+        f"<li{_own(name, own)}><span class='name'>{escape(name)}</span>{_scale(estimate)}"
+        f"<span class='shown'>{escape(str(estimate))}</span></li>"
         for name, estimate in estimates.items()
     )
     return f"<figure class='forest'><figcaption>{escape(title)}</figcaption><ul>{lines}</ul></figure>"

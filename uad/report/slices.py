@@ -60,15 +60,17 @@ class Packed:
     ranges: tuple[tuple[int, int, float, float], ...]
 
 
-def slice_viewer(folder: Path, methods: Sequence[Scored], most: int, mapper: Callable = map) -> Viewer | None:
+def slice_viewer(
+    folder: Path, methods: Sequence[Scored], most: int, mapper: Callable = map, leading: int = 0
+) -> Viewer | None:
     """The viewer of methods on the same images, at most so many, None for 0. The first EMBEDDED of them lie in the
-    page, or fewer that are large; the others are written beside it, to `folder`/CASES.
+    page, or fewer that are large; the others are written beside it, to `folder`/CASES. leading: see Viewer.
     """
     remove_cases(folder)
     if not most:
         return None
     entries = entries_of({each.study.rows[0].name: each.clinical for each in methods})
-    chosen = by_interest(entries)[:most]
+    chosen = by_interest(entries, leading)[:most]
     places = {(entry.group, entry.name): number for number, entry in enumerate(chosen)}
     # In the order of their names, in which neighbouring slices are read once.
     ordered = sorted(chosen, key=lambda entry: (entry.group, entry.name))
@@ -95,6 +97,7 @@ def slice_viewer(folder: Path, methods: Sequence[Scored], most: int, mapper: Cal
         embedded=embedded,
         left_out=len(entries) - len(chosen),
         note="" if methods[0].study.near is None else AVERAGED,
+        leading=leading,
     )
 
 

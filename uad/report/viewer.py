@@ -51,7 +51,8 @@ class MethodShown:
 class Viewer:
     """kind: "slices" or "volumes"; channels, shown_channel: of the input, and which to begin with; cases: plain values
     of each, whose content is in `embedded` under its number or in a file beside the page; left_out: images that are
-    not in the viewer; note: what else to know of the maps.
+    not in the viewer; note: what else to know of the maps; leading: number of the method by whose numbers cases are
+    chosen, sorted and described.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class Viewer:
     embedded: Mapping[int, str]
     left_out: int = 0
     note: str = ""
+    leading: int = 0
 
     def index(self) -> dict:
         """Plain values for the page, without the cases' content."""
@@ -73,6 +75,7 @@ class Viewer:
             "cases": list(self.cases),
             "left_out": self.left_out,
             "note": self.note,
+            "leading": self.leading,
             "folder": CASES,
             "colour_maps": {name: colours_of(name) for name in COLOUR_MAPS},
         }

@@ -2,7 +2,9 @@
 // The list of cases: sorted, filtered, gone through by buttons, by arrow keys and on the strip of scores.
 
 const isHealthy = (each) => each.group === 'healthy' || each.diseased === false;
-const numberOf = (each, key) => (key === 'film' ? each.film || undefined : each.numbers[0][key]);
+const numberOf = (each, key) => (key === 'film' ? each.film || undefined : each.numbers[index.leading][key]);
+// By whose numbers cases are sorted and described, where there are several methods.
+const leadingName = index.methods.length > 1 ? index.methods[index.leading].name : '';
 const byName = (a, b) => `${a.patient}\n${a.name}`.localeCompare(`${b.patient}\n${b.name}`, 'en', { numeric: true });
 
 /** Sort by a number; cases that have none come last, in the order of their names. */
@@ -39,6 +41,7 @@ function describe(each) {
   else if (each.diseased) parts.push('diseased');
   else parts.push(each.lesion_pixels === 0 ? 'empty mask' : 'no mask');
   const labels = { score: 'image score', ap: 'AP', dice: 'Dice at 1 % FPR', best_dice: 'best Dice' };
+  if (leadingName) parts.push(`${leadingName}:`);
   for (const [key, label] of Object.entries(labels)) {
     const number = numberOf(each, key);
     if (number !== undefined) parts.push(`${label} ${key === 'score' ? short(number) : fixed(number, 3)}`);
@@ -70,11 +73,12 @@ class CaseList {
         this.select,
         make('button', { type: 'button', class: 'step', 'aria-label': 'Next case', title: 'Next (right arrow)', click: () => this.step(1) }, '\u2192'),
         this.position,
-        choice('Sorted by', orders.map(([value, text]) => [value, text]), this.order, (value) => { this.order = value; this.arrange(true); }),
+        choice('Sorted by', orders.map(([value, text, key]) => [value, leadingName && key ? `${leadingName}: ${text}` : text]), this.order, (value) => { this.order = value; this.arrange(true); }),
         this.groups),
       this.strip,
       make('p', { class: 'note' },
         this.strip.hidden ? '' : `Every dot is a case at its score, from ${short(this.scores[0])} to ${short(this.scores[1])}. `,
+        leadingName ? `Cases are sorted and described by the numbers of ${leadingName}. ` : '',
         'Left and right arrow keys go through the cases.',
         index.left_out ? ` ${index.left_out.toLocaleString('en')} further images are not in the viewer.` : ''));
     this.arrange(false);

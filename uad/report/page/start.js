@@ -14,8 +14,8 @@ async function drawExample(figure, viewer) {
   const number = Number(figure.dataset.case);
   const content = await loadCase(number);
   const [first, second] = figure.querySelectorAll('canvas');
-  const [method, control] = [index.methods[0], viewer.controls[0]];
-  const { shape, values } = content.methods[0].map;
+  const [method, control] = [index.methods[index.leading], viewer.controls[index.leading]];
+  const { shape, values } = content.methods[index.leading].map;
   const lines = [{ inside: reaching(values, control.bin), colour: PREDICTED }];
   if (content.label) lines.push({ inside: content.label.values, colour: TRUTH, dashed: true });
   if (content.input) paint(first, grey(content.input[index.shown_channel].values), shape, lines);

@@ -91,6 +91,19 @@ def test_the_page_opens_and_fits(written, tmp_path, width):
     assert seen["inside"] == width and seen["width"] <= width
 
 
+def test_best_and_worst_case_have_a_legend_and_say_how_large_the_lesion_is(written, tmp_path):
+    steps = """
+      await wait(() => document.querySelector('.lead .legend'));
+      const text = (name) => document.querySelector(name).textContent;
+      return [text('h1'), text('.example'), text('.lead .legend')];
+    """
+    seen = look_at(written / "evaluation" / "report.html", steps, tmp_path)
+    title, example, legend = seen["found"]
+    assert seen["errors"] == "" and title == "Planted: results in diseased"
+    assert "lesion of 64 pixels" in example
+    assert legend == "predicted mask at 1 % FPRtrue maskLeft the input, right the anomaly map."
+
+
 @pytest.mark.parametrize("width", [400, 1200])
 def test_a_long_table_is_scrolled_through_in_a_box_of_its_own(written, tmp_path, width):
     page = Path(shutil.copy(written / "evaluation" / "report.html", tmp_path))

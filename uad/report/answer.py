@@ -22,7 +22,7 @@ CARDS = {
 def answer_of(clinical: Clinical, method: str) -> str:
     """What was found and how sure it is, in one sentence."""
     row = clinical.rows[method]
-    name = _capital(method)
+    name = capital(method)
     ap, image = row.estimates["ap"], row.estimates["image_auroc"]
     if ap.value is not None:
         chance = f"random scores have {clinical.prevalence:.4f}"
@@ -34,7 +34,7 @@ def answer_of(clinical: Clinical, method: str) -> str:
 
 def details_of(clinical: Clinical, method: str) -> str:
     """On how many images that holds, and what the best of the simple competitors reaches."""
-    return f"{_capital(_images(clinical))}. {_beside_the_best(clinical.rows, method)}".strip()
+    return f"{capital(_images(clinical))}. {_beside_the_best(clinical.rows, method)}".strip()
 
 
 def _images(clinical: Clinical) -> str:
@@ -45,7 +45,8 @@ def _of(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """The text with a capital at its beginning."""
     return text[0].upper() + text[1:]
 
 
@@ -56,7 +57,7 @@ def _beside_the_best(rows: Mapping[str, Row], method: str) -> str:
         return ""
     best = highest(others)
     found = difference(rows[method], rows[best], "ap")
-    said = f"The best of {len(others)} simple competitors, {best}," if len(others) > 1 else _capital(best)
+    said = f"The best of {len(others)} simple competitors, {best}," if len(others) > 1 else capital(best)
     return f"{said} has an average precision of {rows[best].estimates['ap']}; {_difference(found)}."
 
 
@@ -84,7 +85,7 @@ def details_of_methods(rows: Mapping[str, Row]) -> str:
         return ""
     best = highest(others)
     found = difference(rows[first], rows[best], metric)
-    return f"{_capital(first)} minus {best}, {RANKED_BY[metric]}: {_difference(found)}."
+    return f"{capital(first)} minus {best}, {RANKED_BY[metric]}: {_difference(found)}."
 
 
 def cards_of(clinical: Clinical, method: str) -> str:

@@ -12,6 +12,7 @@ from uad.evaluation.tables import Table
 from uad.report.answer import (
     answer_of,
     answer_of_methods,
+    capital,
     cards_of,
     cards_of_published,
     details_of,
@@ -39,9 +40,9 @@ def write_evaluation_page(
 ) -> None:
     """Write the page of one result folder.
 
-    name: of what was evaluated; method: of its row; facts: settings and counts; tables: leading ones, which are shown,
-    and further ones, which are folded away; pictures: names in `folder`; found: None where only the paper's protocol
-    was computed; viewer: None where nothing is to be looked at.
+    name: of the folder that was evaluated; method: of its row; facts: settings and counts; tables: leading ones, which
+    are shown, and further ones, which are folded away; pictures: names in `folder`; found: None where only the paper's
+    protocol was computed; viewer: None where nothing is to be looked at.
     """
     leading, further = tables
     answer = "Every image is scaled by itself in this protocol; the table below has its numbers."
@@ -57,7 +58,8 @@ def write_evaluation_page(
     content = _leading_tables(leading, method) + _figures(folder, pictures)
     content += _folded_tables(further, method, opened=not leading)
     content += folded("Settings and counts", facts_html(facts))
-    write_page(folder / PAGE, name, "Evaluation", answer, lead + _lead(forest, viewer), content, viewer)
+    title = f"{capital(method)}: results in {name}"
+    write_page(folder / PAGE, title, "Evaluation", answer, lead + _lead(forest, viewer), content, viewer)
 
 
 def write_comparison_page(

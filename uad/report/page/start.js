@@ -9,7 +9,7 @@ function quietIntervals() {
   }
 }
 
-/** Draw a case where the answer shows it: the input with truth and prediction, and the map. */
+/** Draw a case where the answer shows it: the input with truth and prediction, and the map; gives what it outlined. */
 async function drawExample(figure, viewer) {
   const number = Number(figure.dataset.case);
   const content = await loadCase(number);
@@ -21,6 +21,18 @@ async function drawExample(figure, viewer) {
   if (content.input) paint(first, grey(content.input[index.shown_channel].values), shape, lines);
   else first.remove();
   paint(second, coloured(values, colourTables.inferno, lookupOf(method)), shape, []);
+  return { input: Boolean(content.input), truth: Boolean(content.label) };
+}
+
+/** Draw the cases that the answer shows and say below what their outlines are. */
+async function drawExamples(figures, viewer) {
+  const drawn = await Promise.all(figures.map((figure) => drawExample(figure, viewer)));
+  if (!drawn.some((each) => each.input)) return;
+  const { mark, bin } = viewer.controls[index.leading];
+  const parts = [];
+  if (bin < Infinity) parts.push(make('span', { class: 'key predicted line' }), `predicted mask at ${mark ? mark.meaning : 'the threshold below'}`);
+  if (drawn.some((each) => each.truth)) parts.push(make('span', { class: 'key truth' }), 'true mask');
+  figures.at(-1).after(make('p', { class: 'legend' }, ...parts, make('span', {}, 'Left the input, right the anomaly map.')));
 }
 
 /** Names in the table of scans lead to their pictures. */
@@ -36,7 +48,8 @@ if (['light', 'dark'].includes(asked.get('theme'))) document.documentElement.dat
 quietIntervals();
 const viewer = new (index.kind === 'slices' ? SliceViewer : VolumeViewer)(document.getElementById('viewer'));
 if (index.kind === 'volumes') linkScans(viewer);
-for (const figure of document.querySelectorAll('.example')) {
-  drawExample(figure, viewer);
+const examples = [...document.querySelectorAll('.example')];
+if (examples.length) drawExamples(examples, viewer);
+for (const figure of examples) {
   figure.querySelector('a').addEventListener('click', () => viewer.list.go(Number(figure.dataset.case)));
 }

@@ -151,6 +151,54 @@ def test_thresholds_with_a_meaning_give_the_numbers_of_the_csv(written, tmp_path
     assert found["typed"] == f"{summary['clinical']['rows']['planted']['thresholds']['fpr1%']:.4g}"
 
 
+def test_arrow_keys_go_through_the_cases_also_after_a_box_was_ticked(written, tmp_path):
+    steps = """
+      const place = () => document.querySelector('.position').textContent;
+      const found = [];
+      for (const name of ['.tick input', '.switch button', 'input.threshold', '.marks input', '.case']) {
+        const before = place();
+        const key = new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true });
+        document.querySelector(name).dispatchEvent(key);
+        found.push(place() !== before);
+      }
+      return found;
+    """
+    seen = look_at(written / "evaluation" / "report.html", steps, tmp_path)
+    assert seen["errors"] == "" and seen["found"] == [True, True, False, False, False]
+
+
+def test_on_a_phone_a_number_and_its_interval_stay_together_where_the_column_has_a_long_name(written, tmp_path):
+    steps = """
+      const cells = [...document.querySelectorAll('td')]
+        .filter((cell) => cell.querySelector('.quiet') && cell.offsetHeight);
+      const top = (cell, name) => cell.querySelector(name).getBoundingClientRect().top;
+      const below = cells.map((cell) => top(cell, '.quiet') - top(cell, '.value'));
+      const names = cells.map((cell) => cell.dataset.column.length);
+      return [Math.max(...below), Math.max(...names)];
+    """
+    seen = look_at(written / "evaluation" / "report.html", steps, tmp_path, 400)
+    below, longest = seen["found"]
+    assert longest >= len("AP (prevalence 0.0625)") and 10 < below < 26, "lines are 20 pixels apart"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_controls_stand_out_from_their_surroundings(written, tmp_path, theme):
+    """WCAG 2.2, 1.4.11: a contrast of 3:1."""
+    steps = """
+      const light = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((value) => value / 255)
+        .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0);
+      const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      const style = (name) => getComputedStyle(document.querySelector(name));
+      const found = ['.step', '.case', '.marks input'].flatMap((name) => [style('.card'), style('body')]
+        .map((around) => contrast(light(style(name).borderTopColor), light(around.backgroundColor))));
+      return [Math.min(...found), style('.threshold').accentColor, style('.tick input').accentColor];
+    """
+    seen = look_at(written / "evaluation" / "report.html", steps, tmp_path, address=f"#theme={theme}")
+    contrast, *accents = seen["found"]
+    assert seen["errors"] == "" and contrast >= 3 and len(set(accents)) == 1 and accents[0] != "auto"
+
+
 def test_cases_beside_the_page_are_loaded_and_missing_ones_named(written, tmp_path):
     steps = """
       const beside = index.cases.findIndex((each, i) => !document.getElementById('case-' + i) && !isHealthy(each));

@@ -142,8 +142,9 @@ class CaseList {
   }
 
   key(event) {
-    const typing = event.target.closest && event.target.closest('input, select, textarea');
-    if (typing || event.altKey || event.ctrlKey || event.metaKey) return;
+    // Where arrows move a slider or the place in a text, or choose: not on a box that is ticked.
+    const takesArrows = event.target.closest && event.target.closest('input:not([type="checkbox"]), select, textarea');
+    if (takesArrows || event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === 'ArrowLeft') this.step(-1);
     else if (event.key === 'ArrowRight') this.step(1);
     else return;

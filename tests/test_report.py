@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import zlib
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -77,6 +78,8 @@ def test_the_first_cases_are_extremes_and_the_next_ones_are_spread_evenly():
     assert found[4] == next(entry for entry in by_score if entry.group == "scored")
     ranks = sorted(by_score.index(entry) for entry in found[:EMBEDDED])
     assert max(np.diff([0, *ranks, 499])) < 500 / 6
+    filmed = [replace(entry, film=entry.name in ("d7", "d299", "h42")) for entry in every]
+    assert {entry.name for entry in by_interest(filmed)[:8] if entry.film} == {"d7", "d299", "h42"}
     assert len(by_interest(entries(0, 3))) == 3 and len(by_interest(entries(1, 0))) == 1
 
 

@@ -1,6 +1,6 @@
 """Which images the viewer shows, and which of them lie inside the page itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from uad.evaluation.clinical import Clinical
@@ -19,7 +19,7 @@ class Entry:
     """An image of the viewer.
 
     group: SCORED or HEALTHY, the folder that it is of; diseased, lesion_pixels: None where unknown; numbers: a dict
-    per method: "score" and, of those of NUMBERS, what is defined.
+    per method: "score" and, of those of NUMBERS, what is defined; film: whether its denoising can be played.
     """
 
     name: str
@@ -28,10 +28,13 @@ class Entry:
     diseased: bool | None
     lesion_pixels: int | None
     numbers: tuple[dict[str, float], ...] = field(hash=False)
+    film: bool = False
 
 
-def entries_of(methods: Mapping[str, Clinical]) -> list[Entry]:
-    """All images of methods on the same images; methods: name of the row -> its result."""
+def entries_of(methods: Mapping[str, Clinical], has_film: Callable[[str, str], bool]) -> list[Entry]:
+    """All images of methods on the same images; methods: name of the row -> its result; has_film: whether there is a
+    film of an image, by its group and name.
+    """
     first = next(iter(methods.values()))
     found = []
     for group, images in ((SCORED, first.images), (HEALTHY, first.healthy)):
@@ -40,7 +43,8 @@ def entries_of(methods: Mapping[str, Clinical]) -> list[Entry]:
                 _numbers((each.images if group == SCORED else each.healthy)[number], name)
                 for name, each in methods.items()
             )
-            found.append(Entry(image.name, image.patient, group, image.diseased, image.lesion_pixels, numbers))
+            known = image.name, image.patient, group, image.diseased, image.lesion_pixels
+            found.append(Entry(*known, numbers, has_film(group, image.name)))
     return found
 
 
@@ -53,8 +57,8 @@ def _numbers(image: ImageMeasure, name: str) -> dict[str, float]:
 
 def by_interest(entries: Sequence[Entry], leading: int = 0) -> list[Entry]:
     """The images in the order in which they are worth a place: best, worst and median by AP (without masks by score),
-    the healthy one of the highest score and the diseased one of the lowest, then evenly drawn ones by score, of
-    diseased and healthy images in turn; leading: the method by whose numbers.
+    the healthy one of the highest score and the diseased one of the lowest, those with a film, which someone asked for,
+    then evenly drawn ones by score, of diseased and healthy images in turn; leading: the method by whose numbers.
     """
     by_score = sorted(entries, key=lambda entry: (entry.numbers[leading]["score"], entry.group, entry.name))
     healthy = [entry for entry in by_score if entry.group == HEALTHY or entry.diseased is False]
@@ -63,7 +67,7 @@ def by_interest(entries: Sequence[Entry], leading: int = 0) -> list[Entry]:
     by_ap = sorted(with_ap, key=lambda entry: entry.numbers[leading]["ap"])
     ranked = by_ap or others
     first = [ranked[-1], ranked[0], ranked[len(ranked) // 2]] if ranked else []
-    first += healthy[-1:] + others[:1]
+    first += healthy[-1:] + others[:1] + [entry for entry in entries if entry.film]
     drawn = [_evenly(others), _evenly(healthy)]
     longest = max(map(len, drawn))
     turns = [group[i] for i in range(longest) for group in drawn if i < len(group)]

@@ -69,7 +69,7 @@ def slice_viewer(
     remove_cases(folder)
     if not most:
         return None
-    entries = entries_of({each.study.rows[0].name: each.clinical for each in methods})
+    entries = entries_of({each.study.rows[0].name: each.clinical for each in methods}, partial(_has_film, methods))
     chosen = by_interest(entries, leading)[:most]
     places = {(entry.group, entry.name): number for number, entry in enumerate(chosen)}
     # In the order of their names, in which neighbouring slices are read once.
@@ -93,7 +93,7 @@ def slice_viewer(
         channels=_channels(methods),
         shown_channel=methods[0].study.display_channel,
         methods=tuple(shown),
-        cases=tuple(_case(number, entry, methods[0]) for number, entry in enumerate(chosen)),
+        cases=tuple(_case(number, entry) for number, entry in enumerate(chosen)),
         embedded=embedded,
         left_out=len(entries) - len(chosen),
         note="" if methods[0].study.near is None else AVERAGED,
@@ -112,8 +112,13 @@ def _write_beside(folder: Path, number: int, content: str) -> None:
     write_text(folder / CASES / name, case_script(name, content))
 
 
-def _case(number: int, entry: Entry, method: Scored) -> dict:
-    study = method.study if entry.group == SCORED else method.healthy
+def _has_film(methods: Sequence[Scored], group: str, name: str) -> bool:
+    """Whether the viewer plays a film of an image: that of a method which is alone."""
+    study = methods[0].study if group == SCORED else methods[0].healthy
+    return len(methods) == 1 and film_path(study.folder.folder, name).is_file()
+
+
+def _case(number: int, entry: Entry) -> dict:
     return {
         "file": case_file(number),
         "name": entry.name,
@@ -122,7 +127,7 @@ def _case(number: int, entry: Entry, method: Scored) -> dict:
         "diseased": entry.diseased,
         "lesion_pixels": entry.lesion_pixels,
         "numbers": list(entry.numbers),
-        "film": film_path(study.folder.folder, entry.name).is_file(),
+        "film": entry.film,
     }
 
 

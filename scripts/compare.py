@@ -39,6 +39,7 @@ from uad.evaluation.summary import clinical_summary, differences, origin
 from uad.evaluation.tables import difference_table, headline_table, scopes
 from uad.files import write_json, write_text
 from uad.report.evaluation import write_comparison_page
+from uad.report.facts import facts_of_run
 from uad.report.page import PAGE
 from uad.report.slices import Scored, slice_viewer
 from uad.report.viewer import Viewer
@@ -144,9 +145,10 @@ def write(
     came_from = {"versions": versions(), "command": command_line()}
     summary = {**facts, **came_from, "notices": notices, "methods": methods, "differences": differences(rows)}
     write_json(out / "summary.json", summary)
-    shown = {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in facts.items()}
+    plain = {key: " ".join(value) if isinstance(value, list) else str(value) for key, value in facts.items()}
+    runs = {f"{name}, as run.json says": facts_of_run(study.folder.run) for name, study in studies.items()}
     title = f"{len(rows)} methods on {Path(facts['results'][0]).resolve().name}"
-    write_comparison_page(out, title, shown, tables, "comparison.png", clinical, viewer)
+    write_comparison_page(out, title, {"Comparison": plain, **runs}, tables, "comparison.png", clinical, viewer)
     print(text)
     print(f"Everything is in {out}; look at it with a browser: {out / PAGE}")
 

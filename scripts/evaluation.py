@@ -66,6 +66,7 @@ from uad.evaluation.tables import (
 from uad.files import write_json, write_text
 from uad.neighbours import SIGMA
 from uad.report.evaluation import write_evaluation_page
+from uad.report.facts import facts_of_run
 from uad.report.page import PAGE
 from uad.report.slices import Scored, slice_viewer
 from uad.report.viewer import Viewer
@@ -279,11 +280,14 @@ def _score(
             write_table(out / f"per_image_{variant}.csv", image_rows(study.names, images, variant))
     write_json(out / "summary.json", summary)
     counts = clinical.counts if clinical else {}
-    shown = {key.replace("_", " "): str(value) for key, value in (facts | counts).items() if value is not None}
+    plain = {key.replace("_", " "): str(value) for key, value in (facts | counts).items() if value is not None}
+    runs = {} if chosen.elsewhere else {"Results, as run.json says": facts_of_run(study.folder.run)}
     write_text(out / "tables.md", "\n".join(table.markdown() for table in (*leading, *further)))
     name, tables = study.folder.folder.resolve().name, (leading, further)
     viewer = _viewer(chosen.scoring, study, healthy, clinical, out, spread)
-    write_evaluation_page(out, name, study.rows[0].name, shown, tables, pictures, clinical or published, viewer)
+    write_evaluation_page(
+        out, name, study.rows[0].name, {"Evaluation": plain, **runs}, tables, pictures, clinical or published, viewer
+    )
     print("\n".join(table.markdown() for table in leading or further))
     print(f"Everything is in {out}; look at it with a browser: {out / PAGE}")
     return clinical or published

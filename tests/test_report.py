@@ -5,7 +5,7 @@ import json
 import re
 import zlib
 from dataclasses import replace
-from html import unescape
+from html import escape, unescape
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from result_folders import AFFINE, run_info, save, slice_with_lesion, write_fold
 from uad.evaluation.metrics import bin_values, float16_bins
 from uad.evaluation.tables import Table
 from uad.report.choosing import EMBEDDED, Entry, by_interest
+from uad.report.facts import facts_of_run
 from uad.report.markup import table_html
 from uad.report.packing import bins_at, json_in_page, packed
 from uad.report.page import write_page
@@ -126,6 +127,35 @@ def test_a_scan_is_cut_to_what_is_not_empty_and_keeps_its_places():
     assert content["file_axes"] == list(first) and content["map"]["shape"] == [2, 4, 3]
     assert (unpacked(content["map"]) >= content["mark"]).sum() == (maps >= 0.25).sum() == 3
     assert content["bins"][0] <= content["mark"] <= content["bins"][1]
+
+
+def test_a_run_is_told_with_its_model_settings_weights_and_versions():
+    weights = {"step": 600, "weights_hash": {"diffusion": "cf36"}, "command": "train.py --seed 0"}
+    run = {
+        "format": 1,
+        "method": "ours",
+        "noise_level": 10,
+        "prob_threshold": 0.5,
+        "denoise_steps": 4,
+        "compile": False,
+    }
+    run |= {"polarity": None, "matched_to": [[0.1] * 3], "channel_names": ["t1", "flair"], "model": [weights, weights]}
+    run |= {"autoencoder": weights, "parameters": 5505395, "seed": 0, "versions": {"torch": "2.7", "commit": "abc"}}
+    told = facts_of_run(run)
+    assert list(told) == [
+        "method", "noise level L", "threshold P of the flip probability", "denoising steps K", "compile",
+        "channel names", "model", "autoencoder", "command of the autoencoder", "parameters", "seed", "versions",
+    ]  # fmt: skip
+    assert told["autoencoder"] == "step 600, weights hash diffusion cf36"
+    assert told["command of the autoencoder"] == "train.py --seed 0" and told["model"].count("cf36") == 2
+    assert (told["compile"], told["parameters"], told["channel names"]) == ("no", "5,505,395", "t1; flair")
+    assert told["versions"] == "torch 2.7, commit abc"
+
+
+def test_settings_of_the_results_are_on_the_page(written):
+    page = (written / "report.html").read_text()
+    assert f"<h3>Results, as run.json says</h3><dl class='facts'><dt>method</dt><dd>{escape(HOSTILE)}</dd>" in page
+    assert "<dt>score of the maps</dt><dd>paper</dd>" in page and "<dt>image size</dt><dd>32</dd>" in page
 
 
 HOSTILE = "<img onerror=alert(1) src=x>&'\"$_$"

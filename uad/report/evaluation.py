@@ -20,7 +20,7 @@ from uad.report.answer import (
     examples_of,
     forest_of,
 )
-from uad.report.markup import facts_html, folded, note_html, picture_html, table_html
+from uad.report.markup import folded, groups_html, note_html, picture_html, table_html
 from uad.report.page import PAGE, examples_html, write_page
 from uad.report.viewer import Viewer
 
@@ -32,7 +32,7 @@ def write_evaluation_page(
     folder: Path,
     name: str,
     method: str,
-    facts: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, str]],
     tables: tuple[Sequence[Table], Sequence[Table]],
     pictures: Sequence[str],
     found: Clinical | Published | None,
@@ -40,9 +40,9 @@ def write_evaluation_page(
 ) -> None:
     """Write the page of one result folder.
 
-    name: of the folder that was evaluated; method: of its row; facts: settings and counts; tables: leading ones, which
-    are shown, and further ones, which are folded away; pictures: names in `folder`; found: None where only the paper's
-    protocol was computed; viewer: None where nothing is to be looked at.
+    name: of the folder that was evaluated; method: of its row; facts: settings and counts, under headings; tables:
+    leading ones, which are shown, and further ones, which are folded away; pictures: names in `folder`; found: None
+    where only the paper's protocol was computed; viewer: None where nothing is to be looked at.
     """
     leading, further = tables
     answer = "Every image is scaled by itself in this protocol; the table below has its numbers."
@@ -57,7 +57,7 @@ def write_evaluation_page(
         lead = cards_of_published(found)
     content = _leading_tables(leading, method) + _figures(folder, pictures)
     content += _folded_tables(further, method, opened=not leading)
-    content += folded("Settings and counts", facts_html(facts))
+    content += folded("Settings and counts", groups_html(facts))
     title = f"{capital(method)}: results in {name}"
     write_page(folder / PAGE, title, "Evaluation", answer, lead + _lead(forest, viewer), content, viewer)
 
@@ -65,13 +65,14 @@ def write_evaluation_page(
 def write_comparison_page(
     folder: Path,
     title: str,
-    facts: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, str]],
     tables: Sequence[Table],
     figure: str,
     methods: Mapping[str, Clinical],
     viewer: Viewer | None,
 ) -> None:
-    """Write the page of several methods on the same images; methods: by the name of their row; figure: its file.
+    """Write the page of several methods on the same images; facts: settings, under headings; methods: by the name of
+    their row; figure: its file.
 
     What can only be of one method, the figures on top and the numbers of single images, is of the one that is ranked
     highest, and the page names it.
@@ -88,7 +89,7 @@ def write_comparison_page(
     )
     content = _leading_tables(tables, best)
     content += folded("Figure for a paper", picture_html(folder / figure, caption))
-    content += folded("Settings", facts_html(facts))
+    content += folded("Settings", groups_html(facts))
     write_page(folder / PAGE, title, "Comparison", answer, lead + _lead(forest_of(rows, best), viewer), content, viewer)
 
 

@@ -47,6 +47,11 @@ def folded(title: str, content: str, opened: bool = False) -> str:
     return f"<details{' open' if opened else ''}><summary>{escape(title)}</summary>{content}</details>"
 
 
+def groups_html(groups: Mapping[str, Mapping[str, str]]) -> str:
+    """Facts under their headings."""
+    return "".join(f"<h3>{escape(heading)}</h3>{facts_html(facts)}" for heading, facts in groups.items())
+
+
 def facts_html(facts: Mapping[str, str]) -> str:
     """Settings and counts, a line each."""
     lines = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())

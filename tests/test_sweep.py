@@ -26,6 +26,7 @@ from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.heat_maps import heat_maps
 from uad.evaluation.held_maps import read_images
 from uad.evaluation.sweep import METRICS, Outcome, Setting, choose
+from uad.evaluation.tables import signed
 from uad.files import read_json, write_json
 
 SIZE = 32
@@ -328,6 +329,28 @@ def test_the_highest_is_chosen_where_its_lead_is_beyond_chance():
     assert (choice.chosen, choice.following) == (good, near)
     assert choice.lead.low == pytest.approx(0.2) and choice.ahead.value == pytest.approx(0.05)
     assert "ahead of the default" in choice.text() and "The next one is L = 30" in choice.text()
+
+
+def test_a_lead_that_hardly_excludes_0_is_told_with_the_digits_that_show_it():
+    """Three decimals of its low end are 0."""
+    default, good = outcome(10, 0.5), outcome(20, 0.508, spread=0.0083)
+    choice = choose([default, good], default, "ap")
+    assert choice.chosen is good and 0 < choice.lead.low < 0.0005
+    assert "by +0.008 [+0.0001, +0.016], an interval without 0" in choice.text()
+
+
+@pytest.mark.parametrize(
+    "found, shown",
+    [
+        (Estimate(-0.0002, -0.00049, 0.0004), "-0.0002 [-0.0005, +0.0004]"),
+        (Estimate(-1e-17, -0.0, 0.0), "0.000 [0.000, 0.000]"),
+        (Estimate(0.0123, 0.0007, 0.3), "+0.012 [+0.001, +0.300]"),
+        (Estimate(-0.00001), "-1e-05"),
+        (Estimate(None, reason="no masks"), "n/a (no masks)"),
+    ],
+)
+def test_differences_are_told_with_the_side_of_0_on_which_they_are(found, shown):
+    assert signed(found) == shown
 
 
 def test_the_default_is_preferred_where_the_interval_of_the_lead_includes_0():

@@ -16,6 +16,8 @@ HEADLINE = {
     "image_auroc": "image AUROC",
 }
 
+# What rounding leaves of a difference that is none.
+NOTHING = 1e-9
 REPORTED = (*HEADLINE, *WITH_HEALTHY.values())
 
 
@@ -127,12 +129,19 @@ def difference_table(rows: Mapping[str, Row], scope: Scope) -> Table:
 
 
 def signed(found: Estimate) -> str:
-    """An estimate of a difference: as text, with the sign of every number."""
+    """An estimate of a difference: as text, with the sign of every number and of 0 alone none."""
     if found.value is None:
         return str(found)
     if found.low is None:
-        return f"{found.value:+.3f}"
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        return _signed(found.value)
+    return f"{_signed(found.value)} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _signed(number: float) -> str:
+    """Three decimals; where these are 0 and the number is not, its first digit, which tells the side of 0."""
+    if abs(number) < NOTHING:
+        return "0.000"
+    return f"{number:+.3f}" if round(abs(number), 3) else f"{number:+.1g}"
 
 
 def _threshold_table(rows: Mapping[str, Row], images: str) -> Table:

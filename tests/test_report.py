@@ -227,6 +227,22 @@ def test_the_answer_is_one_sentence_and_the_rest_is_small(written):
     assert details.startswith("23 images of 12 patients. The best of 3 simple competitors, raw intensity")
 
 
+@pytest.mark.parametrize(
+    "healthy, said",
+    [
+        (False, "cannot be measured on these images; of pixels: n/a (no masks); of images: n/a (no healthy images)."),
+        (True, "tells diseased from healthy images with an AUROC of 1.000 [1.000, 1.000]; of pixels: n/a (no masks)."),
+    ],
+)
+def test_without_masks_the_answer_is_one_sentence_too(tmp_path, healthy, said):
+    words = f"--results {write_folder(tmp_path / 'd', masks=False)} --protocol clinical --bootstrap 5"
+    others = f" --healthy {write_folder(tmp_path / 'h', lesion=False)}" if healthy else ""
+    run(EVALUATE, f"{words}{others} --out {tmp_path / 'out'}")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert unescape(re.search('<p class="answer">(.*?)</p>', page)[1]) == f"Planted {said}"
+    assert "<p class='note'>8 images of 4 patients.</p>" in page
+
+
 def test_what_is_of_the_method_stands_out_and_nothing_else(written):
     page = (written / "report.html").read_text()
     own = re.findall("class='own'><th scope='row'>([^<]*)<", page)

@@ -29,7 +29,7 @@ def answer_of(clinical: Clinical, method: str) -> str:
         return f"{name} marks lesions with an average precision of {ap}, where {chance}."
     if image.value is not None:
         return f"{name} tells diseased from healthy images with an AUROC of {image}; of pixels: {ap}."
-    return f"{name} was run on {_images(clinical)}; of pixels: {ap}; of images: {image}."
+    return f"{name} cannot be measured on these images; of pixels: {ap}; of images: {image}."
 
 
 def details_of(clinical: Clinical, method: str) -> str:

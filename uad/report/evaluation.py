@@ -81,7 +81,7 @@ def write_comparison_page(
     best, metric = highest(rows), ranking(rows)
     answer = answer_of_methods(rows, methods[best])
     why = f"the method with the highest {RANKED_BY[metric]}" if metric else "the first method, since none can be ranked"
-    whose = f"<h3 class='whose'>{escape(best)}, {why}: its figures, and below its best and worst case</h3>"
+    whose = f"<h3 class='whose'>{escape(best)}, {why}: its figures and two of its cases</h3>"
     lead = note_html(details_of_methods(rows)) + whose + cards_of(methods[best], best)
     caption = (
         f"The same images through every method, chosen by the numbers of {best}, and average precision with its "

@@ -411,6 +411,14 @@ def test_a_constant_that_was_added_is_noticed(runs, tmp_path, how):
     assert any("dark pixels" in notice for notice in answer.notices)
 
 
+def test_slices_that_are_stretched_to_a_square_are_noticed(runs):
+    """Those of the training were cut from volumes, and padded."""
+    detector = load_detector(runs / "model", device="cpu")
+    image = np.pad(head(5)[..., 3], [(0, 0), (0, 0), (0, 40)])
+    for wide, noticed in ((image[..., :64], False), (image, True)):
+        assert any("stretched" in notice for notice in detector(wide).notices) is noticed
+
+
 def test_thresholds_mark_no_more_than_their_share():
     values = np.random.default_rng(0).gamma(1.0, size=(20, 16, 16)).round(2).astype(np.float32)  # with ties
     thresholds = thresholds_at(values.ravel())

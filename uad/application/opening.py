@@ -25,6 +25,8 @@ from uad.data.reading.volumes import nifti_shape
 from uad.errors import InputError, ValueProblem, input_error
 
 MIN_BRAIN = 0.02
+# Sides that differ by more than this factor are noticed where slices of volumes were padded.
+STRETCHED = 1.1
 
 
 @dataclass(frozen=True)
@@ -243,8 +245,10 @@ def _opened_slice(name: str, raw: RawSlice, chain: Chain, where: str) -> Opened:
     notices = (*notices, *_lifted(raw.image[..., None], chain.reading))
     turned = turn.there(raw.image)
     height, width = turned.shape[1:]
+    if not chain.assumed and max(height, width) > STRETCHED * min(height, width):
+        padding = "those of the training were padded to one instead, so pad it"
+        notices = (*notices, f"{height} x {width} pixels were stretched to a square: {padding}")
     image, foreground = _seen(turned, chain.reading, where, raw.full_scale)
-
     return Opened(
         name,
         image[None],

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import STAGE1, STAGE2, run
+from commands import ROOT, STAGE1, STAGE2, TRAIN_BASELINE, run
 from small_diffusion import ALONE, BATCH, train
 
 from uad.errors import InputError
-from uad.train_options import TrainOptions
 from uad.training_log import LOG, Fraction, Sums, TrainingLog, logged
 
 TIMES = {"images_per_second", "cpu_seconds"}
@@ -96,10 +95,9 @@ def test_stage_2_logs_the_same_with_microbatches_and_processes(tmp_path):
 
 
 def test_a_missing_package_of_a_log_is_said_before_anything_is_computed(monkeypatch):
-    """With the other flags, not once all codes are encoded."""
+    """Before a folder is looked at, not once all codes are encoded."""
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(InputError, match=r"--tensorboard(?s:.*)pip install tensorboard"):
-        TrainOptions(1, 2, 3, tensorboard=True)
-    for script, words in ((STAGE1, ""), (STAGE2, "--ae_load_dir nowhere")):
-        with pytest.raises(InputError, match="pip install tensorboard"):
-            run(script, f"--data_dir nowhere --n_channels 1 --tensorboard {words}")
+    model = f"--ae_load_dir {ROOT / 'models' / 'oct-phantom'}"
+    for script, words in ((STAGE1, "--n_channels 1"), (STAGE2, model), (TRAIN_BASELINE, "--method anoddpm")):
+        with pytest.raises(InputError, match=r"--tensorboard(?s:.*)pip install tensorboard"):
+            run(script, f"--data_dir nowhere --dataset OCT --tensorboard --device cpu {words}")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from uad.configuration import check_values
-from uad.training_log import check_tensorboard
 
 # The flag of every count of TrainOptions, and the least that means something.
 LEAST = {
@@ -40,12 +39,10 @@ class TrainOptions:
     tensorboard: bool = False
 
     def __post_init__(self):
-        """InputError for numbers that mean nothing, and for a log that needs a package which is missing."""
+        """InputError for numbers that mean nothing."""
         given = {name: getattr(self, name) for name in LEAST if getattr(self, name) is not None}
         check_values(
             (f"--{LEAST[name][0]}", value, f"{LEAST[name][1]} or more", value >= LEAST[name][1])
             for name, value in given.items()
         )
-        if self.tensorboard:
-            check_tensorboard()
         check_values([("--ema_beta or --ema_rate", self.ema_beta, "0 to below 1", 0 <= self.ema_beta < 1)])

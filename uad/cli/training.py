@@ -17,6 +17,7 @@ from uad.data.training.loading import Variation
 from uad.distributed import World
 from uad.optimizers import OPTIMIZERS
 from uad.training import TrainOptions
+from uad.training_log import check_tensorboard
 
 # What --cache_dir is where there is to be no cache.
 NO_CACHE = "none"
@@ -40,7 +41,12 @@ class Run:
     variation: Variation
 
     def on(self, world: World, modules: Iterable[nn.Module], files: CheckpointFiles, kind: str) -> "Run":
-        """The same run with its precision resolved for these networks, as the run began where `files` holds one."""
+        """The same run with its precision resolved for these networks, as the run began where `files` holds one.
+
+        InputError where a package is missing that its log needs.
+        """
+        if self.options.tensorboard:
+            check_tensorboard()
         begun = None
         if self.options.amp == "auto" and world.device.type == "cpu":
             state, _ = newest_state(files, world, kind)

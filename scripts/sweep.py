@@ -59,6 +59,8 @@ from uad.evaluation.sweep import (
     Outcome,
     Setting,
     check_begun,
+    check_choosable,
+    check_defined,
     choose,
     outcome_of,
     read_outcomes,
@@ -67,7 +69,6 @@ from uad.evaluation.sweep import (
     write_outcome,
 )
 from uad.files import write_json, write_text
-from uad.results import DISEASED_KEY
 from uad.scores import check_polarity
 
 RUN = "sweep.json"
@@ -278,32 +279,6 @@ def run(
                 value = outcome.estimates[request.choose_by]
                 tqdm.write(f"{outcome.setting}: {METRICS[request.choose_by]} {value}")
     return outcomes
-
-
-def check_choosable(metric: str, held: Sequence[HeldImages]) -> None:
-    """InputError where the metric is not defined on the images; held: the scored ones, then healthy ones, if any."""
-    scored_images, healthy = held[0], held[1:]
-    pairs = zip(scored_images.labels, scored_images.records, strict=True)
-    without = any(not record.get(DISEASED_KEY, label is None or label.any()) for label, record in pairs)
-    where = f"--choose_by {metric}"
-    if metric != "image_auroc" and not scored_images.with_lesion:
-        masks = sum(label is not None for label in scored_images.labels)
-        raise input_error(
-            where,
-            f"{masks} masks in {scored_images.folder}, none of which has a lesion",
-            f"masks in {scored_images.folder}_labels, see data/README.md",
-            "add the masks or, with --healthy_dir, pass --choose_by image_auroc, which needs none",
-        )
-    if not healthy and (metric == "ap_with_healthy" or (metric == "image_auroc" and not without)):
-        raise input_error(where, "no healthy images", "a folder of healthy images", "pass --healthy_dir")
-
-
-def check_defined(metric: str, outcomes: Iterable[Outcome]) -> None:
-    """InputError where the metric has no value for a setting: records of a former command with another metric."""
-    for outcome in outcomes:
-        if outcome.estimates[metric].value is None:
-            found = f"{outcome.estimates[metric].reason} ({outcome.setting})"
-            raise input_error(f"--choose_by {metric}", found, "a metric that is defined", "choose another one")
 
 
 def scored(

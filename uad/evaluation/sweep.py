@@ -1,6 +1,6 @@
 """What a sweep over settings of detection found: a record for each, and the one that is chosen, with the reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +10,10 @@ import numpy as np
 from uad.errors import input_error
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Row, difference
+from uad.evaluation.held_maps import HeldImages
 from uad.evaluation.tables import HEADLINE, Table, signed
 from uad.files import read_json, write_json
-from uad.results import check_same_run
+from uad.results import DISEASED_KEY, check_same_run
 
 METRICS = {
     "auroc": HEADLINE["auroc"],
@@ -254,3 +255,29 @@ def sweep_rows(outcomes: Sequence[Outcome], choice: Choice) -> list[dict]:
         row |= {f"seconds_{part}": round(number, 2) for part, number in outcome.seconds.items()}
         rows.append(row | {word: int(outcome is getattr(choice, word)) for word in ("chosen", "default")})
     return rows
+
+
+def check_choosable(metric: str, held: Sequence[HeldImages]) -> None:
+    """InputError where the metric is not defined on the images; held: the scored ones, then healthy ones, if any."""
+    scored_images, healthy = held[0], held[1:]
+    pairs = zip(scored_images.labels, scored_images.records, strict=True)
+    without = any(not record.get(DISEASED_KEY, label is None or label.any()) for label, record in pairs)
+    where = f"--choose_by {metric}"
+    if metric != "image_auroc" and not scored_images.with_lesion:
+        masks = sum(label is not None for label in scored_images.labels)
+        raise input_error(
+            where,
+            f"{masks} masks in {scored_images.folder}, none of which has a lesion",
+            f"masks in {scored_images.folder}_labels, see data/README.md",
+            "add the masks or, with --healthy_dir, pass --choose_by image_auroc, which needs none",
+        )
+    if not healthy and (metric == "ap_with_healthy" or (metric == "image_auroc" and not without)):
+        raise input_error(where, "no healthy images", "a folder of healthy images", "pass --healthy_dir")
+
+
+def check_defined(metric: str, outcomes: Iterable[Outcome]) -> None:
+    """InputError where the metric has no value for a setting: records of a former command with another metric."""
+    for outcome in outcomes:
+        if outcome.estimates[metric].value is None:
+            found = f"{outcome.estimates[metric].reason} ({outcome.setting})"
+            raise input_error(f"--choose_by {metric}", found, "a metric that is defined", "choose another one")

@@ -162,10 +162,11 @@ def test_names_without_anything_in_common_are_one_problem(volumes, tmp_path):
     [
         ("p1.npy", "p1"), ("p1_anomaly_map.nii.gz", "p1"), ("p1-pred.mha", "p1"), ("BraTS_003_SEG.nii", "BraTS_003"),
         ("p1_gt_mask.png", "p1"), ("mask.png", "mask"), ("heatmap_7.png", "heatmap_7"), ("bitmap.png", "bitmap"),
+        ("P04/lesion.nii.gz", "P04"), ("P04/gt_mask.nii.gz", "P04"), ("P04/P04_seg.nii.gz", "P04"),
     ],
 )  # fmt: skip
 def test_the_image_that_a_file_belongs_to(file, name):
-    assert image_name(Path(file)) == name
+    assert image_name(Path("labels") / file, Path("labels")) == name
 
 
 def test_damaged_files_and_values_are_all_listed(tmp_path):

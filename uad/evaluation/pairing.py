@@ -18,8 +18,13 @@ _MAP_WORDS = (
 )  # fmt: skip
 _LABEL_WORDS = (*ENDINGS[LABEL], "masks", "gt", "groundtruth", "truth", "annotation")
 # A mask of detect.py says at which rate of false positives it was made.
-_SHOWN = re.compile(rf"(.+?)(?:[-_.](?:{'|'.join((*_MAP_WORDS, *_LABEL_WORDS))}|fpr0?\.\d+))+", re.IGNORECASE)
-RULE = "names that are equal without their extension and without an ending such as _anomaly_map, _pred, _seg or _mask"
+_WORDS = rf"(?:{'|'.join((*_MAP_WORDS, *_LABEL_WORDS))}|fpr0?\.\d+)"
+_SHOWN = re.compile(rf"(.+?)(?:[-_.]{_WORDS})+", re.IGNORECASE)
+_NOTHING_ELSE = re.compile(rf"{_WORDS}(?:[-_.]{_WORDS})*", re.IGNORECASE)
+RULE = (
+    "names that are equal without their extension and without an ending such as _anomaly_map, _pred, _seg or _mask, or "
+    "the name of the folder of a file that is called nothing else"
+)
 
 
 class Pair(NamedTuple):
@@ -30,12 +35,15 @@ class Pair(NamedTuple):
     label: Path | None
 
 
-def image_name(path: Path) -> str:
-    """The image that a file belongs to: its name without extension and without the words that say what it shows.
+def image_name(path: Path, root: Path) -> str:
+    """The image that a file belongs to: its name without extension and without the words that say what it shows; where
+    nothing is left of a file below `root`, the name of its folder.
 
-    `p1_anomaly_map.nii.gz`, `p1_seg.nii` and `p1.npy` all belong to `p1`.
+    `p1_anomaly_map.nii.gz`, `p1_seg.nii`, `p1.npy` and `p1/lesion.nii.gz` all belong to `p1`.
     """
     stem = _stem(path)
+    if _NOTHING_ELSE.fullmatch(stem) and path.parent != root:
+        return path.parent.name
     match = _SHOWN.fullmatch(stem)
     return match[1] if match else stem
 
@@ -54,7 +62,7 @@ def pairs_of(maps: Path, labels: Path | None) -> list[Pair]:
     found = {}
     for folder, what in ((maps, "map"), (labels, "label")):
         try:
-            found[what] = _by_image(_files(folder, what)) if folder else {}
+            found[what] = _by_image(_files(folder, what), folder) if folder else {}
         except InputError as error:
             problems += error.problems
     if problems:
@@ -104,10 +112,10 @@ def _visible(paths: Iterable[Path], folder: Path) -> list[Path]:
     return [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
-def _by_image(paths: Iterable[Path]) -> dict[str, list[Path]]:
+def _by_image(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
     grouped: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        grouped[image_name(path)].append(path)
+        grouped[image_name(path, root)].append(path)
     return dict(grouped)
 
 

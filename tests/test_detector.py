@@ -332,7 +332,8 @@ def test_a_packed_model_holds_what_detection_needs(tmp_path):
         assert there.name == packed.name
         before, after = load_checkpoint(there), load_checkpoint(packed)
         assert before.keys() == after.keys() and before["weights_hash"] == after["weights_hash"]
-    assert {value.dtype for value in after["weights"].values() if value.ndim > 1} == {torch.int16}
+    rounded = sum(value.numel() for value in after["weights"].values() if value.dtype == torch.int16)
+    assert rounded > 0.9 * sum(value.numel() for value in after["weights"].values())
     with pytest.raises(InputError, match="own folder"):
         run(pack, f"--model {MODEL} --out {MODEL}")
     (tmp_path / "empty").mkdir()

@@ -6,11 +6,12 @@ from uad.weights import rounded_weights, stored_weights, weights_hash
 
 
 def state_of(*channels: float) -> dict:
-    """A convolution whose output channels have these greatest weights, and its biases."""
+    """A large convolution whose output channels have these greatest weights, its biases, and a small one."""
     torch.manual_seed(0)
-    weight = torch.rand(len(channels), 3, 3, 3) * 2 - 1
+    weight = torch.rand(len(channels), 800, 3, 3) * 2 - 1
     weight *= torch.tensor(channels).view(-1, 1, 1, 1) / weight.abs().flatten(1).amax(1).view(-1, 1, 1, 1)
-    return {"weight": weight, "bias": torch.randn(len(channels)), "count": torch.tensor(7)}
+    small = torch.randn(4, 5, 3, 3)
+    return {"weight": weight, "bias": torch.randn(len(channels)), "small": small, "count": torch.tensor(7)}
 
 
 def test_each_channel_is_rounded_by_its_own_greatest_weight():
@@ -22,7 +23,7 @@ def test_each_channel_is_rounded_by_its_own_greatest_weight():
     again = stored_weights(content)
     for before, after, greatest in zip(state["weight"], again["weight"], channels, strict=True):
         assert (before - after).abs().max() <= greatest * 2**-15.9
-    assert torch.equal(again["bias"], state["bias"]) and torch.equal(again["count"], state["count"])
+    assert all(torch.equal(again[name], state[name]) for name in ("bias", "small", "count"))
     assert content["weights_hash"] == weights_hash(again)
 
 

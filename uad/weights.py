@@ -11,6 +11,9 @@ from uad.errors import InputError, Problem
 # Multiples of a step lie between plus and minus this. A step has 9 significant bits, for float32 to be exact.
 LARGEST = 2**15 - 1
 STEP_BITS = 9
+# Convolutions of so many weights, as next to the code and in skip connections, are not rounded: maps feel them most,
+# and they take little room.
+SMALL = 20_000
 # What the step of a channel without weights goes by.
 LEAST = 2.0**-100
 
@@ -32,14 +35,15 @@ def averaged_weights(state: dict[str, Tensor]) -> dict:
 
 def rounded_weights(state: dict[str, Tensor]) -> dict:
     """As averaged_weights, with the weights of every output channel as int16 multiples of a step of its own;
-    vectors stay as they are.
+    vectors and small convolutions stay as they are.
 
     A weight is rounded by at most 2^-15.9 of the greatest of its channel, where float16 rounds the greatest by up to
     2^-11; rounding again changes nothing. The hash is that of the rounded weights as float32.
     """
     multiples, steps = {}, {}
     for name, value in state.items():
-        if value.ndim < 2 or not value.is_floating_point():
+        small = value.ndim < 2 or (value.ndim == 4 and value.numel() <= SMALL)
+        if small or not value.is_floating_point():
             multiples[name] = value
             continue
         greatest = value.float().flatten(1).abs().amax(1).view(-1, *[1] * (value.ndim - 1))

@@ -24,17 +24,25 @@ from uad.evaluation.comparison import (
     comparison_figure,
     comparison_rows,
     comparison_table,
-    contrast_notices,
     cost_of,
     latex,
     method_names,
+    notices_on,
 )
 from uad.evaluation.contenders import SAVED
 from uad.evaluation.figures import save
 from uad.evaluation.leading import highest
 from uad.evaluation.panels import choose_cases
 from uad.evaluation.rows import write_table
-from uad.evaluation.study import Study, check_comparable, mapping, method_alone, open_study, with_neighbours
+from uad.evaluation.study import (
+    Study,
+    check_comparable,
+    check_no_image_twice,
+    mapping,
+    method_alone,
+    open_study,
+    with_neighbours,
+)
 from uad.evaluation.summary import clinical_summary, differences, origin
 from uad.evaluation.tables import difference_table, headline_table, scopes
 from uad.files import write_json, write_text
@@ -96,6 +104,7 @@ def open_all(
     healthy = [open_study(folder, SAVED) for folder in healthy_results]
     for study, other in zip(found, healthy, strict=False):
         check_comparable(study, other)
+        check_no_image_twice(study, other)
     for group in (found, healthy):
         if group:
             check_same_images(group)
@@ -123,7 +132,7 @@ def write(
     costs = {name: cost_of(study) for name, study in studies.items()}
     leading = highest(rows)
     found = scopes(clinical[leading])
-    notices = [said for group in (studies, healthy) if group for said in contrast_notices(list(group.values()))]
+    notices = [said for group in (studies, healthy) if group for said in notices_on(list(group.values()))]
     tables = [comparison_table(rows, costs, found[0], notices)]
     tables += [headline_table(rows, scope, "Comparison") for scope in found[1:]]
     if len(rows) > 1:

@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shlex
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from result_folders import AFFINE, run_info, save, slice_with_lesion, write_fold
 
 from uad.data.reading.normalise import CONTRASTED
 from uad.errors import InputError
-from uad.evaluation.comparison import Cost, check_same_images, contrast_notices, cost_of, latex, method_names
+from uad.evaluation.comparison import Cost, check_same_images, cost_of, latex, method_names, notices_on
 from uad.evaluation.study import open_study
 from uad.evaluation.tables import Table
 from uad.results import ResultWriter
@@ -126,15 +128,17 @@ def test_different_image_sets_are_refused(folders, tmp_path):
             check_same_images([studies["strong"], open_study(folder, "saved")])
     one, two = (
         write_method(tmp_path / name, name, 1.0, shift=shift, match_contrast=True, matched_to=[[shift]])
-        for name, shift in (("one", 0.1), ("two", 0.2))
+        for name, shift in (("one", 0.1), ("two", 0.125))
     )
     check_same_images([open_study(one, "saved"), open_study(two, "saved")])  # of different training images
-    assert not contrast_notices(list(studies.values()))
+    far = write_method(tmp_path / "far", "far", 1.0, shift=0.3, match_contrast=True, matched_to=[[0.3]])
+    with pytest.raises(InputError, match="another image"):
+        check_same_images([open_study(one, "saved"), open_study(far, "saved")])
+    assert not notices_on(list(studies.values()))
     run(COMPARE, f"--results {one} {two} --out {tmp_path / 'matched'} --bootstrap 0")
     (said,) = json.loads((tmp_path / "matched" / "summary.json").read_text())["notices"]
-    assert (
-        said.startswith(f"{two} and {one} were matched to the contrast of different") and "differ by up to 0.1." in said
-    )
+    assert said.startswith(f"{two} and {one} were matched to the contrast of different")
+    assert "differ by up to 0.025." in said
     assert said in (tmp_path / "matched" / "comparison.md").read_text()
     masks = write_method(tmp_path / "masks", "changed", 1.0)
     (masks / "label" / "diseased0_000.nii.gz").unlink()
@@ -209,3 +213,23 @@ def test_methods_of_which_only_maps_were_kept_are_compared(folders, tmp_path):
         out = tmp_path / f"with_{other.name}"
         run(COMPARE, f"--results {maps} {other} --out {out} --bootstrap 20")
         assert (out / "comparison.png").is_file()
+
+
+def test_what_makes_a_comparison_unfair_or_wrong_is_said(folders, tmp_path):
+    """Maps of which only one method's were compared with the other side, files that differ behind maps alone, and an
+    image that is diseased and healthy.
+    """
+    sides = write_method(tmp_path / "sides", "sides", 1.0, compare_sides=True)
+    (said,) = notices_on([open_study(folders["strong"], "saved"), open_study(sides, "saved")])
+    assert "other values of --compare_sides: True and None" in said
+    studies = [
+        SimpleNamespace(folder=SimpleNamespace(folder=name, has_inputs=name == "a", run={"data_hash": name}))
+        for name in "ab"
+    ]
+    (said,) = notices_on(studies)
+    assert said.startswith("b and a are of files that differ, and inputs were not kept")
+    copy = shutil.copytree(folders["strong"], tmp_path / "copy", ignore=shutil.ignore_patterns("label"))
+    for path in (copy / "records").iterdir():
+        path.write_text(path.read_text().replace('"has_label": true', '"has_label": false'))
+    with pytest.raises(InputError, match="with the same maps"):
+        run(COMPARE, f"--results {folders['strong']} --healthy {copy} --out {tmp_path / 'out'} --bootstrap 0")

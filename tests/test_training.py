@@ -1,6 +1,7 @@
 """The training loop: resume is exact, processes do not matter, EMA is right, damaged checkpoints are passed over."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -144,13 +145,19 @@ def test_damaged_checkpoint_is_reported_and_the_older_one_used(images, tmp_path,
     assert state["step"] == 3
 
 
-def test_sigterm_saves_and_exits_cleanly(images, tmp_path):
-    words = small(images, tmp_path, 100_000, "--steps_per_log 1").split()
-    script = str(ROOT / STAGE1)
-    process = subprocess.Popen([sys.executable, script, *words], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_saves_and_exits_cleanly(images, tmp_path, workers):
+    """Also where it is sent to all processes, as by `timeout` and schedulers."""
+    words = small(images, tmp_path, 100_000, f"--steps_per_log 1 --workers {workers}").split()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / STAGE1), *words],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
     while not (tmp_path / "log.jsonl").exists() or not (tmp_path / "log.jsonl").read_text():
         assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 0
     (step,) = CheckpointFiles(tmp_path / "saved_models", "binaryae_{step}.th", "binaryae_ema_{step}.th").steps()

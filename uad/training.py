@@ -27,7 +27,7 @@ from uad.checkpoints import (
     newest_state,
 )
 from uad.configuration import without_removed
-from uad.data.training.loading import StepBatches, training_loader
+from uad.data.training.loading import STOPPING, StepBatches, training_loader
 from uad.distributed import World
 from uad.errors import input_error
 from uad.files import refusals_named
@@ -318,7 +318,7 @@ class _StopSignals:
 
     def __enter__(self):
         self.received = False
-        self._previous = {s: signal.signal(s, self._receive) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        self._previous = {s: signal.signal(s, self._receive) for s in STOPPING}
         return self
 
     def __exit__(self, *_):

@@ -30,6 +30,11 @@ MATCHED_TO = "matched_to"
 MARGIN = 0.008
 # Inputs of two runs may differ by this much: resizing rounds differently on different machines.
 SAME_INPUT = 1e-4
+# And by so much in the mean where their contrast was matched to different training images: between real images of two
+# patients it is 0.06 and more.
+MATCHED_INPUT = 0.04
+# Settings of the maps that favour a method where the others are without.
+FAVOURS = ("compare_sides", "polarity")
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def check_same_images(studies: Sequence[Study]) -> None:
     """Raises InputError, with every difference, unless all folders hold the same images, read in the same way, with the
     same masks: otherwise differences between methods would not be paired.
 
-    Contrasts may be matched to different training images, as those of folds are: see contrast_notices.
+    Contrasts may be matched to different training images, as those of folds are: see notices_on.
     """
     first, *others = studies
     problems = [problem for other in others for problem in _other_sets(first, other)]
@@ -98,10 +103,13 @@ def _other_image(first: Study, other: Study, name: str) -> list[Problem]:
     a, b = first.load(name), other.load(name)
     where, remedy = f"{other.folder.folder}, {name}", "run every method on the same folder"
     expected = f"that of {first.folder.folder}"
-    # Names, sizes and masks have to do where inputs were not kept, and where two models matched the contrast of
-    # different training images.
-    both = _matched_alike(first, other) and a.image is not None and b.image is not None
-    if a.anomaly_map.shape != b.anomaly_map.shape or (both and np.abs(a.image - b.image).max() > SAME_INPUT):
+    # Names, sizes and masks have to do where inputs were not kept.
+    other_image = a.anomaly_map.shape != b.anomaly_map.shape
+    if not other_image and a.image is not None and b.image is not None:
+        difference = np.abs(a.image - b.image)
+        matched = not _matched_alike(first, other)
+        other_image = difference.mean() > MATCHED_INPUT if matched else difference.max() > SAME_INPUT
+    if other_image:
         return [Problem(where, "another image", expected, remedy)]
     if (a.label is None) != (b.label is None) or (a.label is not None and not np.array_equal(a.label, b.label)):
         return [Problem(where, "another mask", expected, remedy)]
@@ -110,12 +118,28 @@ def _other_image(first: Study, other: Study, name: str) -> list[Problem]:
     return []
 
 
-def contrast_notices(studies: Sequence[Study]) -> list[str]:
-    """What to know of folders whose contrast was matched to other training images than that of the first: by how much
-    their inputs, in [0, 1], differ from those at most.
+def notices_on(studies: Sequence[Study]) -> list[str]:
+    """What to know of folders beside the first: whose contrast was matched to other training images, by how much their
+    inputs, in [0, 1], differ from those at most; whose images could not be compared though their files differ; whose
+    maps were made with other settings that any method could have.
     """
     first, *others = studies
-    return [_contrast_notice(first, other) for other in others if not _matched_alike(first, other)]
+    said = [_contrast_notice(first, other) for other in others if not _matched_alike(first, other)]
+    return [*said, *(notice for other in others for notice in _otherwise(first, other))]
+
+
+def _otherwise(first: Study, other: Study) -> list[str]:
+    said, (here, there) = [], (each.folder.run for each in (first, other))
+    folders = f"{other.folder.folder} and {first.folder.folder}"
+    kept = first.folder.has_inputs and other.folder.has_inputs
+    if not kept and here.get("data_hash") != there.get("data_hash"):
+        said.append(
+            f"{folders} are of files that differ, and inputs were not kept: look whether the images are the same."
+        )
+    for key in FAVOURS:
+        if (here.get(key) or None) != (there.get(key) or None):
+            said.append(f"{folders} have other values of --{key}: {there.get(key)} and {here.get(key)}.")
+    return said
 
 
 def _matched_alike(first: Study, other: Study) -> bool:

@@ -1,5 +1,6 @@
 """Batches for training: which image comes at which step, and how it is varied, is a function of (seed, step) alone."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from uad.data.reading.folder import SliceFolder, left_right_axis
 from uad.data.training.augmentation import Augmentation, augmented, drawn_augmentation
 from uad.data.training.cache import CachedSlices
 from uad.randomness import derive_seed, keyed_generator
+
+# The signals after which a training saves and ends.
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StepBatches:
@@ -102,4 +106,14 @@ def mirrored(seed: int, *key: int | str) -> bool:
 
 def training_loader(dataset: Dataset, batches: StepBatches, workers: int, pin_memory: bool) -> DataLoader:
     """A loader that yields one batch per training step, from `batches.start` to `batches.stop`, as torch collates."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, worker_init_fn=_go_on_when_stopped
+    )
+
+
+def _go_on_when_stopped(worker: int) -> None:
+    """Leave the signals by which a training is stopped to the process that trains: schedulers and `timeout` send them
+    to all processes, and without its workers it could not finish its step and save.
+    """
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)

@@ -236,7 +236,7 @@ def write(out: Path, rows: Sequence[dict]) -> None:
         for row in rows
     ]
     summary = [
-        [REPORTED[name], f"{each['mean']:.3f}", f"{each['deviation']:.3f}", f"{each['worst']:.3f}", each["worst_fold"]]
+        [REPORTED[name], f"{each['mean']:.3f}", _deviation(each), f"{each['worst']:.3f}", each["worst_fold"]]
         for name, each in means.items()
     ]
     tables = [
@@ -254,8 +254,13 @@ def write(out: Path, rows: Sequence[dict]) -> None:
     write_json(out / "summary.json", {"command": command_line(), "folds": list(rows), "means": means})
 
 
+def _deviation(found: dict) -> str:
+    """The deviation over seeds of a metric, which a single seed does not have."""
+    return "n/a (one seed)" if found["deviation"] is None else f"{found['deviation']:.3f}"
+
+
 def means_of(rows: Sequence[dict]) -> dict[str, dict]:
-    """Mean, deviation over seeds (0 for a single one) and worst fold of every metric that all rows have.
+    """Mean, deviation over seeds (None for a single one) and worst fold of every metric that all rows have.
 
     A fold that leaves out other patients for every seed, as random parts do, counts as one fold for each.
     """
@@ -276,7 +281,7 @@ def means_of(rows: Sequence[dict]) -> dict[str, dict]:
         worst = min(folds, key=folds.get)
         means[name] = {
             "mean": statistics.mean(folds.values()),
-            "deviation": statistics.stdev(seeds) if len(seeds) > 1 else 0.0,
+            "deviation": statistics.stdev(seeds) if len(seeds) > 1 else None,
             "worst": folds[worst],
             "worst_fold": worst,
             "folds": folds,

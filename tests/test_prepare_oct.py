@@ -161,6 +161,34 @@ def test_rerun_finishes_and_touches_nothing_else(raw, tmp_path):
     assert first.read_bytes() == content and second.stat().st_mtime_ns == time
 
 
+@pytest.mark.parametrize("size", [32, 0])
+def test_what_the_release_has_otherwise_is_prepared_anew(raw, tmp_path, size):
+    """Masks that were added or taken away, and an image that was fetched again."""
+    out, choice = tmp_path / "out", CHOICE._replace(img_size=size)
+
+    def prepared(name: str) -> np.ndarray:
+        (path,) = (out / "CNV").glob(f"{name}.*")
+        return np.asarray(Image.open(path).convert("L"))
+
+    prepare(raw, out, choice, workers=1)
+    before = prepared("CNV-202-2")
+    masks = []
+    for path in (raw / "OCT2017").glob("*/CNV/*.jpeg"):
+        masks.append(raw / "OCT2017" / f"{path.parts[-3]}_labels" / "CNV" / f"{path.stem}.png")
+        masks[-1].parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(masks[-1])
+    fetched = raw / "OCT2017" / "train" / "CNV" / "CNV-202-2.jpeg"
+    fetched.unlink()
+    write_jpeg(fetched, 20)
+    prepare(raw, out, choice, workers=1)
+    assert stems(out / "CNV_labels") == stems(out / "CNV")
+    assert prepared("CNV-202-2").max() < 30 < before.max()
+    for mask in masks:
+        mask.unlink()
+    prepare(raw, out, choice, workers=1)
+    assert not stems(out / "CNV_labels")
+
+
 def test_another_configuration_in_the_same_folder_is_refused(raw, tmp_path):
     out = tmp_path / "out"
     prepare(raw, out, CHOICE, workers=1)

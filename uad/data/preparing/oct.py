@@ -205,15 +205,20 @@ def read_problem(image: RawImage) -> Problem | None:
 
 
 def convert(img_size: int, task: tuple[RawImage, Path]) -> Problem | None:
-    """Write one image and its mask to a folder unless they are there, or return what is wrong with them."""
+    """Write one image and its mask to a folder unless they are there as the release has them, or return what is wrong
+    with them.
+    """
     image, folder = task
     path, mask_path = targets(image, folder, img_size)
-    if path.exists():
+    masked = mask_path.exists() if image.mask is None else not _is_made_of(mask_path, image.mask)
+    if _is_made_of(path, image.path) and not masked:
         return None
     problem = read_problem(image)
     if problem:
         return problem
     # The image comes last: one that exists is complete.
+    path.unlink(missing_ok=True)
+    mask_path.unlink(missing_ok=True)
     if image.mask is not None:
         mask = Image.fromarray(read_mask(image.mask) * np.uint8(255))
         with written_whole(mask_path) as temporary:
@@ -224,6 +229,11 @@ def convert(img_size: int, task: tuple[RawImage, Path]) -> Problem | None:
     else:
         _link_or_copy(image.path, path)
     return None
+
+
+def _is_made_of(path: Path, source: Path) -> bool:
+    """Whether a file is there and was written, or linked, after its source came to be where it is."""
+    return path.exists() and (path.samefile(source) or path.stat().st_mtime >= source.stat().st_ctime)
 
 
 def _link_or_copy(source: Path, path: Path) -> None:

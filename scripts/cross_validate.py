@@ -30,6 +30,7 @@ from uad.cli.provenance import command_line
 from uad.cli.steps import SCRIPTS, STAGE1, Step, run_steps
 from uad.configuration import check_values
 from uad.data.preparing.folds import DISEASED, HEALTHY, TRAIN, Fold, folds_of, groups_of, link_fold, random_parts
+from uad.data.reading.checks import data_hash
 from uad.data.reading.groups import TEST
 from uad.data.reading.groups import TRAIN as TRAINING
 from uad.data.reading.listing import Listing
@@ -97,13 +98,13 @@ def plan_of(args: argparse.Namespace) -> Plan:
     healthy, diseased = listings_of(places)
     pattern, patients = _pattern(args.group), patients_of_all(places, args.patients)
     groups = [groups_of(each.slices, pattern, patients) for each in (healthy, diseased)]
-    folds = {}
+    folds, contents = {}, " ".join(map(data_hash, places))
     for seed in args.seeds:
         parts = _parts(args, sorted(set(groups[0].values())), seed)
         names = [part[0] if len(part) == 1 else f"{number}of{len(parts)}" for number, part in enumerate(parts, 1)]
         folds[seed] = folds_of(*groups, parts, names)
         for fold in folds[seed]:
-            check_images(out / "folds" / f"seed{seed}" / f"{fold.name}.json", fold)
+            check_images(out / "folds" / f"seed{seed}" / f"{fold.name}.json", fold, contents)
             link_fold(_folder(out, seed, fold), fold, healthy, diseased)
     table = out / "patients.csv" if patients else None
     if table:
@@ -111,8 +112,11 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return Plan(out, tuple(args.seeds), folds, args.stage1_flags, args.stage2_flags, args.detection_flags, table)
 
 
-def check_images(path: Path, fold: Fold) -> None:
-    """Write which images a fold has; InputError where it was begun with others."""
+def check_images(path: Path, fold: Fold, contents: str) -> None:
+    """Write which images a fold has; InputError where it was begun with others.
+
+    contents: tells whether files of images or masks have been replaced since; folds of earlier versions did not.
+    """
     images = {TRAIN: sorted(fold.train), HEALTHY: sorted(fold.healthy), DISEASED: sorted(fold.diseased)}
     there = read_json(path) if path.is_file() else images
     for part, names in images.items():
@@ -120,7 +124,10 @@ def check_images(path: Path, fold: Fold) -> None:
             changed = sorted(set(names) ^ set(there[part]))
             found = f"{len(changed)} images of {part} came or went since the fold was begun, such as {changed[0]}"
             raise input_error(f"fold {fold.name}", found, "the same images", "choose another --out")
-    write_json(path, images)
+    if there.get("contents", contents) != contents:
+        found = "images or masks that were replaced, added or removed since the fold was begun"
+        raise input_error(f"fold {fold.name}", found, "the same files", "choose another --out")
+    write_json(path, images | {"contents": contents})
 
 
 def places_of(args: argparse.Namespace) -> tuple[Place, Place]:

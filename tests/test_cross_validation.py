@@ -187,9 +187,11 @@ def test_a_table_of_patients_goes_to_every_command_that_reads_slices(data, tmp_p
 def test_a_fold_is_not_continued_with_other_images(tmp_path):
     check_images, fold = module(COMMAND).check_images, Fold("A", ("A",), ("b_1", "b_2"), ("a_1",), ("a_2",))
     for _ in range(2):
-        check_images(tmp_path / "A.json", fold)
+        check_images(tmp_path / "A.json", fold, "files")
+    with pytest.raises(InputError, match="replaced, added or removed"):
+        check_images(tmp_path / "A.json", fold, "other files")
     with pytest.raises(InputError, match="2 images of train came or went since the fold was begun, such as b_1"):
-        check_images(tmp_path / "A.json", fold._replace(train=("b_2", "b_3")))
+        check_images(tmp_path / "A.json", fold._replace(train=("b_2", "b_3")), "files")
 
 
 def test_folds_of_a_benchmark_are_of_its_train_part_and_the_diseased_of_test(tmp_path):

@@ -1,5 +1,5 @@
-# `make demo` shows the whole method on phantoms, `make demo PRETRAINED=1` in two minutes without training; `make test`
-# runs the tests. Both set up .venv first.
+# `make demo` shows the whole method on phantoms, `make demo PRETRAINED=1` in two to three minutes without training;
+# `make test` runs the tests. Both set up .venv first.
 # `make results` and `make help` write docs/RESULTS.md and docs/help anew.
 
 PYTHON ?= python3

@@ -2,7 +2,7 @@
 
     python scripts/demo.py --dataset brats      brain MRI, four channels
     python scripts/demo.py --dataset OCT        retinal OCT, one channel
-    python scripts/demo.py --pretrained         in two minutes, with a shipped model instead of training
+    python scripts/demo.py --pretrained         in two to three minutes, with a shipped model
 
 Every step is one of the project's commands, printed as you would type it. Finished steps are skipped, interrupted ones
 continue. Everything is saved in demo/<dataset>, with --pretrained in demo/<dataset>-pretrained.

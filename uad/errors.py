@@ -1,7 +1,7 @@
 """Errors that a user can act on: what was found, where, what was expected, what to do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_LISTED = 25
 
@@ -60,6 +60,11 @@ def _listed(problems: Sequence[Problem]) -> str:
 def missing_flag(name: str) -> Problem:
     """That a flag, named without its dashes, was not given."""
     return Problem(f"--{name}", "not given", "a value", f"pass --{name}; --help explains it")
+
+
+def with_remedy(error: InputError, named: str, remedy: str) -> InputError:
+    """The same problems, with another remedy where theirs names a flag that the command at hand does not have."""
+    return InputError([replace(each, remedy=remedy) if named in each.remedy else each for each in error.problems])
 
 
 def input_error(where, found: str, expected: str, remedy: str) -> InputError:

@@ -1,10 +1,9 @@
 """Where a trained model lies: a folder, or the name of one that is shipped."""
 
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from uad.errors import InputError, input_error
+from uad.errors import InputError, input_error, with_remedy
 
 # The folder models/ of the project, as it is installed; some of its models are not, see models/README.md.
 PACKAGE = "uad_models"
@@ -41,7 +40,7 @@ def named_by_model(error: InputError) -> InputError:
         "copy the model's files again if they are damaged, name another model by --model, or by --model_path a "
         "checkpoint of stage 2 that was trained on its autoencoder"
     )
-    return InputError([replace(each, remedy=remedy) if "--ae_load" in each.remedy else each for each in error.problems])
+    return with_remedy(error, "--ae_load", remedy)
 
 
 def shipped_models() -> list[str]:

@@ -1,7 +1,7 @@
 """Scans and slices as the images of a model, and maps back on the grid of the file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from uad.data.reading.scans import load_scan
 from uad.data.reading.settings import Reading
 from uad.data.reading.turning import OF_VOLUMES, PICTURE, Turn, lies
 from uad.data.reading.volumes import nifti_shape
-from uad.errors import InputError, ValueProblem, input_error
+from uad.errors import InputError, ValueProblem, input_error, with_remedy
 
 MIN_BRAIN = 0.02
 # Sides that differ by more than this factor are noticed where slices of volumes were padded.
@@ -221,8 +221,7 @@ def _read_slice(path: Path, chain: Chain) -> RawSlice:
     except InputError as error:
         if _is_volume_of_one_slice(path):
             remedy += f"; files of one channel each: --channels {' '.join(f'{name}=FILE' for name in chain.names)}"
-        problems = [replace(each, remedy=remedy) if "--n_channels" in each.remedy else each for each in error.problems]
-        raise InputError(problems) from error
+        raise with_remedy(error, "--n_channels", remedy) from error
 
 
 def _is_volume_of_one_slice(path: Path) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 
 from uad.data.reading.listing import evenly_spread
 from uad.data.reading.patients import scan_of
-from uad.evaluation import metrics
+from uad.evaluation import exact, metrics
 from uad.evaluation.study import Study
 
 # So many images, evenly spread, say whether rounding costs more average precision than this in the mean.
@@ -49,12 +49,9 @@ def cost_of_rounding(study: Study) -> float:
 
 def _precision(scores: np.ndarray, lesion: np.ndarray) -> float:
     """The average precision of all pixels of an image."""
-    values, ranks = np.unique(scores, return_inverse=True)
-    positives, negatives = (
-        metrics.tally(np.bincount(ranks.reshape(lesion.shape)[which], minlength=len(values)))
-        for which in (lesion, ~lesion)
-    )
-    return float(metrics.average_precision(positives, negatives))
+    found = exact.Separation(exact.distinct(scores[lesion]))
+    found.add(*exact.passed(found.lesion.values, scores[~lesion]))
+    return found.average_precision()
 
 
 def averaged_across(study: Study, healthy: Study | None) -> str:

@@ -346,8 +346,18 @@ def test_values_that_all_count_as_lesion_are_said(tmp_path, capsys):
 
     expected = "The segmentations hold the values 1 in 2 patients, 2 in 1 patients: all count as lesion"
     assert expected in said("out") and expected in said("out"), "also of scans that were done before"
+    table = (tmp_path / "out" / "volumes.csv").read_text()
+    held = [row["lesion_values"] for row in csv.DictReader(table.splitlines()) if row["shows"] == "seg"]
+    assert held == ["1 2", "1", ""]
+
+    # An earlier version wrote rows that lack a column: their scans are prepared anew.
+    for path in (tmp_path / "out" / "patients").glob("*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"volumes": [[*row[:-2], row[-1]] for row in record["volumes"]]}))
+    assert expected in said("out") and (tmp_path / "out" / "volumes.csv").read_text() == table
+
     shutil.rmtree(tmp_path / "raw" / "p1")
-    assert "segmentations hold" not in (text := said("one")) and "lesion values" not in text
+    assert "segmentations hold" not in said("one")
 
 
 def test_lists_of_scans_say_which_are_prepared_and_their_part(tmp_path, capsys):

@@ -131,8 +131,7 @@ def _measure_row(
     bins = metrics.float16_bins(found, scale)
     measured.histograms = pixel_histograms(bins, lesion) | {"overlaps": sparse_histogram(bins, region_weights(lesion))}
     measured.regions = half_found(lesion, bins)
-    positives = metrics.tally(np.bincount(bins[lesion], minlength=metrics.N_BINS))
-    negatives = metrics.tally(np.bincount(bins[~lesion], minlength=metrics.N_BINS))
+    positives, negatives = metrics.tallies(bins, lesion)
     measured.numbers["auroc"] = float(metrics.auroc(positives, negatives))
     measured.numbers["ap"] = float(metrics.average_precision(positives, negatives))
     measured.numbers["best_dice"] = float(metrics.best_dice(positives, negatives))

@@ -64,6 +64,12 @@ def tally(histogram: np.ndarray) -> Tally:
     return Tally(counts, reached, reached[..., -1])
 
 
+def tallies(bins: np.ndarray, positive: np.ndarray, count: int = N_BINS) -> tuple[Tally, Tally]:
+    """Those of the positives and of all others; bins: in 0..count - 1, of the shape of `positive`, which is bool."""
+    positives, negatives = (tally(np.bincount(bins[kind], minlength=count)) for kind in (positive, ~positive))
+    return positives, negatives
+
+
 def together(first: Tally, second: Tally) -> Tally:
     """The tally of both histograms added."""
     return Tally(*(one + other for one, other in zip(first, second, strict=True)))

@@ -28,15 +28,10 @@ def separation(maps: np.ndarray, masks: np.ndarray, image_score: ImageScore) -> 
     ranks = np.unique([image_score(each) for each in maps], return_inverse=True)[1]
     diseased = masks.any((1, 2))
     numbers = {
-        AP: metrics.average_precision(*_tallies(bins, masks, metrics.N_BINS)),
-        IMAGE_AUROC: metrics.auroc(*_tallies(ranks, diseased, len(ranks))),
+        AP: metrics.average_precision(*metrics.tallies(bins, masks)),
+        IMAGE_AUROC: metrics.auroc(*metrics.tallies(ranks, diseased, len(ranks))),
     }
     return {name: float(number) for name, number in numbers.items() if math.isfinite(number)}
-
-
-def _tallies(bins: np.ndarray, positive: np.ndarray, count: int) -> list[metrics.Tally]:
-    """Those of the positives and of all others."""
-    return [metrics.tally(np.bincount(bins[kind], minlength=count)) for kind in (positive, ~positive)]
 
 
 def progress_figure(points: Mapping[str, Sequence[tuple[int, float]]], best: int | None, judged_on: str) -> Figure:

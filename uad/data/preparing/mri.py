@@ -32,12 +32,10 @@ from uad.files import read_json, write_csv, write_json
 SPLITS = ("train_healthy", "val_healthy", "val_diseased", "unlabelled")
 LABELS = "val_diseased_labels"
 LEFT_OUT = ("unused_diseased", "unused_little_brain", "unused_not_covered", "unused_tumour_vanishes")
-# Before the values of a segmentation among the notices of volumes.csv.
-LESION_VALUES = "lesion values "
 COLUMNS = ("name", "patient", "slice", "split", "tumour_pixels", "brain_pixels", "source")
 VOLUME_COLUMNS = (
     "scan", "patient", "shows", "file", "shape", "axes", "spacing_mm", "oblique_degrees",
-    "prepared_shape", "prepared_axes", "prepared_spacing_mm", "notices",
+    "prepared_shape", "prepared_axes", "prepared_spacing_mm", "lesion_values", "notices",
 )  # fmt: skip
 
 
@@ -159,12 +157,12 @@ def _volume_rows(task: Task, loaded: LoadedScan, plane: Plane) -> list[list]:
         before = note.grid
         turned = [f"turned from {before.orientation} to {CANONICAL}"] if before.orientation != CANONICAL else []
         moved = ["resampled onto the grid of the scan's first channel"] if note.resampled else []
-        values = [LESION_VALUES + " ".join(f"{value:g}" for value in note.lesion_values)] if note.lesion_values else []
         rows.append(
             [
                 task.scan.name, task.patient, note.shows, note.path, by(before.shape), before.orientation,
                 by(before.spacing), f"{before.obliquity:.1f}", by(after.shape), after.orientation, by(after.spacing),
-                "; ".join([*turned, *moved, *done, *note.notices, *values]),
+                " ".join(f"{value:g}" for value in note.lesion_values),
+                "; ".join([*turned, *moved, *done, *note.notices]),
             ]
         )  # fmt: skip
     return rows
@@ -172,7 +170,8 @@ def _volume_rows(task: Task, loaded: LoadedScan, plane: Plane) -> list[list]:
 
 def geometry_notices(rows: Sequence[Sequence]) -> list[str]:
     """What the rows of volumes.csv say in words, with the number of volumes of which it is said."""
-    counts = Counter(notice for row in rows for notice in _notices(row) if not notice.startswith(LESION_VALUES))
+    column = VOLUME_COLUMNS.index("notices")
+    counts = Counter(notice for row in rows for notice in row[column].split("; ") if notice)
     return [f"{count} of {len(rows)} volumes: {notice}" for notice, count in counts.most_common()]
 
 
@@ -181,20 +180,14 @@ def values_notice(rows: Sequence[Sequence]) -> str | None:
 
     Releases also number what is no lesion, such as other pathology, and nothing in a file tells.
     """
-    patients = defaultdict(set)
+    patients, column = defaultdict(set), VOLUME_COLUMNS.index("lesion_values")
     for row in rows:
-        for notice in _notices(row):
-            if notice.startswith(LESION_VALUES):
-                for value in notice.removeprefix(LESION_VALUES).split():
-                    patients[float(value)].add(row[1])
+        for value in row[column].split():
+            patients[float(value)].add(row[1])
     if len(patients) < 2:
         return None
     held = ", ".join(f"{value:g} in {len(patients[value])} patients" for value in sorted(patients))
     return f"The segmentations hold the values {held}: all count as lesion; write 0 over those that are none"
-
-
-def _notices(row: Sequence) -> list[str]:
-    return [notice for notice in row[-1].split("; ") if notice]
 
 
 def _progress_file(out: Path, scan: Scan) -> Path:
@@ -215,7 +208,9 @@ def _finished(out: Path, task: Task) -> Prepared | None:
     """What a scan gave that is complete and whose files are still the same, else None; its patient may be another."""
     scan, path = task.scan, _progress_file(out, task.scan)
     there = read_json(path) if path.is_file() else {}
-    if there.get("files") != _state(scan) or "volumes" not in there:
+    # Rows of an earlier version lack a column.
+    told = all(len(row) == len(VOLUME_COLUMNS) for row in there.get("volumes", [[]]))
+    if there.get("files") != _state(scan) or not told:
         return None
     written = [(row[0], row[3]) for row in there["rows"] if row[3] in SPLITS]
     written += [(stem, LABELS) for stem, split in written if split == "val_diseased"]

@@ -1,8 +1,10 @@
 """Leave-groups-out validation: train without a hospital, test on it, for every hospital and seed.
 
-    python scripts/cross_validate.py --healthy_dir DIR --diseased_dir DIR --group 'TCGA_([A-Z]+)_' --out DIR
-    python scripts/cross_validate.py --healthy_dir NORMAL --diseased_dir AMD --folds 2 --seeds 0 1 2 3 4 --out DIR
-    python scripts/cross_validate.py --data_dir BMAD/Brain --out DIR
+    python scripts/cross_validate.py --healthy_dir DIR --diseased_dir DIR --group 'TCGA_([A-Z]+)_' --out DIR \\
+        --stage1_flags '--size small --amp --n_channels 3'
+    python scripts/cross_validate.py --healthy_dir NORMAL --diseased_dir AMD --folds 2 --seeds 0 1 2 3 4 --out DIR \\
+        --stage1_flags '--size small --amp --dataset OCT'
+    python scripts/cross_validate.py --data_dir BMAD/Brain --stage1_flags '--size small --amp --n_channels 1' --out DIR
 
 Results on one split of a few dozen patients vary as much as most methods differ. Here both stages are trained on the
 healthy slices of all groups except those left out, and tested on the diseased slices (masks, if any, in
@@ -27,7 +29,7 @@ from uad.cli.command import command_of
 from uad.cli.data import add_layout_flags
 from uad.cli.flags import Flags, add, require
 from uad.cli.provenance import command_line
-from uad.cli.steps import SCRIPTS, STAGE1, Step, run_steps
+from uad.cli.steps import SCRIPTS, STAGE1, Step, check_flags, run_steps
 from uad.configuration import check_values
 from uad.data.preparing.folds import DISEASED, HEALTHY, TRAIN, Fold, folds_of, groups_of, link_fold, random_parts
 from uad.data.reading.checks import data_hash
@@ -81,7 +83,12 @@ def get_args_parser() -> Flags:
     )
     add(parser, "--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of training, and of random parts")
     group = parser.add_argument_group("commands")
-    add(group, "--stage1_flags", default="--size small --amp", help="flags of train_ae_dist.py, in quotes")
+    add(
+        group,
+        "--stage1_flags",
+        help="flags of train_ae_dist.py, in quotes, with what the images are: --dataset or --n_channels",
+        shown="required",
+    )
     add(group, "--stage2_flags", default="--size small --amp", help="flags of latent_train.py, in quotes")
     add(group, "--detection_flags", default="--amp --batch_size 32", help="flags of latent_sample_anomaly.py")
     return parser
@@ -89,7 +96,7 @@ def get_args_parser() -> Flags:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """What the flags say, with the folds' folders made; InputError for what cannot be."""
-    require(args, "out")
+    require(args, "out", "stage1_flags")
     check_values([("--folds", args.folds, "2 or more", args.folds is None or args.folds > 1)])
     if args.folds and args.groups:
         raise input_error("--folds", f"{args.folds}, with --groups", "one of the two", "leave one of them out")
@@ -223,6 +230,7 @@ def _results(plan: Plan, seed: int, fold: Fold) -> Path:
 def main(args: argparse.Namespace) -> None:
     """Run what is not done, then gather."""
     plan = plan_of(args)
+    check_flags(steps_of(plan, plan.seeds[0], plan.folds[plan.seeds[0]][0]))
     rows = []
     for seed in plan.seeds:
         for fold in plan.folds[seed]:

@@ -82,7 +82,7 @@ def test_masks_of_healthy_slices_come_along_and_what_is_wrong_is_refused(data):
     """So that a training refuses a lesion among them, as it does without folds."""
     script, words = (
         module(COMMAND),
-        f"--healthy_dir {data / 'healthy'} --diseased_dir {data / 'diseased'} --group ^[AB]",
+        f"--healthy_dir {data / 'healthy'} --diseased_dir {data / 'diseased'} --group ^[AB] --stage1_flags=",
     )
     args = script.get_args_parser().parse_args([*words.split(), "--out", str(data / "cv")])
     for path in (data / "healthy").iterdir():
@@ -126,6 +126,19 @@ def test_every_fold_is_trained_and_measured_and_the_summary_adds_up(data, tmp_pa
     assert set(summary["means"]) == {"ap_with_healthy", "best_dice_with_healthy", "image_auroc"}
 
 
+def test_a_wrong_flag_of_a_later_command_is_told_before_the_first_one_trains(data, monkeypatch, capsys):
+    loaded = module(COMMAND)
+    monkeypatch.setattr(loaded, "run_steps", lambda *_: pytest.fail("begun"))
+    words = f"--healthy_dir {data / 'healthy'} --diseased_dir {data / 'diseased'} --out {data / 'cv'} --folds 2 "
+    parse = loaded.get_args_parser().parse_args
+    with pytest.raises(SystemExit):
+        loaded.main(parse([*words.split(), "--stage1_flags=--n_channels 2", "--detection_flags=--bach_size 4"]))
+    said = capsys.readouterr().err
+    assert "did you mean --batch_size?" in said and "latent_sample_anomaly.py --help lists the flags" in said
+    with pytest.raises(InputError, match="--stage1_flags"):
+        loaded.main(parse(words.split()))
+
+
 def test_a_fold_without_masks_says_so_and_has_no_mean(tmp_path):
     script = module(COMMAND)
     folds = [Fold(name, (name,), ("c_1",), (f"{name}_1",), (f"{name}_2",)) for name in "AB"]
@@ -167,7 +180,8 @@ def test_a_table_of_patients_goes_to_every_command_that_reads_slices(data, tmp_p
     (tmp_path / "pat.csv").write_text("".join(f"{name},{name[:2]}\n" for name in names))
     monkeypatch.chdir(tmp_path)
     script = module(COMMAND)
-    words = "--healthy_dir healthy --diseased_dir diseased --folds 2 --seeds 0 --out cv --patients pat.csv"
+    folders = "--healthy_dir healthy --diseased_dir diseased --out cv"
+    words = f"{folders} --folds 2 --seeds 0 --patients pat.csv --stage1_flags="
     plan = script.plan_of(script.get_args_parser().parse_args(words.split()))
     *reading, evaluation = script.steps_of(plan, 0, plan.folds[0][0])
     table = tmp_path / "cv" / "patients.csv"
@@ -198,7 +212,8 @@ def test_folds_of_a_benchmark_are_of_its_train_part_and_the_diseased_of_test(tmp
     root, loaded = trees.bmad(tmp_path / "Brain"), module(COMMAND)
 
     def plan(words: str):
-        return loaded.plan_of(loaded.get_args_parser().parse_args(f"--out {tmp_path / 'cv'} {words}".split()))
+        words = f"--stage1_flags= --out {tmp_path / 'cv'} {words}"
+        return loaded.plan_of(loaded.get_args_parser().parse_args(words.split()))
 
     (fold, _) = plan(f"--data_dir {root} --folds 2 --seeds 0").folds[0]
     folder = tmp_path / "cv" / "folds" / "seed0" / fold.name

@@ -153,7 +153,8 @@ def lines_of(script: str, data: Path, runs: Path, out: Path) -> list[str]:
         "scripts/make_phantoms.py": [f"--dataset OCT --out {out / 'p'} --patients 1"],
         "scripts/demo.py": ["", "--pretrained"],
         "scripts/cross_validate.py": [
-            f"--healthy_dir {data / 'train_healthy'} --diseased_dir {data / 'val_diseased'} --out {out / 'r'} {more}"
+            f"--healthy_dir {data / 'train_healthy'} --diseased_dir {data / 'val_diseased'} --out {out / 'r'} "
+            f"--stage1_flags= {more}"
             for more in ("--folds 2", f"--patients {table}", "--group '(.)' --groups t", f"--data_dir {data}")
         ],
         "scripts/compare_demo.py": [""],

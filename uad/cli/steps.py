@@ -1,6 +1,7 @@
 """Running the project's commands one after the other, each once: what the demonstrations are made of."""
 
 import json
+import runpy
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,15 @@ class Step:
     @property
     def command(self) -> list[str]:
         return [self.script.relative_to(ROOT).as_posix(), *shlex.split(self.words)]
+
+
+def check_flags(steps: Sequence[Step]) -> None:
+    """End with an error where a command does not have the flags of its words: before the first one trains for hours."""
+    for step in steps:
+        parser = runpy.run_path(str(step.script))["get_args_parser"]()
+        script, *words = step.command
+        parser.prog = Path(script).name
+        parser.parse_args(words)
 
 
 def run_steps(steps: Sequence[Step], stamps: Path, rerun: str) -> None:

@@ -133,7 +133,8 @@ def test_a_defect_without_its_folder_of_masks_lacks_them(tmp_path):
     for path in (root / "ground_truth" / "hole").iterdir():
         path.unlink()
     (root / "ground_truth" / "hole").rmdir()
-    assert refusal(root, "test").count("an image without a mask") == 2
+    text = refusal(root, "test")
+    assert "2 problems" in text and "hole/000.png" in text and "hole/001.png\n    found:    an image without a mask" in text
 
 
 def test_images_that_a_table_lists_are_there(tmp_path):

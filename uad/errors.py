@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-MAX_LISTED = 25
+# So many kinds of problems are listed, and so many places of each.
+MAX_LISTED, PLACES = 25, 3
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,12 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.where}\n    found:    {self.found}\n    expected: {self.expected}\n    remedy:   {self.remedy}"
+        return f"{self.where}\n{self.what}"
+
+    @property
+    def what(self) -> str:
+        """All but the place, in lines."""
+        return f"    found:    {self.found}\n    expected: {self.expected}\n    remedy:   {self.remedy}"
 
 
 class InputError(Exception):
@@ -50,11 +56,24 @@ class ValueProblem(ValueError):  # noqa: N818 - it is to an InputError what a Pr
 
 
 def _listed(problems: Sequence[Problem]) -> str:
-    count = len(problems)
-    lines = [f"{i}. {p}" for i, p in enumerate(problems[:MAX_LISTED], 1)]
-    if count > MAX_LISTED:
-        lines.append(f"... and {count - MAX_LISTED} more")
-    return f"{count} problem{'s' if count != 1 else ''} with the input:\n" + "\n".join(lines)
+    """All problems in the order in which each kind was first found; those of files that are alike but for their place
+    are one entry. Every flag is named.
+    """
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(str(problem) if problem.where.startswith("--") else problem.what, []).append(problem)
+    shown = list(kinds.values())[:MAX_LISTED]
+    lines = [f"{i}. {_first([each.where for each in alike])}\n{alike[0].what}" for i, alike in enumerate(shown, 1)]
+    count, hidden = len(problems), len(problems) - sum(map(len, shown))
+    if hidden:
+        lines.append(f"... and {hidden:,} more")
+    return f"{count:,} problem{'s' if count != 1 else ''} with the input:\n" + "\n".join(lines)
+
+
+def _first(places: Sequence[str]) -> str:
+    """The first places, a line each, and how many more there are."""
+    more = [f"and {len(places) - PLACES:,} more"] if len(places) > PLACES else []
+    return "\n   ".join([*places[:PLACES], *more])
 
 
 def missing_flag(name: str) -> Problem:

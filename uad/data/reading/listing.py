@@ -246,7 +246,7 @@ def _matched(folder: Path, slices: dict[str, Path], masks_in: Path) -> tuple[dic
         Problem(
             str(masks[stem]),
             "a mask without an image",
-            f"an image {stem} in {folder}",
+            f"an image of the same name in {folder}",
             "add the image or remove the mask",
         )
         for stem in masks.keys() - slices.keys()
@@ -255,7 +255,7 @@ def _matched(folder: Path, slices: dict[str, Path], masks_in: Path) -> tuple[dic
         Problem(
             str(slices[stem]),
             "an image without a mask",
-            f"a mask {stem} in {masks_in}, which exists",
+            f"a mask of the same name in {masks_in}, which exists",
             "add the mask (all zero for an image without lesion), or move the image elsewhere",
         )
         for stem in slices.keys() - masks.keys()

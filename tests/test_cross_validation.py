@@ -210,6 +210,7 @@ def test_a_fold_is_not_continued_with_other_images(tmp_path):
 
 def test_folds_of_a_benchmark_are_of_its_train_part_and_the_diseased_of_test(tmp_path):
     root, loaded = trees.bmad(tmp_path / "Brain"), module(COMMAND)
+    trees.blank(root / "train" / "good" / "label" / "00001_60.png")  # which some healthy images may have
 
     def plan(words: str):
         words = f"--stage1_flags= --out {tmp_path / 'cv'} {words}"
@@ -218,6 +219,7 @@ def test_folds_of_a_benchmark_are_of_its_train_part_and_the_diseased_of_test(tmp
     (fold, _) = plan(f"--data_dir {root} --folds 2 --seeds 0").folds[0]
     folder = tmp_path / "cv" / "folds" / "seed0" / fold.name
     assert len(list_folder(folder / "train").slices) == len(list_folder(folder / "healthy").slices) == 3
+    assert not list_folder(folder / "train").problems and not list_folder(folder / "healthy").problems
     diseased = list_folder(folder / "diseased")
     assert list(diseased.slices) == list(diseased.masks) == ["00010_70", "00011_60", "00012_60"]
     with pytest.raises(InputError, match="one of the two ways"):

@@ -66,6 +66,38 @@ def test_healthy_images_have_empty_labels_where_others_have_masks(tmp_path, labe
     assert (found.labelled, found.with_lesion, found.patients) == (5, 3, 3)
 
 
+def test_a_lesion_in_an_image_that_is_called_healthy_is_refused(tmp_path):
+    places = {
+        trees.bmad: ("test/good/label/00010_61.png", "train/good/label/00001_60.png"),
+        trees.mvtec: ("ground_truth/good/001_mask.png",),
+        trees.reflect: (
+            "train/brain_scan_train7_slice_1_segmentation.png",
+            "val/brain_scan_val7_slice_0_segmentation.png",
+        ),
+    }
+    for make, masks in places.items():
+        root = make(tmp_path / make.__name__)
+        more = {"contrast": "t2"} if make is trees.reflect else {}
+        for mask in masks:
+            part = mask.split("/")[0].replace("ground_truth", "test")
+            trees.blank(root / mask)
+            found = listed(root, part, **more)
+            assert summary(root, part, **more).with_lesion == sum(found.diseased.values())
+            trees.mask(root / mask)
+            text = refusal(root, part, **more)
+            assert f"{mask}\n    found:    16 lesion pixels, and the release calls the image healthy" in text
+            trees.blank(root / mask)
+
+
+def test_masks_of_healthy_images_alone_are_not_those_of_the_diseased_ones(tmp_path):
+    root = trees.bmad_images(tmp_path / "set")
+    trees.blank(root / "test" / "good" / "label" / "1000.png")
+    (root / "valid" / "good" / "label").mkdir()
+    for part in ("val", "test"):
+        found = listed(root, part)
+        assert not found.masks and not found.problems and not found.empty
+
+
 def test_without_any_mask_no_image_has_a_label(tmp_path):
     slices = SliceFolder(Released(str(trees.kermany(tmp_path / "OCT2017")), "test"), 1, trees.SIZE, "joint")
     assert all("label" not in item for item in slices)
@@ -134,7 +166,11 @@ def test_a_defect_without_its_folder_of_masks_lacks_them(tmp_path):
         path.unlink()
     (root / "ground_truth" / "hole").rmdir()
     text = refusal(root, "test")
-    assert "2 problems" in text and "hole/000.png" in text and "hole/001.png\n    found:    an image without a mask" in text
+    assert (
+        "2 problems" in text
+        and "hole/000.png" in text
+        and "hole/001.png\n    found:    an image without a mask" in text
+    )
 
 
 def test_images_that_a_table_lists_are_there(tmp_path):

@@ -73,6 +73,15 @@ def test_a_lesion_that_its_mask_does_not_show_still_makes_an_image_diseased(tmp_
     assert found["image_auroc"] is not None and found["ap"] is None
 
 
+def test_masks_given_later_must_not_contradict_the_release(tmp_path):
+    intensity(trees.kermany(tmp_path / "OCT2017"), "test", tmp_path / "out")
+    trees.mask(tmp_path / "masks" / "CNV-410-1.png")
+    assert open_study(tmp_path / "out", "saved", tmp_path / "masks").load("CNV-410-1").label.sum() == 16
+    trees.mask(tmp_path / "masks" / "NORMAL-400-1.png")
+    with pytest.raises(InputError, match=r"NORMAL-400-1\.png\n    found:    16 lesion pixels, and the release calls"):
+        open_study(tmp_path / "out", "saved", tmp_path / "masks").load("NORMAL-400-1")
+
+
 def test_a_report_is_written_of_a_part_without_masks(tmp_path):
     intensity(trees.bmad_images(tmp_path / "set"), "test", tmp_path / "out")
     run(EVALUATE, f"--results {tmp_path / 'out'} --protocol clinical --bootstrap 2")

@@ -25,9 +25,9 @@ def read(monkeypatch) -> list[str]:
     """Names of the images that checks and hashes read; few files are remembered, too, and as soon as they are there."""
     names, check, hashed = [], checks._check_file, checks.file_hash
 
-    def counted(path, mask, empty, expected):
+    def counted(path, *known, expected):
         names.append(path.name)
-        return check(path, mask, empty, expected)
+        return check(path, *known, expected=expected)
 
     def counted_hash(path):
         names.append(path.name)
@@ -139,10 +139,10 @@ def test_an_interrupted_check_goes_on_where_it_was(brains, read, monkeypatch):  
     monkeypatch.setattr(spreading, "BLOCK", 1)
     counted = checks._check_file
 
-    def stopped(path, mask, empty, expected):
+    def stopped(path, *known, expected):
         if path.name.startswith("P1"):
             raise KeyboardInterrupt
-        return counted(path, mask, empty, expected)
+        return counted(path, *known, expected=expected)
 
     monkeypatch.setattr(checks, "_check_file", stopped)
     with pytest.raises(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from uad.data.reading.patients import scan_of
 from uad.errors import InputError, Problem, input_error
 from uad.evaluation.contenders import AUTOENCODER, Contender, contenders
 from uad.neighbours import DISTANCE_KEY, UNKNOWN_DISTANCE, neighbours_of
-from uad.results import VOLATILE_KEYS, Result, ResultFolder, flattened
+from uad.results import DISEASED_KEY, VOLATILE_KEYS, Result, ResultFolder, flattened
 from uad.scores import EVIDENCE_EXTRA
 
 # What may differ between the runs on diseased and on healthy images: their maps are on one scale all the same, of amp
@@ -105,7 +105,7 @@ class Study:
         """One image, with its mask of `masks`, if there is one, where these hold.
 
         A NIfTI mask of a NIfTI image is turned as that lies; one of another size is resized to the map's, and
-        small lesions stay.
+        small lesions stay. Raises InputError for a lesion in the mask of an image that its release calls healthy.
         """
         result = self.folder.load(name, self.extras)
         if self.masks is None:
@@ -115,6 +115,10 @@ class Study:
         # Only of NIfTI images it is known how they lie, and only theirs state a distance.
         lying = result.record.get(DISTANCE_KEY) is not None
         mask = read_mask(self.masks[name], self.folder.map_path(name) if lying else None, result.affine)
+        if mask.any() and result.record.get(DISEASED_KEY) == 0:
+            found = f"{int(mask.sum())} lesion pixels, and the release calls the image healthy"
+            remedy = "correct the mask, or move the image to its class and run the inference again"
+            raise input_error(self.masks[name], found, "no lesion in an image of a healthy class", remedy)
         return result._replace(label=resize_label(torch.from_numpy(mask), result.anomaly_map.shape).numpy())
 
     def each(self, function: Callable[["Study", str], object], mapper: Callable = map) -> Iterable:

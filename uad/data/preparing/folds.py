@@ -91,14 +91,15 @@ def random_parts(groups: Iterable[str], count: int, seed: int) -> list[list[str]
 
 
 def link_fold(folder: Path, fold: Fold, healthy: Listing, diseased: Listing) -> None:
-    """Make the folders train, healthy and diseased of a fold in `folder`, and those of their masks where there are any,
-    of symbolic links.
+    """Make the folders train, healthy and diseased of a fold in `folder`, and those of their masks where all have one,
+    of symbolic links. Only healthy images of a release may have masks in part.
     """
     for kind, listing in ((TRAIN, healthy), (HEALTHY, healthy), (DISEASED, diseased)):
         names = getattr(fold, kind)
         _link(folder / kind, {name: listing.slices[name] for name in names})
-        if listing.masks:
-            _link(labels_folder(folder / kind), {name: listing.masks[name] for name in names if name in listing.masks})
+        masks = {name: listing.masks[name] for name in names if name in listing.masks}
+        if len(masks) == len(names):
+            _link(labels_folder(folder / kind), masks)
 
 
 def _link(folder: Path, targets: Mapping[str, Path]) -> None:

@@ -213,8 +213,8 @@ def _reflect(root: Path, part: str, contrast: str | None) -> list[Group]:
     images = shown[contrast or next(iter(shown))]
     others += [path.name for other in shown.values() if other is not images for path in other.values()]
     others += [*entries.foreign, *(f"{name}/" for name in entries.subfolders)]
-    judged = part == TEST  # what else there is, is healthy
-    group = Group("", images, masks if judged else None, None if judged else False, tuple(others))
+    # Only in the part test masks tell who is diseased; what else there is, is healthy.
+    group = Group("", images, masks, None if part == TEST else False, tuple(others))
     return [group._replace(problems=tuple(entries.problems))]
 
 

@@ -64,8 +64,9 @@ def check_folder(
     or damaged files, volumes, another number of channels, a side shorter than img_size / 2 (any other size
     is resized, which the summary counts), NaN and infinity, constant images, values outside 0..1 where
     `normalise` is "none", negative intensities where `normalise` is "tissue", masks without images and images without
-    masks where there are masks (see list_images), masks that are not binary or of another size, with `healthy` a
-    lesion or an image that a release calls diseased, with `need_labels` an image without mask.
+    masks where there are masks (see list_images), masks that are not binary or of another size, a lesion in an image
+    that a release calls healthy, with `healthy` any lesion or an image that a release calls diseased, with
+    `need_labels` an image without mask.
     Foreign files are counted. patients: see patient_of.
 
     Each of the `workers`, see spread, holds one image at a time. Files in which nothing was wrong are remembered and
@@ -197,13 +198,13 @@ def _too_few(folder: Place, count: int, batch_size: int) -> Problem:
 def _reports(folder: Place, listing: Listing, expected: _Expected, workers: int) -> list[_Report]:
     """What every file was found to be, in the order of the listing."""
     masks = {stem: listing.masks.get(stem) for stem in listing.slices}
-    empty = listing.empty
+    empty, healthy = listing.empty, {name for name, diseased in listing.diseased.items() if not diseased}
     # Whether there are masks at all decides about the images without one.
     memory = Memory(folder, "checks", (expected, _part_of(folder), bool(empty), _Report._fields))
     files = {stem: [path] + [masks[stem]] * (masks[stem] is not None) for stem, path in listing.slices.items()}
     reports = {stem: _Report([], tuple(size), *rest) for stem, (size, *rest) in memory.recall(files).items()}
     unknown = [stem for stem in listing.slices if stem not in reports]
-    jobs = [(listing.slices[stem], masks[stem], stem in empty) for stem in unknown]
+    jobs = [(listing.slices[stem], masks[stem], stem in empty, stem in healthy) for stem in unknown]
     try:
         found = spread(partial(_check_file, expected=expected), jobs, workers, f"checking {Path(folder).name}", True)
         reports.update(zip(unknown, found, strict=True))
@@ -212,12 +213,12 @@ def _reports(folder: Place, listing: Listing, expected: _Expected, workers: int)
     return [reports[stem] for stem in listing.slices]
 
 
-def _check_file(path: Path, mask: Path | None, empty: bool, expected: _Expected) -> _Report:
+def _check_file(path: Path, mask: Path | None, empty: bool, called_healthy: bool, expected: _Expected) -> _Report:
     try:
         raw = read_labelled(path, mask, expected.n_channels, empty)
     except InputError as error:
         return _Report(error.problems)
-    problems = [*_size_problems(path, raw, expected), *_label_problems(path, mask, raw, expected)]
+    problems = [*_size_problems(path, raw, expected), *_label_problems(path, mask, raw, called_healthy, expected)]
     problems += _intensity_problems(path, raw, expected.normalise)
     return _Report(
         problems,
@@ -244,7 +245,9 @@ def _size_problems(path: Path, raw: RawSlice, expected: _Expected) -> Iterable[P
         )
 
 
-def _label_problems(path: Path, mask: Path | None, raw: RawSlice, expected: _Expected) -> Iterable[Problem]:
+def _label_problems(
+    path: Path, mask: Path | None, raw: RawSlice, called_healthy: bool, expected: _Expected
+) -> Iterable[Problem]:
     if raw.label is None:
         if expected.need_labels:
             yield Problem(
@@ -253,6 +256,13 @@ def _label_problems(path: Path, mask: Path | None, raw: RawSlice, expected: _Exp
                 f"a mask of the same name in {labels_folder(path.parent)}, or the label as one more channel",
                 "add the masks; pixel scores cannot be computed without them",
             )
+    elif called_healthy and raw.label.any():
+        yield Problem(
+            str(mask or path),
+            f"{int(raw.label.sum())} lesion pixels, and the release calls the image healthy",
+            "no lesion in an image of a healthy class",
+            "move the image and its mask to the class that they belong to; correct the mask if the image is healthy",
+        )
     elif expected.healthy and raw.label.any():
         yield Problem(
             str(mask or path),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from uad.data.reading.decoding import cannot_open
+from uad.data.reading.decoding import cannot_open, extension_of
 from uad.data.reading.formats import slice_stem
 from uad.data.reading.listing import folder_entries
 from uad.errors import Problem, input_error
@@ -97,12 +97,12 @@ def folder_group(
 ) -> Group:
     """All images of a folder; image_of: stem of a mask -> that of its image, None for a file that is no mask.
 
-    Masks of healthy images are not read: that they are healthy says all. Raises InputError for a folder that cannot be
-    listed or holds no image.
+    Healthy images need no masks, and their folder may be empty. Raises InputError for a folder that cannot be listed or
+    holds no image.
     """
     entries = folder_entries(images)
     others = (*entries.foreign, *(f"{each}/" for each in entries.subfolders if masks is None or images / each != masks))
-    if masks is None or not diseased:
+    if masks is None or not (diseased or any(extension_of(each.name) for each in visible(masks))):
         return Group(name, entries.files, None, diseased, others, tuple(entries.problems))
     held = folder_entries(masks)
     others = (*others, *held.foreign)

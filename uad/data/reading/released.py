@@ -156,15 +156,17 @@ def _listing(place: Released, groups: Sequence[Group], notices: Sequence[str]) -
     """The groups as one listing, with what does not match."""
     problems = [problem for group in groups for problem in group.problems]
     twice = [stem for stem, count in Counter(stem for group in groups for stem in group.images).items() if count > 1]
-    any_masks = any(group.masks is not None for group in groups)
+    # Masks of healthy images alone are no masks of a part with diseased ones, whose masks then lack.
+    judged = [group for group in groups if group.images and group.diseased is not False]
+    any_masks = any(group.masks is not None for group in judged or groups)
     slices, masks, diseased = {}, {}, {}
     for group in groups:
         names = {stem: f"{group.name}_{stem}" if twice else stem for stem in group.images}
         slices |= {names[stem]: path for stem, path in group.images.items()}
         if group.diseased is not None:
             diseased |= dict.fromkeys(names.values(), group.diseased)
-        if any_masks and group.diseased is not False:
-            problems += _unmatched(group)
+        if any_masks:
+            problems += _unmatched(group) if group.diseased is not False else []
             masks |= {names[stem]: path for stem, path in (group.masks or {}).items() if stem in names}
     if len(slices) < sum(len(group.images) for group in groups):
         found = "images of two classes whose names are the same with that of the class before them"

@@ -189,6 +189,41 @@ def test_an_image_that_a_table_calls_healthy_and_diseased_is_refused(tmp_path):
     assert "1 images as healthy and as diseased, e.g. 4.png" in refusal(root, "test")
 
 
+@pytest.mark.parametrize(
+    ("healthy", "diseased", "found"),
+    [
+        (["3.png", "3.png"], ["5.png"], "images/3.png\n    found:    listed twice in"),
+        (["3.png"], ["a/5.png", "b/5.png"], "b/5.png\n    found:    the same name as"),
+        (["3.png", "0.png"], ["5.png"], "1 images of the part test in another one, too, e.g. 0.png"),
+    ],
+)
+def test_a_table_that_would_drop_an_image_or_test_on_a_training_image_is_refused(tmp_path, healthy, diseased, found):
+    root = trees.medianomaly(tmp_path / "set")
+    trees.pictures(root / "images", "a/5.png", "b/5.png")
+    parts = {"train": {"0": ["0.png", "1.png"]}, "test": {"0": healthy, "1": diseased}}
+    (root / "data.json").write_text(json.dumps(parts))
+    assert found in refusal(root, "test")
+
+
+def test_labels_other_than_those_of_the_benchmark_are_refused(tmp_path):
+    root = trees.medianomaly(tmp_path / "set")
+    (root / "data.json").write_text(json.dumps({"test": {"0": ["3.png"], "2": ["5.png"]}}))
+    assert "the lists 0, 2 of the part test" in refusal(root, "test")
+
+
+def test_what_lies_beside_images_and_masks_is_named(tmp_path):
+    root = trees.bmad(tmp_path / "set", "bm_masks")
+    trees.pictures(root / "test", "loose.png")
+    found = summary(root, "test")
+    assert (found.labelled, found.foreign, found.subfolders) == (0, ["test/loose.png"], ["Ungood/bm_masks"])
+    root = trees.mvtec(tmp_path / "bottle")
+    (root / "test" / "hole").rename(root / "test" / "holes")
+    trees.masks(root / "ground_truth" / "holes", "000_mask.png", "001_mask.png")
+    trees.pictures(root / "test", "loose.png")
+    found = summary(root, "test")
+    assert (found.images, found.foreign, found.subfolders) == (6, ["test/loose.png"], ["ground_truth/hole"])
+
+
 def test_a_layout_that_does_not_fit_says_what_is_there_and_what_was_expected(tmp_path):
     root = trees.mvtec(tmp_path / "set")
     text = refusal(root, "test", layout="kermany")
@@ -248,7 +283,7 @@ def test_folders_of_a_part_that_are_none_of_its_classes_are_counted(tmp_path, ma
     before = listed(root, "test")
     trees.pictures(root / "test" / "DRUZEN", "DRUZEN-1-1.jpeg")
     after = listed(root, "test")
-    assert (after.slices, list(after.subfolders)) == (before.slices, ["DRUZEN"])
+    assert (after.slices, list(after.subfolders)) == (before.slices, ["test/DRUZEN"])
 
 
 def test_two_folders_of_one_kind_are_refused(tmp_path):

@@ -21,6 +21,7 @@ from uad.data.reading.groups import (
     TRAIN,
     VAL,
     Group,
+    beside,
     child,
     folder_group,
     has,
@@ -36,6 +37,7 @@ from uad.data.reading.naming import LABEL, channel_order
 from uad.errors import InputError, input_error
 
 GOOD, UNGOOD, NORMAL, TUMOUR = "good", "ungood", "normal", "tumor"
+IMAGES, MASKS = "img", ("label", "anomaly_mask")
 TRUTH, ANNOTATION = "ground_truth", "annotation"
 OCT_DISEASES = ("cnv", "dme", "drusen")
 ISIC, ISIC_PARTS = "ISIC2018_Task3", {TRAIN: "Training", VAL: "Validation", TEST: "Test"}
@@ -62,16 +64,17 @@ def _fits_bmad(root: Path) -> bool:
 
 
 def _bmad(root: Path, part: str, contrast: str | None) -> list[Group]:
-    found = [_other_classes(part_folder(root, part), (GOOD, UNGOOD))]
+    found = [beside(part_folder(root, part), (GOOD, UNGOOD))]
     for name, diseased in ((GOOD, False), (UNGOOD, True)):
         folder = child(part_folder(root, part), name)
         if folder is not None:
-            images, masks = child(folder, "img"), child(folder, "label", "anomaly_mask")
+            images, masks = child(folder, IMAGES), child(folder, *MASKS)
             loose = [each.name for each in visible(folder) if extension_of(each.name) and each.is_file()]
             if images is not None and loose:
                 there = f"images in {images.name}/ and beside it, e.g. {loose[0]}"
                 raise input_error(folder, there, "images in one of the two places", "remove or move the others")
             found.append(folder_group(folder.name, images or folder, diseased, masks))
+            found += [beside(folder, (IMAGES, *MASKS))] if images else []
     return found
 
 
@@ -82,8 +85,10 @@ def _fits_mvtec(root: Path) -> bool:
 
 def _mvtec(root: Path, part: str, contrast: str | None) -> list[Group]:
     truth = child(root, TRUTH) if part == TEST else None
-    groups = []
-    for folder in subfolders(part_folder(root, part)):
+    folders = subfolders(part_folder(root, part))
+    classes = [folder.name.lower() for folder in folders]
+    groups = [beside(place, classes) for place in (part_folder(root, part), truth) if place]
+    for folder in folders:
         diseased = folder.name.lower() != GOOD
         masks = truth and child(truth, folder.name.lower())
         group = folder_group(folder.name, folder, diseased, masks, _mvtec_image)
@@ -106,13 +111,7 @@ def _kermany(root: Path, part: str, contrast: str | None) -> list[Group]:
     classes, inside = (NORMAL, *OCT_DISEASES), part_folder(root, part)
     folders = [child(inside, name) for name in classes]
     found = [folder_group(folder.name, folder, folder.name.lower() != NORMAL) for folder in folders if folder]
-    return [*found, _other_classes(inside, classes)]
-
-
-def _other_classes(folder: Path, classes: Sequence[str]) -> Group:
-    """No images, but the folders of a part that are none of its classes, which are left alone."""
-    others = tuple(f"{path.name}/" for path in subfolders(folder) if path.name.lower() not in classes)
-    return Group("", {}, None, None, others)
+    return [*found, beside(inside, classes)]
 
 
 def _fits_medianomaly(root: Path) -> bool:
@@ -123,14 +122,28 @@ def _medianomaly(root: Path, part: str, contrast: str | None) -> list[Group]:
     table = root / "data.json"
     try:
         content = json.loads(table.read_text(encoding="utf-8"))
-        lists = {key: [str(name) for name in names] for key, names in content.get(part, {}).items()}
+        parts = {each: _lists(content.get(each, {})) for each in PARTS}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         expected = 'lists of names: {"train": {"0": [...]}, "test": {"0": [...], "1": [...]}}'
         raise _unreadable(table, error, expected) from error
+    lists = parts.pop(part)
     if not lists:
         raise no_part(root, part, f"no part {part} in {table.name} (there are {', '.join(content)})")
+    if lists.keys() - {"0", "1"}:
+        found = f"the lists {', '.join(lists)} of the part {part}"
+        raise input_error(table, found, "0, of healthy images, and 1, of diseased ones", "correct the table")
+    elsewhere = {name for others in parts.values() for names in others.values() for name in names}
+    shared = [name for names in lists.values() for name in names if name in elsewhere]
+    if shared:
+        found = f"{len(shared)} images of the part {part} in another one, too, e.g. {shared[0]}"
+        raise input_error(table, found, "each image in one part", "unpack the release again, or correct the table")
     healthy, diseased = (lists.get(key, []) for key in "01")
     return _by_tables(root / "images", table, healthy, diseased)
+
+
+def _lists(part: dict) -> dict[str, list[str]]:
+    """Label -> names. What is no list, `unlabeled`, has images of both kinds that the benchmark does not use."""
+    return {label: [str(name) for name in names] for label, names in part.items() if isinstance(names, list)}
 
 
 def _fits_medianomaly_brats(root: Path) -> bool:

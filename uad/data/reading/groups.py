@@ -111,6 +111,15 @@ def folder_group(
     )
 
 
+def beside(folder: Path, read: Iterable[str]) -> Group:
+    """No images, but the names of what lies in a folder beside those folders that are read, by their names in lower
+    case: other folders, and files that are named like images.
+    """
+    others = [f"{each.name}/" for each in subfolders(folder) if each.name.lower() not in read]
+    others += [each.name for each in visible(folder) if extension_of(each.name) and not each.is_dir()]
+    return Group("", {}, None, None, tuple(f"{folder.name}/{name}" for name in others))
+
+
 def paired(files: Mapping[str, Path], image_of: Callable[[str], str | None]) -> dict[str, Path]:
     """Masks by the stems of their images; image_of as in folder_group."""
     named = ((image_of(stem), path) for stem, path in files.items())
@@ -118,11 +127,15 @@ def paired(files: Mapping[str, Path], image_of: Callable[[str], str | None]) -> 
 
 
 def listed_group(name: str, folder: Path, names: Iterable[str], diseased: bool, table: Path) -> Group:
-    """The files of a folder that a table lists, without masks; those that are missing are problems."""
-    paths = [folder / each for each in names]
-    problems = tuple(
-        Problem(str(path), "no such file", f"the image that {table} lists", "unpack the release again")
-        for path in paths
-        if not path.is_file()
-    )
-    return Group(name, {slice_stem(path): path for path in paths}, None, diseased, (), problems)
+    """The files of a folder that a table lists, without masks; those that are missing or repeated are problems."""
+    images: dict[str, Path] = {}
+    problems = []
+    for path in (folder / each for each in names):
+        first = images.setdefault(slice_stem(path), path)
+        if not path.is_file():
+            expected = f"the image that {table} lists"
+            problems.append(Problem(str(path), "no such file", expected, "unpack the release again"))
+        elif first is not path:
+            found = f"listed twice in {table}" if first == path else f"the same name as {first}"
+            problems.append(Problem(str(path), found, "each image once, and one file a name", "correct the table"))
+    return Group(name, images, None, diseased, (), tuple(problems))

@@ -217,6 +217,8 @@ def _open_all(
         check_no_image_twice(study, other)
     if known := opened.get(calibration):
         check_apart(known, *studies, *healthy)
+        for study in (*studies, *healthy):
+            check_no_image_twice(study, known)
     if not chosen.elsewhere:  # of maps made elsewhere nothing is stated that could be compared
         for study, other in product(studies, [*healthy, known] if known else healthy):
             check_comparable(study, other)

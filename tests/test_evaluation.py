@@ -21,7 +21,7 @@ from uad.evaluation.bootstrap import resample_weights
 from uad.evaluation.clinical import METRICS, difference, evaluate
 from uad.evaluation.metrics import float16_scale
 from uad.evaluation.notices import averaged_across
-from uad.evaluation.study import check_comparable, mapping, open_study
+from uad.evaluation.study import check_comparable, check_no_image_twice, mapping, open_study
 from uad.results import ResultFolder, ResultWriter
 from uad.scores import DIFFUSE, FOCAL
 from uad.sides import one_sided
@@ -337,7 +337,16 @@ def test_no_image_is_scored_as_diseased_and_as_healthy(tmp_path, folders, run_ev
     for path in (tmp_path / "all" / "records").iterdir():
         path.write_text(path.read_text().replace('"has_label": true', '"has_label": false'))
     found = run_evaluation("--results", folders[0], "--healthy", tmp_path / "all", "--bootstrap", 4)
-    assert found.returncode == 2 and "with the same maps" in found.stderr
+    assert found.returncode == 2 and f"images that are in {folders[0]}, too" in found.stderr
+
+
+def test_an_image_is_known_though_its_map_was_made_with_another_seed(tmp_path):
+    for name, change in (("a", 0.0), ("b", 0.1)):
+        writer = ResultWriter(tmp_path / name, run_info(seed=int(10 * change)))
+        image = np.arange(SIZE * SIZE, dtype=np.float32).reshape(1, SIZE, SIZE) / SIZE**2
+        save(writer, "p1_000", "p1", AFFINE, image, image, image[0] + np.float32(change))
+    with pytest.raises(InputError, match="1 images that are in"):
+        check_no_image_twice(*(open_study(tmp_path / name, "saved") for name in "ab"))
 
 
 @pytest.mark.parametrize("of_nifti", [True, False])

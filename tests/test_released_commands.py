@@ -99,6 +99,21 @@ def test_results_of_diseased_images_are_no_healthy_ones(tmp_path):
         estimates(tmp_path / "test", tmp_path / "test")
 
 
+@pytest.mark.parametrize("kept", ["all", "maps"])
+def test_an_image_is_known_under_the_name_that_a_part_of_a_release_gives_it(tmp_path, kept):
+    """The part test of a release has images twice by name, which its folder test/good alone has not."""
+    read = f"--method intensity {READING} --save {kept}"
+    root = trees.mvtec(tmp_path / "set")
+    run(TRIVIAL, f"{read} --data_dir {root} --split test --out_dir {tmp_path / 'part'}")
+    run(TRIVIAL, f"{read} --data_dir {root / 'test' / 'good'} --out_dir {tmp_path / 'good'}")
+    run(TRIVIAL, f"{read} --data_dir {root / 'train' / 'good'} --out_dir {tmp_path / 'other'}")
+    words = f"--results {tmp_path / 'part'} --protocol clinical --bootstrap 0 --viewer_cases 0"
+    for flag in ("--healthy", "--calibration"):
+        with pytest.raises(InputError, match=r"2 images that are in .*part, too: 000 is good_000 there"):
+            run(EVALUATE, f"{words} {flag} {tmp_path / 'good'}")
+        run(EVALUATE, f"{words} {flag} {tmp_path / 'other'}")
+
+
 def test_the_result_folder_says_which_part_it_is_of(tmp_path, monkeypatch):
     root = trees.mvtec(tmp_path / "bottle")
     monkeypatch.chdir(tmp_path)

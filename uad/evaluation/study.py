@@ -224,17 +224,33 @@ def check_comparable(study: Study, healthy: Study) -> None:
 
 def check_no_image_twice(study: Study, healthy: Study) -> None:
     """InputError for images that are in both folders: diseased ones, that would count as healthy, or healthy ones, that
-    would count twice. The same image under the same name has the same map; maps of one value tell nothing.
+    would count twice. They are told by their inputs or, where only maps were kept, by their maps; those of one value
+    tell nothing.
     """
-    shared = []
-    for name in sorted(set(study.names) & set(healthy.names)):
-        here, there = (each.folder.load(name).anomaly_map for each in (study, healthy))
+    folders = (study.folder, healthy.folder)
+    kind = "image" if all(folder.has_inputs for folder in folders) else "anomaly_map"
+    shared = {}
+    for names in _alike(study.names, healthy.names):
+        here, there = (getattr(folder.load(name), kind) for folder, name in zip(folders, names, strict=True))
         if np.array_equal(here, there) and here.max() > here.min():
-            shared.append(name)
+            shared[names[1]] = names[0]
     if shared:
-        found = f"{len(shared)} images of {study.folder.folder}, {shared[0]} for instance, with the same maps"
+        there, here = next(iter(shared.items()))
+        found = f"{len(shared)} images that are in {study.folder.folder}, too: {there} is {here} there, for instance"
         expected, remedy = "healthy images that are not among those scored", "leave them out of one of the two"
         raise input_error(healthy.folder.folder, found, expected, remedy)
+
+
+def _alike(first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of a name of each that may be of one image: they are the same, or one is `<class>_` and the other, as a
+    part of a release calls an image whose name two classes have.
+    """
+    ends = {
+        name: [name, *(name[i:] for i, before in enumerate(name, 1) if before == "_")] for name in {*first, *second}
+    }
+    known = set(first), set(second)
+    pairs = {(name, end) for name in first for end in ends[name] if end in known[1]}
+    return sorted(pairs | {(end, name) for name in second for end in ends[name] if end in known[0]})
 
 
 def _find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:

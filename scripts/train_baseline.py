@@ -134,6 +134,8 @@ def main(args: argparse.Namespace) -> None:
             world.share_of(batch_size)
         if not ready(request.opening, request.reading, world, max(batches), healthy=True):
             return
+        if world.is_main and len(runs) > 1:
+            print(stages_in_words(request, runs))
         settings = {stage: settings_of(request, run, config, {}) | run.shown() for stage, run in runs.items()}
         if only_shown(request.opening, settings, world):
             return
@@ -160,6 +162,23 @@ def runs_of(request: Request, config: dict, method: ModuleType, world: World) ->
         else:
             runs[stage] = run.on(world, [modules[stage]], files, kind(method.NAME, stage))
     return runs
+
+
+def stages_in_words(request: Request, runs: dict[str, Run]) -> str:
+    """How long each stage is trained, and the flag that says so: none says it of all."""
+    told = []
+    for stage, run in runs.items():
+        flag, given = steps_flag(request, stage)
+        source = flag if given is not None else f"{flag} not given: {FROM_METHOD}"
+        told.append(f"{stage} {run.options.train_steps:,} steps ({source})")
+    return f"{request.method} is trained in stages: {', then '.join(told)}"
+
+
+def steps_flag(request: Request, stage: str) -> tuple[str, int | None]:
+    """The flag that sets how long a stage is trained, and its value, None where it was not given."""
+    if stage == "vqvae":
+        return "--vqvae_steps", request.vqvae_steps
+    return "--train_steps", request.chosen["train_steps"]
 
 
 def chosen_configuration(request: Request, method: ModuleType) -> dict:
@@ -189,7 +208,7 @@ def chosen_configuration(request: Request, method: ModuleType) -> dict:
 def run_of_stage(request: Request, config: dict, stage: str) -> Run:
     """The run with the method's training defaults for this stage where a flag was not given."""
     defaults = config["training"][stage]
-    given = request.chosen | ({"train_steps": request.vqvae_steps} if stage == "vqvae" else {})
+    given = request.chosen | {"train_steps": steps_flag(request, stage)[1]}
     chosen = {name: defaults[name] if value is None else value for name, value in given.items()}
     options = replace(
         request.run.options,

@@ -230,6 +230,16 @@ def test_learning_rates_fall_over_all_steps_of_each_stage(words, steps):
     assert not words or tuple(run.train_steps for run in runs) == steps
 
 
+@pytest.mark.parametrize("end", ["--dry_run", "--vqvae_steps 1"])
+def test_how_long_each_stage_is_trained_is_said_at_the_start(data, tmp_path, capsys, end):
+    run(TRAIN, train_words(data, tmp_path, 2, end, method="ldm"))
+    first = (
+        "vqvae 3,000 steps (--vqvae_steps not given: the method's)" if "dry" in end else "vqvae 1 steps (--vqvae_steps)"
+    )
+    text = capsys.readouterr().out
+    assert f"ldm is trained in stages: {first}, then diffusion 2 steps (--train_steps)\n" in text
+
+
 def test_interrupted_training_ends_with_the_same_weights(data, trained, tmp_path):
     for steps in (1, 3):
         run(TRAIN, train_words(data, tmp_path, steps))

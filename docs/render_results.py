@@ -47,8 +47,8 @@ HEAD = """# Results
 This page is made by `docs/render_results.py` from what `scripts/evaluation.py` and `scripts/compare.py` wrote
 (`summary.json`; what is read of it lies in [results](results)). Each number stands with its 95 % interval, by bootstrap
 over patients. AP falls with the share of lesion pixels, the prevalence, and so depends on which images are counted:
-every table says which. Best Dice chooses its threshold on the test labels and is an upper bound. Differences are
-paired: both are evaluated on the same resamples of the same patients.
+every table says which. Masks are 1 where a label is above 0. Best Dice chooses its threshold on the test labels and is
+an upper bound. Differences are paired: both are evaluated on the same resamples of the same patients.
 """
 NONE = "No study has been taken in yet."
 PLACE = re.compile(

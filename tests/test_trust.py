@@ -194,3 +194,23 @@ def test_the_command_writes_p_values_rates_and_groups(studies, tmp_path, capsys)
     others = table(tmp_path, "patient,site\nq,x\n")
     with pytest.raises(InputError, match="none of the images"):
         run(EVALUATE, f"{words} --meta {others}")
+
+
+def test_every_table_says_how_masks_images_and_thresholds_came_to_be(tmp_path):
+    """All tables of an evaluation whose numbers depend on them; differences stand below their own tables."""
+    folders = {
+        "results": write_folder(tmp_path / "diseased"),
+        "healthy": write_folder(tmp_path / "healthy", patients=2, lesion=False),
+        "calibration": write_folder(tmp_path / "calibration", patients=3, first=2, lesion=False),
+    }
+    words = " ".join(f"--{name} {folder}" for name, folder in folders.items())
+    run(EVALUATE, f"{words} --bootstrap 4 --viewer_cases 0 --out {tmp_path / 'out'}")
+    tables = (tmp_path / "out" / "tables.md").read_text().split("### ")[1:]
+    titles = {table.splitlines()[0].split(",")[0] for table in tables}
+    assert {"Detection", "Calibration", "At thresholds from healthy images", "By groups of images"} <= titles
+    for table in tables:
+        if not table.startswith(("Difference", "Reconstruction")):
+            assert table.startswith("Calibration") or "Masks: lesion where the label is above 0" in table
+            assert "image AUROC" not in table or "Image score: mean of the highest" in table
+            assert "best Dice" not in table or "est Dice chooses its" in table
+    assert all("label chose" in table for table in tables if table.startswith(("At thresholds", "Paper")))

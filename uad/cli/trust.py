@@ -108,12 +108,13 @@ def trust_in(
     if calibration and healthy:
         found = realised(healthy, calibrations, scoring.bootstrap, scoring.seed, mapper)
     if calibrations:
-        leading = [calibration_table(calibrations, found)]
+        image_scores = {row: each.image_score for row, each in clinical.rows.items()}
+        leading = [calibration_table(calibrations, found, image_scores)]
         threshold, source = calibrations[name].thresholds[HEADLINE_RATE], "of the calibration images"
     else:
         threshold = clinical.rows[name].thresholds.get(f"fpr{HEADLINE_RATE:.0%}")
         source = "of the healthy images themselves" if healthy else "none"
     chosen = groups_of(clinical, attributes)
     groups = breakdown(study, healthy, clinical, chosen, threshold, mapper) if chosen else []
-    table = [breakdown_table(name, groups, source)] if groups else []
+    table = [breakdown_table(name, groups, source, clinical.rows[name].image_score)] if groups else []
     return Trust(calibrations, found, groups, leading + table * (attributes is not None), table * (attributes is None))

@@ -12,9 +12,9 @@ from functools import partial
 import numpy as np
 
 from uad.evaluation.exact import Distinct, above, distinct, passed
-from uad.evaluation.published import MASKS, Published, Truth, load, maps_in_words, number, separations, sweep
+from uad.evaluation.published import Published, Truth, load, maps_in_words, number, separations, sweep
 from uad.evaluation.regions import region_weights
-from uad.evaluation.study import Study
+from uad.evaluation.study import MASKS, Study
 
 STEPS = 200
 LIMIT = 0.3

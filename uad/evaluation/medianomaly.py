@@ -10,8 +10,8 @@ import numpy as np
 
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.exact import Distinct, OrderStatistics, above, chosen_keys, distinct, passed, upper_bits
-from uad.evaluation.published import MASKS, Published, Truth, load, maps_in_words, number, separations, sweep
-from uad.evaluation.study import Study
+from uad.evaluation.published import Published, Truth, load, maps_in_words, number, separations, sweep
+from uad.evaluation.study import MASKS, Study
 
 QUANTILES = 200
 COLUMNS = {

@@ -18,8 +18,6 @@ from uad.evaluation.measure import load_healthy
 from uad.evaluation.study import Study
 from uad.results import DISEASED_KEY, Result
 
-MASKS = "lesion where the label is above 0, on the grid of the map; masks of another size by nearest neighbour"
-
 
 @dataclass(frozen=True)
 class Published:

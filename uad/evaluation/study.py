@@ -37,6 +37,11 @@ FREE_KEYS = VOLATILE_KEYS | {
 }
 
 
+# How `Study.load` gives masks, for the notes of tables.
+MASKS = (
+    "lesion where the label is above 0, on the grid of the map; masks of another size by nearest neighbour, and of a "
+    "lesion that would vanish a pixel stays"
+)
 # So many slices keep what they are judged by themselves: more than a slice has neighbours of 1 mm.
 RECENT = 24
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.clinical import Clinical, Row, difference
 from uad.evaluation.statistics import HEADLINE_RATE, NO_HEALTHY, RATES, WITH_HEALTHY, names_at
+from uad.evaluation.study import MASKS
 
 HEADLINE = {
     "auroc": "pixel AUROC",
@@ -98,12 +99,13 @@ def headline_table(rows: Mapping[str, Row], scope: Scope, title: str = "Detectio
     cells = [[name, *(str(row.estimates[metric]) for metric in scope.columns)] for name, row in rows.items()]
     note = (
         "Clinical protocol: raw maps on one scale, pixels pooled over the images with masks. [95 % percentile "
-        "bootstrap over patients]. Best Dice chooses its threshold on the test labels."
+        f"bootstrap over patients]. Masks: {MASKS}. Best Dice chooses its threshold on the test labels."
     )
     if "image_auroc" in scope.columns:
         note += (
-            " FPR: share of all pixels of the healthy images. Image AUROC: images with a lesion against all without, "
-            f"the healthy ones too. {image_score_note({name: row.image_score for name, row in rows.items()})}"
+            " FPR: share of all pixels of the healthy images. Image AUROC: diseased images, by their release or else "
+            "by their mask, against all others, the healthy ones too. "
+            f"{image_score_note({name: row.image_score for name, row in rows.items()})}"
         )
     return Table(f"{title}, {scope.images}", ["", *labels], cells, note)
 
@@ -160,7 +162,12 @@ def _threshold_table(rows: Mapping[str, Row], images: str) -> Table:
         "FPR on scored images",
         "FPR on healthy images",
     ]
-    return Table(f"At thresholds from healthy images, {images}", header, cells)
+    note = (
+        "Thresholds: the lowest score that at most the target share of the pixels of the healthy images reaches; no "
+        "label chose them. On these images the rate is the target by construction: for others' see --calibration. "
+        f"Masks: {MASKS}."
+    )
+    return Table(f"At thresholds from healthy images, {images}", header, cells, note)
 
 
 def _lesion_table(rows: Mapping[str, Row], images: str) -> Table:
@@ -175,8 +182,9 @@ def _lesion_table(rows: Mapping[str, Row], images: str) -> Table:
         cells.append([name, whole, *quartiles, str(row.estimates["patient_dice"])])
     header = ["", "all lesions", *(f"size quartile {i}" for i in range(1, 5)), "Dice per patient (mean)"]
     note = (
-        "At the 1 % threshold. A lesion is an 8-connected region of a slice; it is found if at least half of its "
-        "pixels are. Patients without lesion have no Dice and are left out of its mean."
+        "At the 1 % threshold, which is from healthy images. A lesion is an 8-connected region of a slice; it is found "
+        "if at least half of its pixels are. Patients without lesion have no Dice and are left out of its mean. "
+        f"Masks: {MASKS}."
     )
     return Table(f"Lesions and patients, {images}", header, cells, note)
 
@@ -201,8 +209,9 @@ def paper_table(variant: str, summary: Mapping[str, Mapping[str, Mapping]]) -> T
     metrics = list(next(iter(summary.values())))
     cells = [[name, *(mean_and_std(numbers[metric]) for metric in metrics)] for name, numbers in summary.items()]
     note = (
-        "Each image is normalised by itself, then mean and standard deviation over images. Dice of an empty truth is "
-        "left out here; libraries disagree on it."
+        "Each image is normalised by itself, and its pixels above 0.5 are marked, a threshold that no label chose; "
+        "then mean and standard deviation over images, which have no score as a whole. Dice of an empty truth is left "
+        f"out here; libraries disagree on it. Masks: {MASKS}."
     )
     return Table(f"Paper protocol ({variant}), scored images", ["", *metrics], cells, note)
 

@@ -6,11 +6,16 @@ from uad.evaluation.attributes import MOST_VALUES
 from uad.evaluation.breakdown import GroupNumbers
 from uad.evaluation.calibration import Calibration, Realised
 from uad.evaluation.statistics import HEADLINE_RATE, NO_HEALTHY, RATES
-from uad.evaluation.tables import Table
+from uad.evaluation.study import MASKS
+from uad.evaluation.tables import Table, image_score_note
 
 
-def calibration_table(calibrations: Mapping[str, Calibration], found: Mapping[str, Realised] | None) -> Table:
-    """One row a contender and nominal rate; found: on healthy test images, None without."""
+def calibration_table(
+    calibrations: Mapping[str, Calibration], found: Mapping[str, Realised] | None, image_scores: Mapping[str, str]
+) -> Table:
+    """One row a contender and nominal rate; found: on healthy test images, None without; image_scores: what scores an
+    image, of each contender, in words.
+    """
     missing = f"n/a ({NO_HEALTHY})"
     cells = []
     for name, calibration in calibrations.items():
@@ -25,14 +30,14 @@ def calibration_table(calibrations: Mapping[str, Calibration], found: Mapping[st
         "images of --healthy, [95 % percentile bootstrap over their patients]. An image is called where its conformal "
         "p-value, (1 + number of calibration scores that are not lower) / (n + 1), is at most the nominal rate; "
         f"{1 / (count + 1):.3f} is the lowest one possible. Slices of one patient are alike: with few "
-        "patients, realised rates can lie far from nominal ones."
+        f"patients, realised rates can lie far from nominal ones. {image_score_note(image_scores)}"
     )
     header = ["", "nominal FPR", "pixel threshold", "realised FPR, pixels", "realised FPR, images"]
     return Table("Calibration, healthy images", header, cells, note)
 
 
-def breakdown_table(name: str, found: Sequence[GroupNumbers], source: str) -> Table:
-    """One row a group; name: of the method; source: of the threshold, in words."""
+def breakdown_table(name: str, found: Sequence[GroupNumbers], source: str, image_score: str) -> Table:
+    """One row a group; name: of the method; source: of the threshold, image_score: what scores an image, in words."""
     cells = [
         [
             f"{each.group.column}: {each.group.value}",
@@ -47,6 +52,6 @@ def breakdown_table(name: str, found: Sequence[GroupNumbers], source: str) -> Ta
         "AP and best Dice: pixels of the scored images of a group. Groups of lesion size, quartiles of the images with "
         f"a lesion, stand beside all healthy images. Columns with more than {MOST_VALUES} numbers are shown by "
         "quartile. AP depends on the share of lesion pixels: compare methods in a group, not groups. Threshold: "
-        f"{source}."
+        f"{source}; best Dice chooses its own on the labels of a group. Masks: {MASKS}. Image score: {image_score}."
     )
     return Table(f"By groups of images, {name}", header, cells, note)

@@ -19,8 +19,8 @@ from uad.errors import input_error
 from uad.evaluation.bmad import even_thresholds
 from uad.evaluation.bootstrap import Estimate
 from uad.evaluation.exact import Distinct, OrderStatistics, above, distinct, passed, together, upper_bits
-from uad.evaluation.published import MASKS, Published, load, maps_in_words, number, separations
-from uad.evaluation.study import Study
+from uad.evaluation.published import Published, load, maps_in_words, number, separations
+from uad.evaluation.study import MASKS, Study
 from uad.neighbours import slice_number
 
 MEDIAN = 4

@@ -216,6 +216,8 @@ def parts_of(tables: Sequence[str], patients: Mapping[str, str]) -> tuple[dict[s
         raise input_error("--split", f"lists of scans such as {next(iter(parts))}", expected, "pass other lists")
     if len(kept) < len(patients):
         print(f"{len(patients) - len(kept)} scans are in none of the lists of --split, and left out")
+    if missing := sorted(parts.keys() - patients.keys()):
+        print(f"{len(missing)} of {len(parts)} scans in the lists of --split are not there, such as {missing[0]}")
     of_patient: dict[str, str] = {}
     for scan, patient in kept.items():
         if of_patient.setdefault(patient, parts[scan]) != parts[scan]:

@@ -379,7 +379,10 @@ def test_lists_of_scans_say_which_are_prepared_and_their_part(tmp_path, capsys):
 
     kept, told = parts("IXI_train_fold0.csv", "IXI_val_fold0.csv")
     assert told == {"IXI076": "train", "IXI013": "val"} and kept == {name: scans[name] for name in list(scans)[:2]}
-    assert "1 scans are in none of the lists" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "1 scans are in none of the lists" in text and "are not there" not in text
+    parts("IXI_train_fold0.csv", "IXI_val_fold0.csv", of={"IXI013-HH-1212": "IXI013"})
+    assert "1 of 2 scans in the lists of --split are not there, such as IXI076-Guys-0753" in capsys.readouterr().out
     of_brats = {"BraTS2021_00538": "BraTS2021_00538"}
     assert parts("Brats21_test.csv", of=of_brats) == (of_brats, {"BraTS2021_00538": "val"}), "judged, not trained on"
     assert parts("table.csv") == (scans, {"IXI076": "train"})

@@ -27,8 +27,9 @@ def calibration_table(
     note = (
         f"{count} calibration images, of patients who are not among the test images. Thresholds: the lowest score that "
         "at most the nominal share of their pixels reaches; they saw no test image and no label. Realised: on the "
-        "images of --healthy, [95 % percentile bootstrap over their patients]. An image is called where its conformal "
-        "p-value, (1 + number of calibration scores that are not lower) / (n + 1), is at most the nominal rate; "
+        "images of --healthy, [95 % percentile bootstrap over their patients; that other patients for calibration "
+        "would give other thresholds is not in it]. An image is called where its conformal p-value, (1 + number of "
+        "calibration scores that are not lower) / (n + 1), is at most the nominal rate; "
         f"{1 / (count + 1):.3f} is the lowest one possible. Slices of one patient are alike: with few "
         f"patients, realised rates can lie far from nominal ones. {image_score_note(image_scores)}"
     )

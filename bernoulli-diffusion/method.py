@@ -38,7 +38,7 @@ DETECTION_PRESETS = {
 }
 # So many denoising steps find at least as much as every step does; up to ONE_STEP_LEVEL a single step does
 # (docs/SPEED.md).
-ENOUGH_STEPS, ONE_STEP_LEVEL = 5, 20
+ENOUGH_STEPS, ONE_STEP_LEVEL = 5, 100
 
 
 def default_steps(noise_level: int, preset: str) -> int:

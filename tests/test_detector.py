@@ -102,8 +102,10 @@ def test_another_default_type_of_numbers_changes_nothing(detector, scans):
 def test_an_image_is_judged_by_itself_unless_it_is_a_slice_of_a_scan(detector, scans):
     apart, beside = (detector(scans, names=NAMES, distance=distance) for distance in (None, 3.0))
     alone = np.stack([detector(image, names=[name]).anomaly_map for image, name in zip(scans, NAMES, strict=True)])
-    # Convolutions of three images round otherwise than those of one, on some processors by 1e-4.
-    assert np.abs(apart.anomaly_map - alone).max() < 1e-3 < np.abs(beside.anomaly_map - alone).max()
+    # Convolutions of three images round otherwise than those of one: on some processors a bit of the code near one half
+    # comes out otherwise, and the map with it.
+    apart_by, beside_by = (np.abs(found.anomaly_map - alone).mean((1, 2)) for found in (apart, beside))
+    assert apart_by.max() < 2e-3 < 1e-2 < beside_by.min()
     assert beside.score.max() < apart.score.max()
 
 
@@ -359,7 +361,7 @@ def test_what_the_channels_of_a_model_of_pictures_show_is_said_when_it_is_packed
 def test_images_of_one_value_are_refused_by_name(detector, scans):
     """The empty ends of a volume, say: they would be judged, and spread over their neighbours."""
     stack = np.stack([np.zeros_like(scans[0]), scans[0], np.full_like(scans[0], 7)])
-    with pytest.raises(InputError, match=r"(?s)0\n.*same value in every pixel.*2\n.*same value") as caught:
+    with pytest.raises(InputError, match=r"(?s)image 0\n *image 2\n.*same value in every pixel") as caught:
         detector(stack, distance=1.0)
     assert len(caught.value.problems) == 2
 

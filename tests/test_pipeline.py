@@ -323,8 +323,8 @@ def test_checkpoints_that_do_not_fit_are_refused(data, trained, tmp_path):
     ("words", "steps"),
     [
         ("", 1),
-        ("--noise_level 20", 1),
-        ("--noise_level 21", 5),
+        ("--noise_level 100", 1),
+        ("--noise_level 101", 5),
         ("--noise_level 200", 5),
         ("--noise_level 200 --denoise_steps 50", 50),
         ("--preset paper", 200),

@@ -35,6 +35,18 @@ def test_truncated_files_are_refused(tmp_path):
             with pytest.raises(InputError, match="cannot be decoded") as caught:
                 read_slice(path, n_channels)
             assert caught.value.problems[0].where == str(path)
+            assert path.name not in caught.value.problems[0].found
+
+
+def test_files_that_are_damaged_alike_are_one_problem(tmp_path):
+    for kind in ("png", "tif", "nii", "nii.gz", "npy"):
+        found = []
+        for name in "ab":
+            (path := tmp_path / f"{name}.{kind}").write_bytes(b"junk")
+            with pytest.raises(InputError) as caught:
+                read_slice(path, 1)
+            found += caught.value.problems
+        assert str(InputError(found)).count("cannot be decoded") == 1, kind
 
 
 def test_gzip_checksum_is_verified(tmp_path):

@@ -125,12 +125,12 @@ def get_args_parser() -> Flags:
 def request_of(args: argparse.Namespace) -> Request:
     """What the flags say, as plain values."""
     require(args, "method", "data_dir")
-    parser = get_args_parser()
     check_values(
         [
             (f"--{name}", getattr(args, name), f"a flag of --method {' or '.join(methods)}", args.method in methods)
             for name, methods in BELONGS_TO.items()
-            if getattr(args, name) != parser.get_default(name)
+            # As it is by default; not `in (None, False)`, for channel 0 would be, too.
+            if getattr(args, name) is not None and getattr(args, name) is not False
         ]
     )
     unused = args.method == "intensity" and args.train_dir is not None and not args.match_contrast

@@ -204,6 +204,7 @@ def test_what_is_no_volume_is_refused_with_its_cause(tmp_path):
             said[name] = str(caught.value)
     assert "(8, 8)" in said["slice.nii.gz"] and "affine" in said["singular.nii"]
     assert "unreadable" in said["damaged.nii"] and "no such file" in said["missing.nii.gz"]
+    assert said["damaged.nii"].count("damaged.nii") == 1, "damaged files are alike but for their place"
 
 
 def test_written_volumes_keep_grid_and_values(tmp_path):

@@ -112,14 +112,20 @@ def cannot_open(path: Path | str, error: OSError) -> InputError:
     return input_error(path, f"cannot be opened: {error.strerror}", "a readable file or folder", remedy)
 
 
+def words_of(error: Exception, path: Path) -> str:
+    """What a library says of a file, without its path, which stands beside: what is wrong with many files alike is then
+    said once.
+    """
+    said = str(error).replace(f" {str(path)!r}", "").replace(str(path), "it")
+    return f"{type(error).__name__}: {said}"
+
+
 def _unreadable(path: Path, extension: str, error: Exception) -> InputError:
     if isinstance(error, OSError) and error.errno is not None:
         return cannot_open(path, error)
-    # Without the path, which stands beside it: what is wrong with many files alike is then said once.
-    said = str(error).replace(f" {str(path)!r}", "").replace(str(path), "it")
     return input_error(
         path,
-        f"cannot be decoded ({type(error).__name__}: {said})",
+        f"cannot be decoded ({words_of(error, path)})",
         f"a complete, valid {extension} file",
         "the file is damaged, truncated or of another type than its name says: copy or create it again, or remove it",
     )

@@ -165,8 +165,9 @@ def _listing(place: Released, groups: Sequence[Group], notices: Sequence[str]) -
         slices |= {names[stem]: path for stem, path in group.images.items()}
         if group.diseased is not None:
             diseased |= dict.fromkeys(names.values(), group.diseased)
+        if any_masks and group.diseased is not False:
+            problems += _unmatched(group)
         if any_masks:
-            problems += _unmatched(group) if group.diseased is not False else []
             masks |= {names[stem]: path for stem, path in (group.masks or {}).items() if stem in names}
     if len(slices) < sum(len(group.images) for group in groups):
         found = "images of two classes whose names are the same with that of the class before them"

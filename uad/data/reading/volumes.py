@@ -13,7 +13,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from uad.data.reading.decoding import NIFTI_EXTENSIONS, cannot_open, load_nifti, load_nifti_header
+from uad.data.reading.decoding import NIFTI_EXTENSIONS, cannot_open, load_nifti, load_nifti_header, words_of
 from uad.data.reading.encoding import write_nifti
 from uad.data.reading.geometry import SIDES, Grid, affine_fault, displacement, size_fault
 from uad.errors import input_error
@@ -131,7 +131,7 @@ def _guarded(path: Path, read):
         raise cannot_open(path, error) from error
     except Exception as error:
         remedy = "it is damaged, cut off or of another type than its name says: copy or create it again, or remove it"
-        found = f"unreadable ({type(error).__name__}: {error})"
+        found = f"unreadable ({words_of(error, path)})"
         raise input_error(path, found, "a complete volume", remedy) from error
 
 
